@@ -1,0 +1,41 @@
+"""What can be wrong, said in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with what the user wrote: where, what, and what would be accepted."""
+
+    message: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class SpecError(ValueError):
+    """A scenario, model or hardware description cannot be used. Carries every problem found."""
+
+    def __init__(self, problems: list[Problem] | str):
+        self.problems = [Problem(problems)] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class DoesNotFit(RuntimeError):
+    """The scenario needs more GPU memory than there is, so it has no latency.
+
+    ``shortfall_bytes`` is what is missing on each GPU; ``ways_out`` are the nearest changes that fit.
+    """
+
+    def __init__(self, message: str, shortfall_bytes: float, memory: object, ways_out: tuple[str, ...] = ()):
+        self.shortfall_bytes = shortfall_bytes
+        self.memory = memory
+        self.ways_out = ways_out
+        super().__init__(message)
+
+
+class CalibrationError(RuntimeError):
+    """A measured table or a fit cannot be used as asked."""

@@ -1,0 +1,279 @@
+"""Who goes where: how many distinct experts a step touches, and how many padded blocks they fill.
+
+Formula card, sections 1 and 4. ``Loads`` answers for any number of tokens N; nothing here knows hardware.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim.errors import Problem, SpecError
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+_DRAWS = 64
+_TAIL = 12.0
+_NODES = 64
+_DIVIDE_UP_TO = 0.7
+
+
+def inclusion_probabilities(shares: Array, k: int) -> Array:
+    """Chance that each expert is among the k distinct ones a token picks; they sum to k.
+
+    A token takes the k experts whose independent exponential clocks of rate ``shares`` ring first (Gumbel
+    top-k): ``q_e = int p_e exp(-p_e t) P(fewer than k others rang by t) dt``, the count of others being
+    Poisson-binomial, by quadrature.
+
+    Parameters
+    ----------
+    shares : ndarray, shape (E,)
+        Popularity of each expert, any positive scale.
+    k : int
+        Experts per token.
+    """
+    p = np.asarray(shares, dtype=float)
+    p = p / p.sum()
+    if k >= np.count_nonzero(p):
+        return (p > 0).astype(float)
+    end = 1.0
+    while (1 - np.exp(-end * p)).sum() < k:
+        end *= 1.5
+    u, weight = np.polynomial.legendre.leggauss(_NODES)
+    s = ((u + 1) / 2) ** 2
+    t, dt = end * s / (1 - s), weight / 2 * end / (1 - s) ** 2 * (u + 1)
+    rung = 1 - np.exp(-np.outer(t, p))
+    everyone = _successes(k, rung)
+    relevant = everyone.sum(1) > 1e-12
+    t, dt, rung, everyone = t[relevant], dt[relevant], rung[relevant], everyone[relevant]
+    others = _without_each(everyone, rung).sum(2)
+    for e in np.flatnonzero(rung.max(0) > _DIVIDE_UP_TO):
+        others[:, e] = _successes(k, np.delete(rung, e, axis=1)).sum(1)
+    q = dt @ (p * np.exp(-np.outer(t, p)) * others)
+    return q * (k / q.sum())
+
+
+def _successes(k: int, chance: Array) -> Array:
+    """P(j successes), j below k, of a Poisson-binomial count; ``chance`` is (nodes, trials)."""
+    lost = np.zeros((len(chance), k))
+    lost[:, 0] = 1.0
+    for p in chance.T[:, :, None]:
+        gained = lost[:, :-1] * p
+        lost = lost * (1 - p)
+        lost[:, 1:] += gained
+    return lost
+
+
+def _without_each(everyone: Array, chance: Array) -> Array:
+    """The same with one trial taken out at a time: (nodes, trials, k). Stable while chances are below 0.7."""
+    chance = np.minimum(chance, _DIVIDE_UP_TO)
+    left = np.empty((*chance.shape, everyone.shape[1]))
+    left[:, :, 0] = everyone[:, :1] / (1 - chance)
+    for j in range(1, everyone.shape[1]):
+        left[:, :, j] = (everyone[:, j : j + 1] - chance * left[:, :, j - 1]) / (1 - chance)
+    return left
+
+
+@lru_cache(maxsize=4096)
+def _expected_blocks(tokens: int, q: float, block: int) -> float:
+    """E[ceil(n / block)] for n binomial(tokens, q): the sum over j of P(n > j block)."""
+    if q >= 1.0:
+        return float(-(-tokens // block))
+    mean, deviation = tokens * q, np.sqrt(tokens * q * (1 - q))
+    low = max(0, int(mean - _TAIL * deviation) - 1)
+    high = min(tokens, int(mean + _TAIL * deviation) + 12)
+    n = np.arange(low, high + 1)
+    steps = np.log((tokens - n[:-1]) / (n[:-1] + 1.0)) + np.log(q / (1 - q))
+    log_weight = np.concatenate([[0.0], np.cumsum(steps)])
+    weight = np.exp(log_weight - log_weight.max())
+    return float((weight * -(-n // block)).sum() / weight.sum())
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Expert loads of a layer with E experts, k of them per token.
+
+    ``inclusion`` are the experts' inclusion probabilities, or None where counts are laid down otherwise.
+    """
+
+    num_experts: int
+    top_k: int
+    kind: str
+    inclusion: tuple[tuple[float, int], ...] = ()
+    """Distinct inclusion probabilities and how many experts share each."""
+    rho: float = 0.0
+    alpha: float = 0.0
+    trace: tuple[tuple[int, ...], ...] = ()
+
+    def distinct(self, tokens: Any) -> Array:
+        """Expected number of distinct experts that ``tokens`` touch (array in, array out)."""
+        return self._per_token_count(tokens, lambda n: self._distinct(n))
+
+    def blocks(self, tokens: Any, block: Any) -> Array:
+        """Expected blocks of ``block`` rows after padding: the sum over experts of ceil(n_e / block)."""
+        tokens, block = np.broadcast_arrays(np.asarray(tokens), np.asarray(block))
+        pairs, back = np.unique(np.stack([tokens.ravel(), block.ravel()]), axis=1, return_inverse=True)
+        values = np.array([self._blocks(int(n), int(b)) for n, b in pairs.T])
+        return values[back.ravel()].reshape(tokens.shape)
+
+    @staticmethod
+    def _per_token_count(tokens: Any, value: Any) -> Array:
+        tokens = np.asarray(tokens)
+        if tokens.ndim == 0:
+            return np.asarray(value(int(tokens)))
+        unique, back = np.unique(tokens, return_inverse=True)
+        return np.array([value(int(n)) for n in unique])[back].reshape(tokens.shape)
+
+    def _distinct(self, n: int) -> float:
+        if n <= 0:
+            return 0.0
+        if self.kind == "balanced":
+            return float(min(self.num_experts, n * self.top_k))
+        if self.kind == "power_law":
+            return float((_power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1).mean())
+        if self.kind == "trace" and n <= len(self.trace):
+            return float(np.mean([(c > 0).sum() for c in self._windows(n)]))
+        effective = n / (1 + (n - 1) * self.rho)
+        return sum(many * (1 - (1 - q) ** effective) for q, many in self.inclusion)
+
+    def _blocks(self, n: int, block: int) -> float:
+        if n <= 0:
+            return 0.0
+        if self.kind == "balanced":
+            active = min(self.num_experts, n * self.top_k)
+            low, extra = divmod(n * self.top_k, active)
+            return float((active - extra) * -(-low // block) + extra * -(-(low + 1) // block))
+        if self.kind == "power_law":
+            counts = _power_law_counts(self.num_experts, self.top_k, n, self.alpha)
+            return float(np.ceil(counts / block).sum(1).mean())
+        if self.kind == "trace" and n <= len(self.trace):
+            return float(np.mean([np.ceil(c / block).sum() for c in self._windows(n)]))
+        if self.rho == 0:
+            return sum(many * _expected_blocks(n, q, block) for q, many in self.inclusion)
+        return self._clustered_blocks(n, block)
+
+    def _clustered_blocks(self, n: int, block: int) -> float:
+        """Correlated tokens act as N_eff independent clusters of N / N_eff tokens each."""
+        effective = n / (1 + (n - 1) * self.rho)
+        low = int(effective)
+        part = effective - low
+        total = 0.0
+        for clusters, weight in ((low, 1 - part), (low + 1, part)):
+            if weight <= 0 or clusters == 0:
+                continue
+            rows = block * clusters / n
+            m = np.arange(clusters + 1)
+            for q, many in self.inclusion:
+                total += weight * many * float(_binomial(clusters, q) @ np.ceil(np.round(m / rows, 9)))
+        return total
+
+    def _windows(self, n: int) -> Array:
+        picks = np.array(self.trace)
+        count = len(picks) // n
+        rows = picks[: count * n].reshape(count, n * picks.shape[1])
+        return np.array([np.bincount(row, minlength=self.num_experts) for row in rows])
+
+
+def _binomial(n: int, q: float) -> Array:
+    if q >= 1.0:
+        return np.eye(n + 1)[n]
+    m = np.arange(n)
+    log_weight = np.concatenate([[0.0], np.cumsum(np.log((n - m) / (m + 1.0)) + np.log(q / (1 - q)))])
+    weight = np.exp(log_weight - log_weight.max())
+    return weight / weight.sum()
+
+
+@lru_cache(maxsize=512)
+def _power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
+    """Tokens of each expert in ``_DRAWS`` draws of the power law described in ``PowerLaw``; shape (draws, E)."""
+    low, high = (1.0, 0.8 * tokens) if tokens * k > experts else (0.01, 2.0)
+    uniform = np.random.default_rng(0).random((_DRAWS, experts))
+    if abs(alpha - 1) < 1e-9:
+        share = low * (high / low) ** uniform
+    else:
+        e = 1 - alpha
+        share = ((high**e - low**e) * uniform + low**e) ** (1 / e)
+    wanted = tokens * k
+    counts = np.round(share / share.sum(1, keepdims=True) * wanted)
+    for row in counts:
+        _settle(row, int(wanted - row.sum()))
+    return np.minimum(counts, tokens)
+
+
+def _settle(row: Array, missing: int) -> None:
+    """Spread a rounding remainder over the heaviest experts, in place."""
+    order = np.argsort(-row)
+    if missing > 0:
+        row += missing // len(row)
+        row[order[: missing % len(row)]] += 1
+    while missing < 0:
+        positive = order[row[order] > 0][:-missing]
+        row[positive] -= 1
+        missing += len(positive)
+
+
+def loads(routing: Any, num_experts: int, top_k: int) -> Loads:
+    """The loads that a scenario's routing puts on a layer."""
+    kind = routing.kind
+    even = ((top_k / num_experts, num_experts),)
+    if kind == "balanced":
+        return Loads(num_experts, top_k, kind)
+    if kind == "power_law":
+        return Loads(num_experts, top_k, kind, alpha=routing.alpha)
+    if kind == "correlated":
+        return Loads(num_experts, top_k, kind, even, rho=routing.rho)
+    if kind == "identical":
+        return Loads(num_experts, top_k, kind, even, rho=1.0)
+    if kind == "zipf":
+        shares = np.arange(1, num_experts + 1) ** -float(routing.s)
+        return Loads(num_experts, top_k, kind, _grouped(inclusion_probabilities(shares, top_k)))
+    if kind == "histogram":
+        return Loads(num_experts, top_k, kind, _grouped(_from_counts(np.array(routing.counts), top_k)))
+    if kind == "trace":
+        trace = read_trace(routing.file, num_experts, top_k)
+        counts = np.bincount(np.array(trace).ravel(), minlength=num_experts).astype(float)
+        return Loads(num_experts, top_k, kind, _grouped(_from_counts(counts, top_k)), trace=trace)
+    return Loads(num_experts, top_k, "uniform", even)
+
+
+def _from_counts(counts: Array, k: int) -> Array:
+    """Counts are what was picked, so they are inclusion frequencies already; none can exceed 1."""
+    q = counts / counts.sum() * k
+    while (q > 1 + 1e-12).any():
+        full = q >= 1
+        rest = q[~full].sum()
+        q = np.where(full, 1.0, q * (k - full.sum()) / rest if rest > 0 else q)
+    return np.minimum(q, 1.0)
+
+
+def _grouped(q: Array) -> tuple[tuple[float, int], ...]:
+    values, counts = np.unique(q, return_counts=True)
+    return tuple((float(v), int(c)) for v, c in zip(values, counts, strict=True) if v > 0)
+
+
+@lru_cache(maxsize=16)
+def read_trace(file: str, num_experts: int, top_k: int) -> tuple[tuple[int, ...], ...]:
+    """Read a trace: one line a token, its k expert numbers separated by commas. Raises SpecError."""
+    problems: list[Problem] = []
+    rows: list[tuple[int, ...]] = []
+    accepted = f"{top_k} different numbers from 0 to {num_experts - 1}"
+    with Path(file).open(encoding="utf-8", errors="replace", newline="") as stream:
+        for number, cells in enumerate(csv.reader(stream), start=1):
+            if not cells or cells[0].lstrip().startswith("#"):
+                continue
+            try:
+                row = tuple(int(cell) for cell in cells)
+            except ValueError:
+                row = ()
+            if len(set(row)) != top_k or len(row) != top_k or min(row) < 0 or max(row) >= num_experts:
+                problems.append(Problem(f"is {','.join(cells)[:40]!r}; accepted: {accepted}", f"{file}:{number}"))
+                if len(problems) == 5:
+                    break
+            rows.append(row)
+    if problems or not rows:
+        raise SpecError(problems or [Problem("holds no token", file)])
+    return tuple(rows)

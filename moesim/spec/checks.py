@@ -1,0 +1,126 @@
+"""What no single field can say: whether model, GPU, engine and workload go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from moesim.errors import SpecError
+from moesim.spec.hardware import Hardware
+from moesim.spec.loading import load_hardware, load_model
+from moesim.spec.model import DenseFfn, Model, MoeFfn
+from moesim.spec.scenario import Scenario
+
+Finding = tuple[tuple[str | int, ...], str]
+
+_TP = ("engine", "tensor_parallel_size")
+
+
+def check(scenario: Scenario) -> list[Finding]:
+    """Every reason this scenario cannot be predicted, as (location, sentence)."""
+    findings: list[Finding] = []
+    model = hardware = None
+    try:
+        model = load_model(scenario.model, scenario.engine.hf_overrides)
+    except SpecError as error:
+        findings += [(("model",), str(problem)) for problem in error.problems]
+    try:
+        hardware = load_hardware(scenario.hardware)
+    except SpecError as error:
+        findings += [(("hardware",), str(problem)) for problem in error.problems]
+    if model:
+        findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
+    if hardware:
+        findings += _hardware(scenario, hardware, model)
+    return findings
+
+
+def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
+    tp = scenario.engine.tensor_parallel_size
+    heads = {g.attention.num_attention_heads for g in model.layers}
+    kv = {g.attention.num_key_value_heads for g in model.layers if g.attention.mla is None}
+    if any(h % tp for h in heads):
+        fits = _divisors(min(heads))
+        yield _TP, f"{tp} does not divide the {min(heads)} attention heads of {model.name}; accepted: {fits}"
+    elif any(k % tp and tp % k for k in kv):
+        yield _TP, f"{tp} neither divides nor is a multiple of the {min(kv)} KV heads of {model.name}"
+    widths = {g.ffn.width for g in model.layers} | {
+        g.ffn.shared_width for g in model.layers if isinstance(g.ffn, MoeFfn) and g.ffn.shared_width
+    }
+    for width in sorted(w for w in widths if w % tp):
+        yield _TP, f"{tp} does not divide the feed-forward width {width} of {model.name}"
+    for group in model.layers:
+        ffn = group.ffn
+        if isinstance(ffn, DenseFfn):
+            continue
+        if ffn.num_experts_per_tok > ffn.num_experts:
+            yield (
+                ("engine", "hf_overrides"),
+                f"num_experts_per_tok is {ffn.num_experts_per_tok}, above the {ffn.num_experts} experts there are",
+            )
+            break
+        if ffn.num_experts_per_tok < 1:
+            yield ("engine", "hf_overrides"), "num_experts_per_tok is 0; at least 1 is needed"
+            break
+
+
+def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
+    load, engine = scenario.workload, scenario.engine
+    total = load.input_len + load.output_len
+    limit = engine.max_model_len or model.max_position_embeddings
+    if engine.max_model_len and model.max_position_embeddings and engine.max_model_len > model.max_position_embeddings:
+        yield (
+            ("engine", "max_model_len"),
+            f"{engine.max_model_len} exceeds the {model.max_position_embeddings} positions of {model.name}",
+        )
+    elif limit and total > limit:
+        name = "max_model_len" if engine.max_model_len else f"the positions of {model.name}"
+        yield (
+            ("workload", "input_len"),
+            f"input_len + output_len is {total}, more than {name} ({limit}); shorten one of them",
+        )
+
+
+def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
+    routing = scenario.routing
+    moe = next((g.ffn for g in model.layers if isinstance(g.ffn, MoeFfn)), None)
+    if routing.kind in {"histogram", "trace"} and moe is None:
+        yield ("routing", "kind"), f"{model.name} has no experts, so it has no routing to describe"
+        return
+    if moe is None:
+        return
+    if routing.kind == "histogram":
+        if len(routing.counts) != moe.num_experts:
+            yield (
+                ("routing", "counts"),
+                f"has {len(routing.counts)} counts; {model.name} has {moe.num_experts} experts, one count each",
+            )
+        elif sum(c > 0 for c in routing.counts) < moe.num_experts_per_tok:
+            yield ("routing", "counts"), f"fewer experts are ever picked than the top-{moe.num_experts_per_tok} needs"
+    if routing.kind == "trace":
+        from moesim.routing import read_trace
+
+        if not Path(routing.file).is_file():
+            yield ("routing", "file"), f"the trace '{routing.file}' does not exist"
+            return
+        try:
+            read_trace(routing.file, moe.num_experts, moe.num_experts_per_tok)
+        except SpecError as error:
+            for problem in error.problems:
+                yield ("routing", "file"), str(problem)
+
+
+def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> Iterator[Finding]:
+    tp = scenario.engine.tensor_parallel_size
+    if tp > hardware.gpus_per_node:
+        yield _TP, f"{tp} exceeds the {hardware.gpus_per_node} GPUs of a node of {hardware.name}"
+    scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
+    where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
+    if scheme in {"fp8", "fp8_block"} and hardware.gpu.dense_fp8 is None:
+        yield where, f"{hardware.name} has no fp8 arithmetic; accepted there: none, int8, int4"
+    if scenario.engine.kv_cache_dtype == "fp8" and hardware.gpu.dense_fp8 is None:
+        yield ("engine", "kv_cache_dtype"), f"{hardware.name} has no fp8 arithmetic; accepted there: auto, bfloat16"
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in (1, 2, 4, 8, 16, 32, 64) if number % n == 0)

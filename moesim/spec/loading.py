@@ -1,0 +1,237 @@
+"""Files and names -> checked objects. Every problem of a file is reported at once, with its line."""
+
+from __future__ import annotations
+
+import difflib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from moesim import paths
+from moesim.errors import Problem, SpecError
+from moesim.spec import yaml
+from moesim.spec.hardware import Hardware
+from moesim.spec.huggingface import model_from_config
+from moesim.spec.model import Model
+from moesim.spec.scenario import Engine, Scenario, Workload, dotted_fields
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
+    """Read a scenario file, replace ``overrides`` (dotted or bare names), and check it.
+
+    Raises
+    ------
+    SpecError
+        With every problem found: file, line, what is wrong and what would be accepted.
+    """
+    path = Path(path)
+    document = yaml.read(path)
+    data, problems = _unaliased(document.data, document)
+    overridden: set[str] = set()
+    for name, value in (overrides or {}).items():
+        dotted, unknown = _dotted(name)
+        if unknown:
+            problems.append(unknown)
+        else:
+            _put(data, dotted, value)
+            overridden.add(dotted)
+    scenario, more = _validated(Scenario, data, document, overridden)
+    problems += more
+    if scenario is None:
+        raise SpecError(problems)
+    scenario = _beside(scenario, path.parent)
+    problems += _checked(scenario, document, overridden)
+    if problems:
+        raise SpecError(problems)
+    return scenario
+
+
+def _beside(scenario: Scenario, folder: Path) -> Scenario:
+    """File names in a scenario are read from the scenario's own folder first."""
+    found: dict[str, Any] = {}
+    for key in ("model", "hardware", "calibration"):
+        local = folder / getattr(scenario, key)
+        if getattr(scenario, key) and local.exists() and local != folder:
+            found[key] = str(local)
+    routing = scenario.routing
+    if routing.kind == "trace" and (folder / routing.file).exists():
+        found["routing"] = routing.model_copy(update={"file": str(folder / routing.file)})
+    return scenario.model_copy(update=found)
+
+
+def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
+    """A checked copy of ``scenario`` with ``changes`` (dotted or bare names) applied."""
+    data = scenario.model_dump()
+    document = yaml.Document(data, "with_")
+    problems: list[Problem] = []
+    touched: set[str] = set()
+    for name, value in changes.items():
+        dotted, unknown = _dotted(name)
+        if unknown:
+            problems.append(unknown)
+        else:
+            _put(data, dotted, value)
+            touched.add(dotted)
+    result, more = _validated(Scenario, data, document, touched)
+    problems += more
+    if result is not None and not problems:
+        problems = _checked(result, document, touched)
+    if problems or result is None:
+        raise SpecError(problems)
+    return result
+
+
+def _checked(scenario: Scenario, document: yaml.Document, overridden: set[str]) -> list[Problem]:
+    from moesim.spec.checks import check
+
+    def where(location: tuple[str | int, ...]) -> str:
+        return "override" if ".".join(map(str, location)) in overridden else document.where(location)
+
+    return [Problem(message, where(location)) for location, message in check(scenario)]
+
+
+def _dotted(name: str) -> tuple[str, Problem | None]:
+    fields = dotted_fields()
+    bare = name.replace("-", "_")
+    if bare in fields:
+        return fields[bare], None
+    if bare in fields.values() or bare.split(".")[0] == "routing" or bare.startswith("engine.hf_overrides."):
+        return bare, None
+    near = difflib.get_close_matches(bare, [*fields, *fields.values()], 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"
+    return bare, Problem(f"'{name}' is not a setting of a scenario; {hint}", "override")
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        inner = data.get(section)
+        data[section] = dict(inner) if isinstance(inner, dict) else {}
+        data = data[section]
+    data[leaf] = value
+
+
+def _unaliased(data: dict[str, Any], document: yaml.Document) -> tuple[dict[str, Any], list[Problem]]:
+    """Replace short names inside sections (tp, isl, osl) by the field's own."""
+    data, problems = dict(data), []
+    for alias, dotted in dotted_fields().items():
+        section, _, leaf = dotted.partition(".")
+        inner = data.get(section)
+        if not leaf or alias == leaf or not isinstance(inner, dict) or alias not in inner:
+            continue
+        inner = dict(inner)
+        if leaf in inner:
+            where = document.where((section, alias))
+            problems.append(Problem(f"'{alias}' and '{leaf}' say the same thing; keep one", where))
+        inner[leaf] = inner.pop(alias)
+        data[section] = inner
+        document.lines.setdefault((section, leaf), document.lines[(section, alias)])
+    return data, problems
+
+
+def _validated(
+    kind: type[M], data: dict[str, Any], document: yaml.Document, overridden: set[str] | None = None
+) -> tuple[M | None, list[Problem]]:
+    try:
+        return kind.model_validate(data), []
+    except ValidationError as error:
+        return None, [_problem(kind, item, document, overridden or set()) for item in error.errors()]
+
+
+_KINDS = {"uniform", "balanced", "zipf", "power_law", "correlated", "identical", "histogram", "trace"}
+
+
+def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridden: set[str]) -> Problem:
+    location = tuple(part for i, part in enumerate(item["loc"]) if not (i == 1 and part in _KINDS))
+    dotted = ".".join(map(str, location))
+    where = "override" if dotted in overridden else document.where(location)
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        section: type[BaseModel] = {"engine": Engine, "workload": Workload}.get(str(location[0]), kind)
+        if len(location) == 1:
+            section = kind
+        known = sorted(section.model_fields)
+        near = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+        return Problem(f"'{dotted}' is not a known key; {hint}", where)
+    if item["type"] == "missing":
+        return Problem(f"'{dotted}' is missing", where)
+    return Problem(f"'{dotted}': {message[0].lower()}{message[1:]} (found {item['input']!r})", where)
+
+
+def _known(folder: Path, pattern: str) -> list[str]:
+    return sorted(p.stem if p.is_file() else p.name for p in folder.glob(pattern))
+
+
+@lru_cache(maxsize=64)
+def _hardware_names() -> dict[str, Path]:
+    """Every shipped hardware file by its names; only the heads of the files are read."""
+    names: dict[str, Path] = {}
+    for path in sorted(paths.HWSPECS.glob("*.yaml")):
+        names[path.stem] = path
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("aliases:"):
+                names |= {a.strip(): path for a in line.partition("[")[2].rstrip(" ]").split(",") if a.strip()}
+                break
+    return names
+
+
+@lru_cache(maxsize=64)
+def load_hardware(name: str) -> Hardware:
+    """A GPU by name, alias or file. Raises SpecError."""
+    path = _hardware_names().get(name) or Path(name)
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        known = _known(paths.HWSPECS, "*.yaml")
+        near = difflib.get_close_matches(name, list(_hardware_names()), 1)
+        hint = f"did you mean '{near[0]}'? Known: " if near else "known: "
+        raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
+    document = yaml.read(path)
+    hardware, problems = _validated(Hardware, document.data, document)
+    if hardware is None:
+        raise SpecError(problems)
+    return hardware
+
+
+def catalogue() -> list[str]:
+    """Names of the models that ship."""
+    return _known(paths.MODELS, "*")
+
+
+def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
+    """A model by catalogue name (any case), folder or config.json file. Raises SpecError."""
+    return _load_model(name, repr(sorted((overrides or {}).items())), _Box(overrides or {}))
+
+
+class _Box:
+    """Carries a dict past the cache's key."""
+
+    def __init__(self, value: dict[str, Any]):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Box)
+
+
+@lru_cache(maxsize=256)
+def _load_model(name: str, _key: str, overrides: _Box) -> Model:
+    path = Path(name)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        by_name = {known.lower(): known for known in catalogue()}
+        known = by_name.get(name.lower().rsplit("/", 1)[-1])
+        if known is None:
+            near = difflib.get_close_matches(name.lower(), list(by_name), 3)
+            hint = f"did you mean {' or '.join(by_name[n] for n in near)}?" if near else f"known: {', '.join(catalogue())}"
+            raise SpecError(f"the model '{name}' is neither in the catalogue nor a config.json; {hint}")
+        path = paths.MODELS / known / "config.json"
+    config = yaml.read_json(path) | overrides.value
+    title = path.parent.name if path.name == "config.json" else path.stem
+    return model_from_config(config, title, str(path))

@@ -1,0 +1,142 @@
+"""A scenario: model, hardware, engine, workload, routing, calibration, in the field's own names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from moesim.spec.quantities import Strict
+
+Whole = Annotated[int, Field(ge=1)]
+
+ALIASES = {
+    "tp": "engine.tensor_parallel_size",
+    "isl": "workload.input_len",
+    "osl": "workload.output_len",
+}
+"""Short names people type, accepted on input."""
+
+
+class Engine(Strict):
+    """Engine settings under vLLM's names and meanings."""
+
+    tensor_parallel_size: Whole = 1
+    quantization: Literal["none", "fp8", "fp8_block", "int8", "int4", "mxfp4"] | None = None
+    """Weight format; null takes what the model's config.json ships."""
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8"] = "auto"
+    max_num_batched_tokens: Whole | None = None
+    """null is vLLM's own default for the GPU: 8192 with 70 GiB or more (not A100), else 2048."""
+    max_num_seqs: Whole | None = None
+    """null is vLLM's own default for the GPU: 1024 with 70 GiB or more (not A100), else 256."""
+    max_model_len: Whole | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
+    block_size: Whole = 16
+    enforce_eager: bool = False
+    hf_overrides: dict[str, Any] = {}
+    """Fields of config.json to replace, as vLLM's --hf-overrides."""
+
+
+class Workload(Strict):
+    """A static batch: ``batch_size`` prompts of ``input_len`` tokens, ``output_len`` tokens each."""
+
+    batch_size: Whole = 1
+    input_len: Whole
+    output_len: Whole
+
+
+class Uniform(Strict):
+    """Every token picks its k distinct experts evenly."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class Balanced(Strict):
+    """Round robin over experts, as public kernel tables measure it: the most even load there is."""
+
+    kind: Literal["balanced"]
+
+
+class Zipf(Strict):
+    """Expert popularity falls as rank to the power -s."""
+
+    kind: Literal["zipf"]
+    s: Annotated[float, Field(ge=0, le=10)]
+
+
+class PowerLaw(Strict):
+    """Expert shares drawn from a power law of exponent alpha, as aiconfigurator's tables do."""
+
+    kind: Literal["power_law"]
+    alpha: Annotated[float, Field(gt=0, le=10)]
+
+
+class Correlated(Strict):
+    """Tokens that resemble each other: correlation rho between 0 (uniform) and 1 (identical)."""
+
+    kind: Literal["correlated"]
+    rho: Annotated[float, Field(ge=0, le=1)]
+
+
+class Identical(Strict):
+    """Every token picks the same k experts."""
+
+    kind: Literal["identical"]
+
+
+class Histogram(Strict):
+    """How often each expert was picked: one count per expert."""
+
+    kind: Literal["histogram"]
+    counts: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
+
+
+class Trace(Strict):
+    """A CSV file, one line a token: the numbers of its k experts."""
+
+    kind: Literal["trace"]
+    file: str
+
+
+Routing = Annotated[
+    Uniform | Balanced | Zipf | PowerLaw | Correlated | Identical | Histogram | Trace,
+    Field(discriminator="kind"),
+]
+
+
+class Scenario(Strict):
+    """Everything a prediction depends on."""
+
+    model: str
+    """A name of the catalogue, a folder, or a config.json file."""
+    hardware: str
+    """A name under hwspecs/, or a YAML file of that form."""
+    workload: Workload
+    engine: Engine = Engine()
+    routing: Routing = Uniform()
+    calibration: str = "auto"
+    """``auto`` picks the fit for the GPU; else the name or the file of a fit."""
+    description: str = ""
+
+    def with_(self, **changes: Any) -> Scenario:
+        """A copy with settings changed.
+
+        Names are dotted paths with ``__`` for the dot (``workload__batch_size=8``), or the bare field name
+        where only one section has it (``batch_size=8``), or an alias (``tp``, ``isl``, ``osl``).
+
+        Raises
+        ------
+        SpecError
+            An unknown name or a value that is not accepted.
+        """
+        from moesim.spec.loading import changed
+
+        return changed(self, {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def dotted_fields() -> dict[str, str]:
+    """Every setting a user can override: bare name -> dotted path."""
+    paths = {name: name for name in Scenario.model_fields}
+    for section, kind in (("engine", Engine), ("workload", Workload)):
+        paths |= {name: f"{section}.{name}" for name in kind.model_fields}
+    return paths | ALIASES
