@@ -1,0 +1,1 @@
+"""Measured tables -> fitted parameters with errors and valid ranges."""
