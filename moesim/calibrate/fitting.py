@@ -1,0 +1,158 @@
+"""Least squares on log residuals, held-out errors by whole groups, and the residuals' quantiles.
+
+Standard errors come from the refits that leave groups out (a jackknife over groups), because rows of one shape
+err together. Interval quantiles of a group come from the other groups only, so that the printed coverage is
+honest (cross-conformal).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moesim.calibrate.families import Family, implied_bound_broken
+from moesim.cost.fits import Residuals, ranged_fields
+from moesim.cost.gpu import GpuNumbers
+from moesim.cost.tiles import TunedTiles
+from moesim.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAX_ROWS = 8000
+_ROBUST_SCALE = 0.1
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class FamilyFit:
+    """A fitted family with everything the quality page says about it."""
+
+    family: Family
+    parameters: dict[str, float]
+    standard_errors: dict[str, float]
+    valid_range: dict[str, tuple[float, float]]
+    residuals: Residuals
+    held_out: pd.DataFrame
+    """One row a measured row: group, seconds, predicted, roofline."""
+    coverage: float
+    set_aside: dict[str, int]
+    baseline_efficiency: float
+
+
+def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> FamilyFit:
+    """Fit one family on its rows of ``table`` and hold out every group once.
+
+    Raises
+    ------
+    CalibrationError
+        No usable rows, or a single group (nothing could be held out).
+    """
+    import pandas as pd
+
+    rows = family.select(table)
+    if rows.empty:
+        raise CalibrationError(f"the table has no rows of {family.name}")
+    broken = implied_bound_broken(family, rows, gpu)
+    set_aside = family_counts(family, rows, broken)
+    rows = rows[~broken].reset_index(drop=True)
+    folds = _folds(family, rows)
+    if folds.max() < 1:
+        raise CalibrationError(f"{family.name} has one group only, so nothing can be held out")
+    measured = rows["seconds"].to_numpy(float)
+    everything = _solve(family, rows, gpu, tuned, None)
+    predicted, refits, roofline = np.empty(len(rows)), [], np.empty(len(rows))
+    ideal = ideal_seconds(family, rows, gpu)
+    for fold in range(folds.max() + 1):
+        out = folds == fold
+        p = _solve(family, rows[~out], gpu, tuned, everything)
+        refits.append([p[q.name] for q in family.form.parameters])
+        predicted[out] = family.evaluator(rows[out], gpu, tuned)(p).seconds
+        roofline[out] = ideal[out] * np.exp(np.median(np.log(measured[~out] / ideal[~out])))
+    spread = np.array(refits)
+    many = len(spread)
+    errors = np.sqrt((many - 1) / many * ((spread - spread.mean(0)) ** 2).sum(0))
+    names = [q.name for q in family.form.parameters]
+    log_ratio = np.log(measured / predicted)
+    held_out = pd.DataFrame(
+        {"group": family.group(rows), "seconds": measured, "predicted": predicted, "roofline": roofline}
+    )
+    return FamilyFit(
+        family,
+        everything,
+        dict(zip(names, errors.tolist(), strict=True)),
+        valid_range(family, rows),
+        Residuals.of(predicted, log_ratio),
+        held_out,
+        _coverage(predicted, log_ratio, folds),
+        set_aside,
+        float(np.exp(np.median(np.log(ideal / measured)))),
+    )
+
+
+def family_counts(family: Family, rows: pd.DataFrame, broken: Array) -> dict[str, int]:
+    """How many rows the physical rule sets aside, by group."""
+    groups = family.group(rows)[broken]
+    return {str(k): int(v) for k, v in groups.value_counts().items()}
+
+
+def ideal_seconds(family: Family, rows: pd.DataFrame, gpu: GpuNumbers) -> Array:
+    """The plain roofline at full efficiency: max(FLOP / peak, bytes / bandwidth), links for collectives. [s]"""
+    op = family.operation(rows)
+    if hasattr(op, "link_bytes"):
+        factor = np.ones(len(rows)) if op.kind == "all_reduce" else 0.5
+        return np.asarray(op.link_bytes * factor / gpu.link_bytes_per_s)
+    flop, moved = np.broadcast_arrays(np.asarray(op.flop, float), np.asarray(op.hbm_bytes, float))
+    return np.maximum(flop / gpu.flop_per_s(family.arithmetic), moved / gpu.hbm_bytes_per_s)
+
+
+def valid_range(family: Family, rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every load and shape field the fit saw."""
+    values = ranged_fields(family.operation(rows), family.form.ranged)
+    return {name: (float(np.min(v)), float(np.max(v))) for name, v in values.items()}
+
+
+def _folds(family: Family, rows: pd.DataFrame) -> Array:
+    labels, index = np.unique(family.group(rows).to_numpy(str), return_inverse=True)
+    if family.folds is None:
+        return index
+    order = np.random.default_rng(0).permutation(len(labels))
+    return order[index] % family.folds
+
+
+def _solve(
+    family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles, start: dict[str, float] | None
+) -> dict[str, float]:
+    """Robust least squares of log(predicted / measured) within the parameters' bounds."""
+    from scipy.optimize import least_squares
+
+    if len(rows) > _MAX_ROWS:
+        rows = rows.sample(_MAX_ROWS, random_state=0)
+    names = [q.name for q in family.form.parameters]
+    scale = np.array([q.start for q in family.form.parameters])
+    low, high = (np.array([getattr(q, s) for q in family.form.parameters]) / scale for s in ("low", "high"))
+    evaluate, target = family.evaluator(rows, gpu, tuned), np.log(rows["seconds"].to_numpy(float))
+
+    def residual(z: Array) -> Array:
+        return np.log(evaluate(dict(zip(names, z * scale, strict=True))).seconds) - target
+
+    z0 = np.ones(len(names)) if start is None else np.array([start[n] for n in names]) / scale
+    margin = 1e-7 * (high - low)
+    result = least_squares(
+        residual, np.clip(z0, low + margin, high - margin), bounds=(low, high), x_scale="jac", diff_step=1e-4,
+        loss="soft_l1", f_scale=_ROBUST_SCALE, max_nfev=100 if start is None else 40,
+    )  # fmt: skip
+    return dict(zip(names, (result.x * scale).tolist(), strict=True))
+
+
+def _coverage(predicted: Array, log_ratio: Array, folds: Array) -> float:
+    """Share of held-out rows inside the interval that the other folds' residuals give."""
+    inside = np.zeros(len(predicted), bool)
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
+        half_width = Residuals.of(predicted[~out], log_ratio[~out]).interval(predicted[out])
+        inside[out] = np.abs(log_ratio[out]) <= half_width
+    return float(inside.mean())
+

@@ -1,0 +1,135 @@
+"""Fits as stored: parameters, valid ranges and residual quantiles of every kernel family of a GPU and stack."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim import paths
+from moesim.errors import SpecError
+
+BINS = 3
+BIN_ROWS = 150
+LEVEL = 0.9
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """90 % quantile of |log(measured / predicted)| on held-out rows, by predicted duration.
+
+    ``edges_s`` separate the bins (short kernels err more); ``half_width`` has one entry a bin. Symmetric in
+    the logarithm: with few held-out groups the sign of their errors says nothing about the next group.
+    """
+
+    edges_s: tuple[float, ...]
+    half_width: tuple[float, ...]
+
+    @classmethod
+    def of(cls, predicted_s: Array, log_ratio: Array) -> Residuals:
+        """Conformal quantiles in up to ``BINS`` bins of equal counts, none with fewer than ``BIN_ROWS`` rows."""
+        bins = int(np.clip(len(predicted_s) // BIN_ROWS, 1, BINS))
+        edges = np.quantile(predicted_s, np.arange(1, bins) / bins)
+        index = np.searchsorted(edges, predicted_s)
+        widths = [_conformal(np.abs(log_ratio[index == b])) for b in range(bins)]
+        return cls(tuple(edges.tolist()), tuple(widths))
+
+    def interval(self, predicted_s: Any) -> Any:
+        """Half-width, in the logarithm, of the 90 % interval around a prediction of that duration."""
+        return np.asarray(self.half_width)[np.searchsorted(self.edges_s, predicted_s)]
+
+
+def _conformal(error: Array) -> float:
+    """The quantile that covers a new exchangeable error 90 % of the time: rank ceil(0.9 (n + 1))."""
+    rank = min(int(np.ceil(LEVEL * (len(error) + 1))), len(error))
+    return float(np.sort(error)[rank - 1])
+
+
+@dataclass(frozen=True)
+class FittedFamily:
+    """One family's constants as a prediction needs them."""
+
+    name: str
+    parameters: Mapping[str, float]
+    valid_range: Mapping[str, tuple[float, float]]
+    residuals: Residuals
+    transfer: float | None
+    """Half-width, in the logarithm, of the interval on GPUs this family was not fitted on."""
+
+
+@dataclass(frozen=True)
+class Fits:
+    """All families fitted for a GPU and stack."""
+
+    name: str
+    gpu: str
+    stack: str
+    families: Mapping[str, FittedFamily]
+
+    def family(self, name: str) -> FittedFamily:
+        if name not in self.families:
+            raise SpecError(f"the calibration '{self.name}' has no fit of '{name}'; it has {', '.join(self.families)}")
+        return self.families[name]
+
+
+def ranged_fields(op: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """The values of an operation's ranged fields; sequences, query and context come from its groups."""
+    found: dict[str, Any] = {}
+    for name in names:
+        if name in {"sequences", "query", "context"}:
+            g = max(op.groups, key=lambda g: float(np.max(g.sequences * g.query)))
+            found[name] = {"sequences": g.sequences, "query": g.query, "context": g.past + g.query}[name]
+        else:
+            found[name] = getattr(op, name)
+    return found
+
+
+DEFAULT = "nvidia-h100-sxm5-80gb/vllm-0.24.0"
+"""The calibration that stands in for GPUs without their own; its intervals are widened there."""
+
+
+def available() -> dict[str, Path]:
+    """Stored fits by name ``<gpu>/<stack>``."""
+    return {f"{p.parent.name}/{p.stem}": p for p in sorted(paths.FITS.glob("*/*.json")) if p.stem != "tiles"}
+
+
+def for_gpu(gpu: str) -> str | None:
+    """The newest fit made on this GPU."""
+    own = [name for name in available() if name.startswith(gpu + "/")]
+    return max(own, default=None)
+
+
+@lru_cache(maxsize=32)
+def load_fits(name: str) -> Fits:
+    """A stored fit by name or file. Raises SpecError."""
+    path = available().get(name) or Path(name)
+    if not path.is_file():
+        known = ", ".join(available())
+        near = difflib.get_close_matches(name, list(available()), 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {known}"
+        raise SpecError(f"the calibration '{name}' is neither stored nor a file; {hint}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        families = {key: _family(key, value) for key, value in data["families"].items()}
+        return Fits(name, data["gpu"], data["stack"], families)
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise SpecError(f"'{path}' is not a fit written by `moesim fit` ({type(error).__name__}: {error})") from None
+
+
+def _family(name: str, data: Mapping[str, Any]) -> FittedFamily:
+    residuals = data["residuals"]
+    transfer = data.get("transfer", {}).get("half_width")
+    return FittedFamily(
+        name,
+        {key: float(entry["value"]) for key, entry in data["parameters"].items()},
+        {key: (float(low), float(high)) for key, (low, high) in data["valid_range"].items()},
+        Residuals(tuple(residuals["edges_s"]), tuple(residuals["half_width"])),
+        float(transfer) if transfer is not None else None,
+    )

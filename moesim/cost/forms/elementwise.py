@@ -1,0 +1,59 @@
+"""Kernels that only move bytes, and the host's share of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
+from moesim.cost.gpu import GpuNumbers
+from moesim.ops.elementwise import Elementwise, Host
+
+PARAMETERS = (
+    Parameter("t_launch", "s", 2e-6, 1e-7, 2e-5, "one kernel, start to end"),
+    Parameter("t_row", "s", 0.5e-6, 1e-9, 2e-5, "one row's thread block on one SM"),
+    Parameter("e_hbm", "1", 0.8, 0.05, 1.0, "share of HBM bandwidth"),
+    Parameter("r_l2", "1", 2.0, 1.0, 10.0, "bandwidth of L2-resident data over HBM"),
+    Parameter("c_l2", "1", 0.7, 0.05, 3.0, "share of L2 that keeps the data between calls"),
+    Parameter("p_join", "1", 3.0, 1.0, 20.0, "overlap of rows and bytes"),
+)
+
+
+def seconds(p: Mapping[str, float], op: Elementwise, gpu: GpuNumbers) -> Timing:
+    """``launches`` kernels over ``rows`` rows that move ``hbm_bytes``. [s]"""
+    moved = np.asarray(op.hbm_bytes, float)
+    cold = (moved / np.maximum(p["c_l2"] * gpu.l2_bytes, 1.0)) ** 4
+    hbm = 1.0 / (gpu.hbm_bytes_per_s * p["e_hbm"])
+    memory = moved * hbm * (cold + 1.0 / p["r_l2"]) / (1.0 + cold)
+    rows = op.launches * np.asarray(op.rows, float) * p["t_row"] / gpu.sm_count
+    launch = op.launches * p["t_launch"]
+    return Timing(launch + smooth_max(memory, rows, p["p_join"]), launch, memory, rows)
+
+
+FORM = Form(
+    "elementwise",
+    "launches x t_launch + smax(bytes/(HBM e_hbm), rows x t_row / SMs)",
+    PARAMETERS,
+    seconds,
+    ("rows", "hbm_bytes"),
+)
+
+HOST_PARAMETERS = (
+    Parameter("t_step", "s", 5e-4, 0.0, 1e-1, "schedule, prepare inputs, launch and sample, per step"),
+    Parameter("t_sequence", "s", 2e-6, 0.0, 1e-3, "per sequence in the batch"),
+    Parameter("t_kernel_eager", "s", 5e-6, 0.0, 1e-4, "launching one kernel without a CUDA graph"),
+)
+
+
+def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
+    """Time of a step during which the GPU waits for the host. [s]"""
+    eager = np.where(np.asarray(op.graph), 0.0, op.kernels * p["t_kernel_eager"])
+    total = p["t_step"] + op.sequences * p["t_sequence"] + eager
+    return Timing(total, total, 0.0 * total, 0.0 * total)
+
+
+HOST = Form(
+    "host", "t_step + t_sequence x sequences + eager launches", HOST_PARAMETERS, host_seconds, ("sequences",)
+)

@@ -1,0 +1,54 @@
+"""What every form is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One constant to fit: its unit, where to start, the bounds it may not leave, and what it means."""
+
+    name: str
+    unit: str
+    start: float
+    low: float
+    high: float
+    meaning: str
+
+
+class Timing(NamedTuple):
+    """Seconds, and the parts that explain them: fixed launch time, memory time, arithmetic time."""
+
+    seconds: Any
+    launch: Any
+    memory: Any
+    compute: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A formula with its parameters and the load and shape fields whose fitted range is recorded."""
+
+    name: str
+    text: str
+    """The formula for a reader, one line."""
+    parameters: tuple[Parameter, ...]
+    seconds: Callable[[Mapping[str, float], Any, Any], Timing]
+    ranged: tuple[str, ...]
+
+
+def smooth_max(a: Any, b: Any, p: float) -> Any:
+    """(a^p + b^p)^(1/p), safe for any scale: the larger of two, rounded where they are close."""
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    return high * (1 + (low / high) ** p) ** (1 / p)
+
+
+def waves(tiles: Any, slots: Any, quantised: float) -> Any:
+    """Rounds of ``slots`` workers needed for ``tiles``, at least one, partly rounded up."""
+    exact = tiles / slots
+    return np.maximum(exact + quantised * (np.ceil(exact) - exact), 1.0)

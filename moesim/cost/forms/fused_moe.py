@@ -1,0 +1,120 @@
+"""Fused experts: two grouped GEMMs over padded row blocks, and the small kernels around them.
+
+Each grouped GEMM is the smooth maximum of two times.
+
+Memory: the weights of the distinct experts touched, read again by every further row block that does not share
+the pass and does not find them in L2, plus the rows in and out, at a bandwidth that few thread blocks cannot
+fill (each has ``stages - 1`` tiles in flight over a latency).
+
+Arithmetic: padded row blocks x column tiles over the SMs, partly in whole waves; a tile costs its
+multiply-adds, its operand loads from L2, and a fixed time.
+
+Around them: alignment of tokens to blocks (skipped below E/4 rows, as vLLM does), the activation, and the
+weighted sum over the k rows of a token, which vLLM runs in its own kernel for k = 2, 3, 4 and through a slower
+generic reduction otherwise. Widths that are no multiple of 16 lose vectorised loads in the second GEMM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
+from moesim.cost.gpu import GpuNumbers
+from moesim.cost.tiles import Tile
+from moesim.ops.formats import ACTIVATION_BYTES, BYTES_PER_WEIGHT
+
+_SHARED_MEMORY_BYTES = 227e3
+_REGISTERS = 65536
+
+PARAMETERS = (
+    Parameter("t_fixed", "s", 18e-6, 2e-6, 1e-3, "kernels that always run: router copies, activation, sum"),
+    Parameter("t_align", "s", 8e-6, 0, 1e-4, "aligning tokens to blocks"),
+    Parameter("e_hbm", "1", 0.93, 0.05, 1.0, "share of HBM bandwidth a full grid streams at"),
+    Parameter("t_latency", "s", 0.2e-6, 5e-9, 5e-6, "latency a thread block's tiles in flight hide"),
+    Parameter("t_kernel", "s", 2e-6, 0, 3e-5, "start and drain of one grouped GEMM"),
+    Parameter("t_tile", "s", 1e-6, 0, 3e-5, "prologue and epilogue of one tile on an SM"),
+    Parameter("e_mma", "1", 0.8, 0.1, 1.0, "share of peak arithmetic inside a tile"),
+    Parameter("bw_l2", "B/s", 12e12, 1e12, 60e12, "operand loads from L2, whole chip, H100-sized"),
+    Parameter("e_rows", "1", 0.8, 0.05, 3.0, "HBM share of activation and row reads, L2 hits make it exceed 1"),
+    Parameter("e_sum", "1", 0.5, 0.02, 5.0, "HBM share of the generic sum's output"),
+    Parameter("p_join", "1", 4.0, 1.2, 10.0, "sharpness of the maximum of memory and arithmetic"),
+    Parameter("c_l2", "1", 0.5, 0.02, 5.0, "share of L2 that keeps an expert's weights for the next block"),
+    Parameter("c_unaligned", "1", 3.0, 0, 100.0, "extra operand loads where the width is no multiple of 16"),
+    Parameter("c_unaligned_hbm", "1", 0.3, 0, 10.0, "extra memory time there"),
+    Parameter("t_row", "s", 1e-9, 0, 1e-7, "per routed row: permutation and index traffic"),
+    Parameter("c_wave", "1", 0.3, 0, 1.0, "wave quantisation: 0 none, 1 whole waves"),
+)
+
+
+def occupancy(tile: Tile, bytes_per_weight: Any) -> Any:
+    """Thread blocks that fit on an SM at once, by shared memory and registers."""
+    shared = tile.stages * (tile.block_m + tile.block_n) * tile.block_k * bytes_per_weight
+    threads = tile.warps * 32.0
+    registers = np.minimum(255.0, tile.block_m * tile.block_n / threads + 64.0)
+    fit = np.minimum(np.floor(_SHARED_MEMORY_BYTES / shared), np.floor(_REGISTERS / (registers * threads)))
+    return np.clip(fit, 1, 8)
+
+
+def _grouped_gemm(
+    p: Mapping[str, float], gpu: GpuNumbers, op: Any, tile: Tile, shape: tuple[Any, Any, Any, Any, Any, Any, Any]
+) -> tuple[Any, Any]:
+    """(memory seconds, arithmetic seconds) of one grouped GEMM."""
+    blocks, distinct, n, k, input_rows, output_rows, unaligned = shape
+    weight, act = BYTES_PER_WEIGHT[op.weights], ACTIVATION_BYTES[op.arithmetic]
+    columns, depth = np.ceil(n / tile.block_n), np.ceil(k / tile.block_k) * tile.block_k
+    thread_blocks = blocks * columns
+    resident = occupancy(tile, weight)
+    active = thread_blocks / np.ceil(thread_blocks / (gpu.sm_count * resident))
+
+    matrix = n * k * weight
+    per_expert = blocks / distinct
+    passes = np.maximum(1.0, per_expert / np.maximum(np.minimum(tile.group_m, per_expert), 1.0))
+    missed = 1.0 / (1.0 + (p["c_l2"] * gpu.l2_bytes / matrix) ** 2)
+    traffic = distinct * matrix * (1.0 + (passes - 1.0) * missed) + input_rows * k * act + output_rows * n * 2.0
+    in_flight = np.maximum(tile.stages - 1, 1) * tile.block_n * tile.block_k * weight
+    per_byte = 1.0 / (gpu.hbm_bytes_per_s * p["e_hbm"]) + p["t_latency"] / (active * in_flight)
+    memory = traffic * per_byte * (1.0 + p["c_unaligned_hbm"] * unaligned)
+
+    multiply = 2.0 * tile.block_m * tile.block_n * depth / (gpu.flop_per_s(op.arithmetic) * p["e_mma"])
+    loads = (tile.block_m + tile.block_n) * depth * weight / p["bw_l2"] * (1.0 + p["c_unaligned"] * unaligned)
+    per_tile = (multiply + loads) * gpu.sm_count + p["t_tile"] / resident
+    return memory, waves(thread_blocks, gpu.sm_count, p["c_wave"]) * per_tile
+
+
+def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Timing:
+    """Time of one MoE layer's routed experts on one GPU.
+
+    Parameters
+    ----------
+    p : mapping
+        Fitted parameters, see ``PARAMETERS`` for units.
+    op : FusedExperts
+        Shapes and load.
+    gpu : GpuNumbers
+    tile : Tile
+        As the kernel picks it for this op.
+    """
+    tokens, rows, width, hidden = op.tokens, op.rows, op.width, op.hidden
+    distinct, blocks = op.loads.distinct(tokens), op.loads.blocks(tokens, tile.block_m)
+    unaligned = np.where(np.mod(width, 16) != 0, 1.0, 0.0)
+    first = (blocks, distinct, (1.0 + op.gated) * width, hidden, tokens, rows, 0.0)
+    second = (blocks, distinct, hidden, width, rows, rows, unaligned)
+    memory1, compute1 = _grouped_gemm(p, gpu, op, tile, first)
+    memory2, compute2 = _grouped_gemm(p, gpu, op, tile, second)
+    gemms = smooth_max(memory1, compute1, p["p_join"]) + smooth_max(memory2, compute2, p["p_join"])
+
+    row_bytes = rows * (2.0 * width * (2.0 + op.gated) + 2.0 * hidden)
+    generic = np.where((op.top_k >= 2) & (op.top_k <= 4), 0.0, 2.0 * tokens * hidden)
+    around = (row_bytes / p["e_rows"] + generic / p["e_sum"]) / gpu.hbm_bytes_per_s + rows * p["t_row"]
+    launch = p["t_fixed"] + 2 * p["t_kernel"] + np.where(rows * 4 <= op.num_experts, 0.0, p["t_align"])
+    return Timing(launch + gemms + around, launch, memory1 + memory2 + around, compute1 + compute2)
+
+
+TEXT = (
+    "t_fixed + t_align + sum over gate-up and down of [t_kernel + smax(weight bytes of distinct experts and rows / "
+    "(HBM e_hbm), waves of padded tiles x (FLOP/(P e_mma) + loads/bw_l2 + t_tile))] + rows/(HBM e_rows) + generic sum"
+)
+FORM = Form("fused_moe", TEXT, PARAMETERS, seconds, ("tokens", "hidden", "width", "num_experts", "top_k"))  # type: ignore[arg-type]

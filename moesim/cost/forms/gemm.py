@@ -1,0 +1,185 @@
+"""Dense GEMMs: cuBLAS for bfloat16, CUTLASS for per-tensor fp8, DeepGEMM for block-scaled fp8.
+
+Every form is a launch floor plus the smooth maximum of a tile time (waves of tiles; a tile costs its products,
+or feeding its operands, plus a fixed part) and a memory time (all operands once; few SMs cannot fill HBM),
+slowed a little when long enough to hit the power limit. bfloat16 takes the best of five tiles, two of which may
+split k; fp8 takes the tile of vLLM's dispatch and pays for padded rows and for quantising its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
+from moesim.cost.gpu import GpuNumbers
+from moesim.ops.gemm import Gemm
+
+_THROTTLE_SECONDS = 1e-3
+"""Time at peak rate at which half of the power slow-down is reached."""
+_L2_SHARPNESS = 10
+_L2_GAIN_FP8 = 4.0
+_SPLIT_DEPTH = 768
+_BF16_TILES = ((128, 256, 0), (128, 128, 1), (64, 128, 0), (64, 64, 0), (64, 64, 1))
+_BLOCK_TILES = ((64, 64), (64, 128), (128, 64), (128, 112), (128, 128), (128, 160))
+
+_LAUNCH = Parameter("t_launch", "s", 2e-6, 1e-7, 6e-5, "launch and drain of the GPU kernels")
+_TILE = Parameter("t_tile", "s", 1e-6, 1e-8, 1e-5, "prologue and epilogue of a 128x128 tile")
+_MMA = Parameter("e_mma", "1", 0.85, 0.1, 1.0, "share of peak arithmetic of one SM inside a tile")
+_FEED = Parameter("bw_feed", "B/s", 150e9, 5e9, 1e12, "L2 to SM operand feed, per SM")
+_HBM = Parameter("e_hbm", "1", 0.9, 0.3, 1.0, "share of HBM bandwidth on long transfers")
+_COPIES = Parameter("n_rotated", "1", 8.0, 0.5, 40.0, "weight copies that compete for L2 in the benchmark")
+_SM = Parameter("bw_sm", "B/s", 150e9, 5e9, 1e12, "memory bandwidth one SM can draw")
+_WAVE = Parameter("c_wave", "1", 0.3, 0.0, 1.0, "wave quantisation: 0 none, 1 whole waves")
+_JOIN = Parameter("p_join", "1", 4.0, 1.0, 20.0, "sharpness of the maximum of tiles and memory")
+_THROTTLE = Parameter("c_throttle", "1", 0.1, 0.0, 0.6, "slow-down of long kernels at the power limit")
+
+BF16_PARAMETERS = (
+    _LAUNCH,
+    Parameter("t_ramp", "s", 0.5e-6, 1e-8, 1e-5, "extra start-up when every SM gets a tile"),
+    _TILE,
+    _MMA,
+    _FEED,
+    _HBM,
+    _COPIES,
+    Parameter("r_l2", "1", 2.0, 1.0, 4.0, "bandwidth of L2-resident operands over HBM"),
+    _SM,
+    Parameter("t_split", "s", 2e-6, 1e-8, 1e-5, "reduction after splitting k"),
+    _WAVE,
+    _JOIN,
+    _THROTTLE,
+)
+FP8_PARAMETERS = (
+    _LAUNCH,
+    _TILE,
+    Parameter("t_first", "s", 1e-6, 1e-8, 1e-5, "latency of the first 128x128 tile"),
+    Parameter("t_depth", "s", 0.7e-9, 1e-11, 1e-8, "serial latency per element of k"),
+    _MMA,
+    Parameter("r_feed", "1", 3.7, 0.5, 30.0, "operand feed of the whole chip over HBM bandwidth"),
+    _COPIES,
+    _SM,
+    Parameter("t_row", "s", 0.9e-6, 1e-9, 1e-5, "quantising one row's first 2048 elements, on one SM"),
+    Parameter("t_row_more", "s", 0.55e-6, 1e-9, 1e-5, "each further 2048 elements"),
+    Parameter("bw_padding", "B/s", 5e12, 5e11, 1e14, "filling rows beyond m, whole chip"),
+    _WAVE,
+    _JOIN,
+    _THROTTLE,
+)
+FP8_BLOCK_PARAMETERS = (
+    Parameter("t_host", "s", 83e-6, 1e-6, 3e-4, "host time a launch outside CUDA graphs cannot beat"),
+    Parameter("t_align", "s", 9e-6, 0.0, 5e-5, "extra host time where m is no multiple of 4"),
+    _LAUNCH,
+    _TILE,
+    _MMA,
+    _FEED,
+    _HBM,
+    Parameter("t_element", "s", 0.33e-9, 1e-12, 1e-8, "quantising one input element, on one SM"),
+    _WAVE,
+    _JOIN,
+    Parameter("p_host", "1", 6.0, 1.0, 30.0, "sharpness of the maximum of host and GPU time"),
+)
+
+
+def _wave_and_share(tiles: Any, gpu: GpuNumbers, c_wave: float) -> tuple[Any, Any]:
+    return waves(tiles, gpu.sm_count, c_wave), np.minimum(tiles / gpu.sm_count, 1.0)
+
+
+def _throttled(p: Mapping[str, float], op: Gemm, peak: float) -> Any:
+    x = op.flop / peak
+    return 1.0 + p["c_throttle"] * x / (x + _THROTTLE_SECONDS)
+
+
+def _from_hbm(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers, gain: float) -> Any:
+    """Time per byte relative to HBM: 1 cold, 1/gain when weights and activations stay in L2 between calls."""
+    footprint = p["n_rotated"] * op.weight_bytes + op.hbm_bytes - op.weight_bytes
+    u = np.minimum((footprint / np.maximum(gpu.l2_bytes, 1.0)), 1e9) ** _L2_SHARPNESS
+    return (u + 1.0 / gain) / (1.0 + u)
+
+
+def bf16_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
+    """A bfloat16 GEMM (weight-only formats: the same tiles over fewer weight bytes). [s]"""
+    peak, hbm = gpu.bf16_flop_per_s, gpu.hbm_bytes_per_s * p["e_hbm"]
+    m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
+    moved = op.hbm_bytes
+    stream = moved * _from_hbm(p, op, gpu, p["r_l2"]) / hbm
+    shape = (-1, 3) + (1,) * np.broadcast(m, n, k).ndim
+    candidates = np.array(_BF16_TILES, float).reshape(shape)
+    bm, bn, may_split = candidates[:, 0], candidates[:, 1], candidates[:, 2]
+    tiles = np.ceil(m / bm) * np.ceil(n / bn)
+    split = np.maximum(1.0, np.minimum(np.floor(may_split * gpu.sm_count / tiles), np.ceil(k / _SPLIT_DEPTH)))
+    rounds, active = _wave_and_share(tiles * split, gpu, p["c_wave"])
+    depth = np.maximum(2.0 * bm * bn * gpu.sm_count / (peak * p["e_mma"]), 2.0 * (bm + bn) / p["bw_feed"])
+    compute = rounds * (p["t_tile"] * bm * bn / 16384 + np.ceil(k / split / 64) * 64 * depth)
+    memory = stream + moved / (active * gpu.sm_count * p["bw_sm"])
+    total = smooth_max(compute, memory, p["p_join"]) + p["t_ramp"] * active
+    total = total + (split > 1) * (p["t_split"] + 4.0 * m * n * split / (hbm * p["r_l2"]))
+    best = total.argmin(0)[None]
+    seconds, compute, memory = (np.take_along_axis(np.broadcast_to(x, total.shape), best, 0)[0] for x in (total, compute, memory))
+    launch = p["t_launch"]
+    return Timing(launch + seconds * _throttled(p, op, peak), launch, memory, compute)
+
+
+def fp8_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
+    """Quantise the input per token, then a CUTLASS scaled GEMM (vLLM's sm90 dispatch). [s]"""
+    peak, hbm, sms = gpu.fp8_flop_per_s, gpu.hbm_bytes_per_s, gpu.sm_count
+    m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
+    small = m <= 64
+    bm = np.where((m <= 16) | (small & (n <= 1280)), 16.0, np.where(m <= 128, 64.0, 128.0))
+    bm = np.where((m >= 8192) & (k >= 6144), 256.0, bm)
+    bn = np.where(small, 64.0, 128.0)
+    row_tiles = np.ceil(m / bm)
+    row_tiles = np.where(small, row_tiles, 2 * np.ceil(row_tiles / 2))
+    tiles, moved = row_tiles * np.ceil(n / bn), op.hbm_bytes
+    rounds, active = _wave_and_share(tiles, gpu, p["c_wave"])
+    feed = (bm + bn) * np.minimum(tiles, sms) / (hbm * p["r_feed"])
+    depth = smooth_max(2.0 * bm * bn * sms / (peak * p["e_mma"]), feed, 4.0)
+    depth = np.ceil(k / 128) * 128 * smooth_max(depth, p["t_depth"], p["p_join"])
+    padding = np.ceil(n / bn) * (row_tiles * bm - m) * k * active / p["bw_padding"]
+    compute = rounds * np.where(small, depth, smooth_max(p["t_tile"], depth, 2.5)) + padding
+    memory = moved * (_from_hbm(p, op, gpu, _L2_GAIN_FP8) / hbm + 1.0 / (active * sms * p["bw_sm"]))
+    total = smooth_max(compute, memory, p["p_join"]) + p["t_first"] * bm * bn / 16384
+    total = (total + np.where(small, rounds * p["t_tile"], 0.0)) * _throttled(p, op, peak)
+    quantise = m / sms * (p["t_row"] + p["t_row_more"] * (np.ceil(k / 2048) - 1))
+    return Timing(p["t_launch"] + quantise + total, p["t_launch"], memory + quantise, compute)
+
+
+def fp8_block_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
+    """Quantise the input per 128 elements, then a DeepGEMM block-scaled GEMM. [s]"""
+    peak, sms = gpu.fp8_flop_per_s, gpu.sm_count
+    m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
+    memory = op.hbm_bytes / (gpu.hbm_bytes_per_s * p["e_hbm"])
+    options: list[Any] = []
+    for bm, bn in _BLOCK_TILES:
+        rounds, _ = _wave_and_share(np.ceil(m / bm) * np.ceil(n / bn), gpu, p["c_wave"])
+        depth = max(2.0 * bm * bn * sms / (peak * p["e_mma"]), (bm + bn) / p["bw_feed"])
+        options.append(rounds * (p["t_tile"] * bm * bn / 16384 + k * depth))
+    compute = np.minimum.reduce(options)
+    on_gpu = p["t_launch"] + m * k * p["t_element"] / sms + smooth_max(compute, memory, p["p_join"])
+    host = p["t_host"] + p["t_align"] * (np.mod(m, 4) != 0)
+    return Timing(smooth_max(host, on_gpu, p["p_host"]), host, memory, compute)
+
+
+_RANGED = ("m", "n", "k")
+BF16 = Form(
+    "gemm_bf16",
+    "t_launch + min over tiles of smax(waves x (t_tile + k max(FLOP/(P e_mma), operands/bw_feed)), bytes/(HBM e_hbm))",
+    BF16_PARAMETERS,
+    bf16_seconds,
+    _RANGED,
+)
+FP8 = Form(
+    "gemm_fp8",
+    "t_launch + quantise rows + smax(waves x tile + padded rows, bytes/HBM + bytes/(SMs bw_sm)) + t_first",
+    FP8_PARAMETERS,
+    fp8_seconds,
+    _RANGED,
+)
+FP8_BLOCK = Form(
+    "gemm_fp8_block",
+    "smax(t_host, t_launch + quantise elements + smax(waves x tile, bytes/(HBM e_hbm)))",
+    FP8_BLOCK_PARAMETERS,
+    fp8_block_seconds,
+    _RANGED,
+)

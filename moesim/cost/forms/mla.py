@@ -1,0 +1,153 @@
+"""Whole MLA blocks: about ten kernels, four of them GEMMs, and attention over the latent cache.
+
+Decode runs the absorbed form (one latent KV head, all query heads packed in rows of 64). Prefill runs the
+absorbed form up to 512 queries per sequence (bfloat16 cache) or 128 (fp8 cache), as vLLM's backends switch, and
+the expanded form beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
+from moesim.cost.gpu import GpuNumbers
+from moesim.ops.attention import MlaModule, attended_pairs
+
+_ROWS = 64
+_MAX_SPLITS = 32
+
+_LINEAR = (
+    Parameter("t_floor", "s", 6.5e-5, 5e-6, 3e-4, "all kernels of the block at one token"),
+    Parameter("t_floor_fp8_gemm", "s", 4e-6, 1e-9, 1e-4, "extra with block-scaled fp8 GEMMs (quantise kernels)"),
+    Parameter("t_floor_fp8_kv", "s", 1e-5, 1e-9, 1e-4, "extra with an fp8 cache"),
+    Parameter("t_doubling", "s", 3e-6, 1e-9, 1e-5, "per doubling of tokens up to 128 (skinny GEMM tiles)"),
+    Parameter("e_gemm", "1", 0.65, 0.1, 1.0, "bfloat16 GEMM share of peak"),
+    Parameter("e_gemm_fp8", "1", 0.4, 0.05, 1.0, "fp8 GEMM share of twice the bfloat16 peak"),
+    Parameter("e_weights", "1", 0.8, 0.2, 1.0, "share of HBM bandwidth when streaming weights"),
+    Parameter("p_join", "1", 2.0, 1.0, 10.0, "overlap of arithmetic and weight streaming"),
+    Parameter("c_head", "1", 0.8, 0.01, 10.0, "HBM passes over per-head activations"),
+)
+PREFILL_PARAMETERS = (
+    *_LINEAR,
+    Parameter("c_act", "1", 2.0, 0.1, 10.0, "HBM passes over hidden-size activations"),
+    Parameter("e_absorbed", "1", 0.9, 0.1, 1.3, "absorbed attention, share of peak"),
+    Parameter("e_expanded", "1", 0.9, 0.1, 1.3, "expanded attention, share of peak"),
+    Parameter("t_query_fp8", "s", 6e-9, 1e-11, 1e-7, "fp8 cache: query copy per token and head, up to 8 heads"),
+)
+DECODE_PARAMETERS = (
+    *_LINEAR,
+    Parameter("e_cache", "1", 0.92, 0.2, 1.0, "share of HBM bandwidth when streaming the latent cache"),
+    Parameter("e_absorbed", "1", 0.8, 0.1, 1.3, "absorbed attention, share of peak"),
+    Parameter("t_key", "s", 2e-8, 1e-10, 1e-7, "one SM, one latent key"),
+    Parameter("t_tile", "s", 6e-6, 1e-8, 5e-5, "one tile of 64 query rows"),
+    Parameter("t_query_fp8", "s", 6e-9, 1e-11, 1e-7, "fp8 cache: query copy per token and head, below 64 heads"),
+)
+
+
+def _linear(
+    p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers, absorbed: Any, kv_tokens: Any, c_act: float
+) -> tuple[Any, Any]:
+    """(GEMM seconds, activation traffic seconds)."""
+    fp8 = np.asarray(op.fp8_gemm) > 0
+    peak, tokens = gpu.bf16_flop_per_s, op.tokens
+    rate, width = np.where(fp8, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"]), np.where(fp8, 1.0, 2.0)
+    m = np.maximum(tokens, 64.0)
+    nope, rope, value = op.qk_nope_head_dim, op.qk_rope_head_dim, op.v_head_dim
+    latent = op.kv_lora_rank + rope
+    q_in = np.where(np.asarray(op.q_lora_rank) > 0, op.q_lora_rank, op.hidden)
+
+    def gemm(weights: Any, rows: Any, flop_per_s: Any, bytes_each: Any) -> Any:
+        stream = weights * bytes_each / (gpu.hbm_bytes_per_s * p["e_weights"])
+        return smooth_max(2.0 * rows * weights / flop_per_s, stream, p["p_join"])
+
+    up_rows = np.where(absorbed, m, np.maximum(kv_tokens, 64.0))
+    gemms = (
+        gemm(op.hidden * (op.q_lora_rank + latent), m, rate, width)
+        + gemm(q_in * (nope + rope) * op.heads, m, rate, width)
+        + gemm(value * op.hidden * op.heads, m, rate, width)
+        + gemm(
+            op.kv_lora_rank * (nope + value) * op.heads,
+            up_rows,
+            np.where(absorbed, peak * p["e_gemm"], rate),
+            np.where(absorbed, 2.0, width),
+        )
+    )
+    hidden_bytes = 4.0 * (op.hidden + op.q_lora_rank + latent)
+    hidden_bytes = hidden_bytes + np.where(fp8, 3.0 * (op.hidden + op.q_lora_rank), 0.0)
+    inner = np.where(absorbed, 4.0 * op.kv_lora_rank + rope, nope + value)
+    head_bytes = op.heads * (4.0 * (nope + rope + value) + 2.0 * inner + np.where(fp8, 3.0 * value, 0.0))
+    return gemms, tokens * (c_act * hidden_bytes + p["c_head"] * head_bytes) / gpu.hbm_bytes_per_s
+
+
+def _floor(p: Mapping[str, float], op: MlaModule) -> Any:
+    fp8_kv = np.asarray(op.kv_bytes) < 1.5
+    floor = p["t_floor"] + np.where(np.asarray(op.fp8_gemm) > 0, p["t_floor_fp8_gemm"], 0.0)
+    return floor + np.where(fp8_kv, p["t_floor_fp8_kv"], 0.0) + p["t_doubling"] * np.log2(np.minimum(op.tokens, 128) + 1)
+
+
+def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:
+    """A prefill step through one MLA block. [s]"""
+    fp8_kv = np.asarray(op.kv_bytes) < 1.5
+    peak, heads = gpu.bf16_flop_per_s, op.heads
+    absorbed_flop, expanded_flop, copied = 0.0, 0.0, 0.0
+    kv_tokens: Any = 0.0
+    absorbed: Any = True
+    for g in op.groups:
+        absorbed = np.asarray(g.query) <= np.where(fp8_kv, 128, 512)
+        tokens = g.sequences * g.query
+        pairs = g.sequences * attended_pairs(g.query, g.past, op.top_k)
+        latent = 2.0 * op.kv_lora_rank + op.qk_rope_head_dim
+        full = op.qk_nope_head_dim + op.qk_rope_head_dim + op.v_head_dim
+        rows = g.sequences * np.ceil(g.query * heads / _ROWS) * _ROWS * 32
+        absorbed_flop = absorbed_flop + np.where(absorbed, 2.0 * latent * (pairs * heads + rows), 0.0)
+        edge = g.sequences * heads * np.ceil(g.query / 128) * 128 * 64
+        expanded_flop = expanded_flop + np.where(absorbed, 0.0, 2.0 * full * (pairs * heads + edge))
+        few = np.where(np.asarray(heads) <= 8, 1.0, 1 / 7)
+        copied = copied + np.where(fp8_kv & absorbed, few, 0.0) * p["t_query_fp8"] * tokens * heads
+        kv_tokens = kv_tokens + g.sequences * (g.query + g.past)
+    gemms, traffic = _linear(p, op, gpu, absorbed, kv_tokens, p["c_act"])
+    attention = (absorbed_flop / p["e_absorbed"] + expanded_flop / p["e_expanded"]) / peak
+    launch = _floor(p, op)
+    return Timing(launch + gemms + traffic + attention + copied, launch, traffic + copied, gemms + attention)
+
+
+def decode_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:
+    """A decode step through one MLA block. [s]"""
+    (g,) = op.groups
+    batch = g.sequences
+    keys = np.minimum(g.past + 1, op.top_k) if op.top_k else g.past + 1
+    fp8_kv = np.asarray(op.kv_bytes) < 1.5
+    rows = np.ceil(op.heads / _ROWS) * _ROWS
+    latent = op.kv_lora_rank + op.qk_rope_head_dim
+    products = 2.0 * (latent + op.kv_lora_rank) * batch * keys * rows / (gpu.bf16_flop_per_s * p["e_absorbed"])
+    stream = batch * keys * latent * op.kv_bytes / (gpu.hbm_bytes_per_s * p["e_cache"])
+    rate = batch * keys * p["t_key"] / np.minimum(gpu.sm_count, batch * _MAX_SPLITS)
+    attention = smooth_max(smooth_max(products, stream, 6), rate, 6)
+    gemms, traffic = _linear(p, op, gpu, True, batch, 1.0)
+    tiles = np.ceil(batch * rows / _ROWS / gpu.sm_count) * p["t_tile"]
+    few = np.where(np.asarray(op.heads) < 64, 1.0, 1 / 7)
+    copied = np.where(fp8_kv, few, 0.0) * p["t_query_fp8"] * batch * op.heads
+    launch = _floor(p, op)
+    total = launch + gemms + traffic + tiles + attention + copied
+    weights = op.weights * np.where(np.asarray(op.fp8_gemm) > 0, 1.0, 2.0) / (gpu.hbm_bytes_per_s * p["e_weights"])
+    return Timing(total, launch, weights + stream + traffic, products + rate + tiles)
+
+
+_RANGED = ("sequences", "query", "context", "heads")
+PREFILL = Form(
+    "mla_prefill",
+    "t_floor + four GEMMs smax(FLOP/(P e), weights/(HBM e)) + activation passes + absorbed or expanded attention",
+    PREFILL_PARAMETERS,
+    prefill_seconds,
+    _RANGED,
+)
+DECODE = Form(
+    "mla_decode",
+    "t_floor + four GEMMs + smax(latent cache/(HBM e), absorbed FLOP/(P e), keys x t_key) + tiles",
+    DECODE_PARAMETERS,
+    decode_seconds,
+    _RANGED,
+)

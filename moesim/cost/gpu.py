@@ -1,0 +1,41 @@
+"""The numbers of a GPU that formulas use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moesim.spec.hardware import Hardware
+
+
+@dataclass(frozen=True, slots=True)
+class GpuNumbers:
+    """Datasheet rates of one GPU, in SI."""
+
+    bf16_flop_per_s: float
+    fp8_flop_per_s: float
+    int8_flop_per_s: float
+    hbm_bytes_per_s: float
+    sm_count: int
+    l2_bytes: float
+    link_bytes_per_s: float
+    hopper: bool
+
+    @classmethod
+    def of(cls, hardware: Hardware) -> GpuNumbers:
+        gpu = hardware.gpu
+        return cls(
+            bf16_flop_per_s=gpu.dense_bf16.value,
+            fp8_flop_per_s=hardware.peak_flop_per_s("fp8"),
+            int8_flop_per_s=hardware.peak_flop_per_s("int8"),
+            hbm_bytes_per_s=gpu.hbm_bandwidth.value,
+            sm_count=gpu.sm_count.value,
+            l2_bytes=gpu.l2_cache.value,
+            link_bytes_per_s=hardware.links.gpu_to_gpu.value,
+            hopper=hardware.compute_capability == "9.0",
+        )
+
+    def flop_per_s(self, arithmetic: str) -> float:
+        """Dense peak for bfloat16, fp8 or int8 operands. [FLOP/s]"""
+        return {"fp8": self.fp8_flop_per_s, "int8": self.int8_flop_per_s}.get(arithmetic, self.bf16_flop_per_s)

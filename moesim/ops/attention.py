@@ -1,0 +1,141 @@
+"""Attention over a step: groups of sequences, each computing some new tokens after some cached ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Group(NamedTuple):
+    """``sequences`` sequences that each compute ``query`` new tokens after ``past`` cached ones.
+
+    Prefill has query > 1; decode has query = 1 and past = context - 1. Fields may be arrays over steps.
+    """
+
+    sequences: Any
+    query: Any
+    past: Any
+
+
+def attended_pairs(query: Any, past: Any, window: Any = None, causal: bool = True) -> Any:
+    """(query, key) pairs of one sequence and head, exactly.
+
+    Causal: query i of q sees ``past + i`` keys, at most ``window`` of them; not causal: all of them.
+    """
+    if not causal:
+        return query * (past + query)
+    if window is None:
+        return query * (past + (query + 1) / 2.0)
+    full = np.clip(window - past, 0, query)
+    return full * (past + (full + 1) / 2.0) + (query - full) * window
+
+
+def virtual_batches(groups: tuple[Group, ...], chunk: int) -> tuple[Group, ...]:
+    """Chunked attention (Llama 4) as vLLM runs it: each chunk a sequence of its own."""
+    result: list[Group] = []
+    for sequences, query, past in groups:
+        offset = np.mod(past, chunk)
+        head = np.minimum(query, chunk - offset)
+        whole, tail = np.divmod(query - head, chunk)
+        result.append(Group(sequences, head, offset))
+        if np.any(whole > 0):
+            result.append(Group(sequences * whole, np.full_like(whole, chunk), np.zeros_like(whole)))
+        if np.any(tail > 0):
+            result.append(Group(np.where(tail > 0, sequences, 0), tail, np.zeros_like(tail)))
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Grouped-query attention of one layer on one rank, with the write of new keys and values to the cache."""
+
+    groups: tuple[Group, ...]
+    heads: Any
+    kv_heads: Any
+    head_dim: Any
+    window: Any = None
+    kv_bytes: Any = 2.0
+    """Bytes of a cached element: 2 bfloat16, 1 fp8."""
+    causal: bool = True
+
+    arithmetic = "bfloat16"
+
+    @property
+    def flop(self) -> Any:
+        """4 per (query, key) pair, head and head_dim: QK and PV. [FLOP]"""
+        pairs = sum(g.sequences * attended_pairs(g.query, g.past, self.window, self.causal) for g in self.groups)
+        return 4.0 * pairs * self.heads * self.head_dim
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Queries in, outputs out, visible keys and values once per sequence. [B]"""
+        total: Any = 0.0
+        for g in self.groups:
+            keys = g.past + g.query
+            if self.window is not None:
+                keys = np.minimum(keys, self.window + g.query - 1)
+            cache = 2.0 * keys * self.kv_heads * self.kv_bytes
+            total = total + g.sequences * self.head_dim * (4.0 * g.query * self.heads + cache)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class MlaModule:
+    """A whole multi-head latent attention block on one rank: projections, absorbed or expanded attention, output.
+
+    ``heads`` is after tensor parallelism; the latent cache is whole on every rank.
+    """
+
+    groups: tuple[Group, ...]
+    heads: Any
+    hidden: Any
+    q_lora_rank: Any
+    """0 where queries are projected straight from the hidden state."""
+    kv_lora_rank: Any
+    qk_rope_head_dim: Any
+    qk_nope_head_dim: Any
+    v_head_dim: Any
+    kv_bytes: Any = 2.0
+    fp8_gemm: Any = False
+    top_k: int | None = None
+    """Sparse attention: at most this many past tokens are attended (DeepSeek sparse attention)."""
+
+    arithmetic = "bfloat16"
+
+    @property
+    def tokens(self) -> Any:
+        return sum(g.sequences * g.query for g in self.groups)
+
+    @property
+    def weights(self) -> Any:
+        """Elements of the projections on this rank."""
+        q_in = np.where(np.asarray(self.q_lora_rank) > 0, self.q_lora_rank, self.hidden)
+        shared = self.hidden * (self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim)
+        nope, rope, value = self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim
+        per_head = q_in * (nope + rope) + self.kv_lora_rank * (nope + value) + value * self.hidden
+        return shared + self.heads * per_head
+
+    @property
+    def attention_flop(self) -> Any:
+        """Absorbed form at decode (latent width both ways), expanded form at prefill. [FLOP]"""
+        total: Any = 0.0
+        for g in self.groups:
+            pairs = g.sequences * attended_pairs(g.query, g.past, self.top_k)
+            absorbed = 2 * self.kv_lora_rank + self.qk_rope_head_dim
+            expanded = self.qk_nope_head_dim + self.qk_rope_head_dim + self.v_head_dim
+            total = total + 2.0 * pairs * self.heads * np.where(np.asarray(g.query) == 1, absorbed, expanded)
+        return total
+
+    @property
+    def flop(self) -> Any:
+        return 2.0 * self.tokens * self.weights + self.attention_flop
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Projections once, hidden states in and out, the visible latent cache once. [B]"""
+        latent = self.kv_lora_rank + self.qk_rope_head_dim
+        seen = sum(g.sequences * np.minimum(g.past + g.query, self.top_k or np.inf) for g in self.groups)
+        weight = np.where(np.asarray(self.fp8_gemm), 1.0, 2.0)
+        return self.weights * weight + 4.0 * self.tokens * self.hidden + seen * latent * self.kv_bytes
