@@ -193,12 +193,13 @@ def _attention(table: pd.DataFrame) -> Attention:
     decode = "past" not in table
     query = np.ones(len(table)) if decode else table["isl"].to_numpy(float)
     past = table["step" if decode else "past"].to_numpy(float)
+    window = table["window_size"].to_numpy(float) if "window_size" in table else np.zeros(len(table))
     return Attention(
         (Group(table["batch_size"].to_numpy(float), query, past),),
         heads=table["num_heads"].to_numpy(float),
         kv_heads=table["num_key_value_heads"].to_numpy(float),
         head_dim=table["head_dim"].to_numpy(float),
-        window=np.where(table["window_size"] > 0, table["window_size"], 1e12),
+        window=np.where(window > 0, window, 1e12),
         kv_bytes=np.where(table["kv_cache_dtype"] == "fp8", 1.0, 2.0),
     )
 
@@ -225,12 +226,8 @@ def _message(kind: str) -> Callable[[pd.DataFrame], AllReduce]:
     return lambda t: AllReduce(t["message_bytes"].to_numpy(float), t["num_gpus"].to_numpy(float), kind)
 
 
-CUSTOM_ALL_REDUCE_LIMIT_BYTES = {2: 64 * 2**20, 4: 32 * 2**20, 8: 2**18}
-"""Largest message vLLM gives its custom all-reduce on compute capability 9.0 (all_reduce_utils.py)."""
-
-
 def _custom_rows(table: pd.DataFrame) -> pd.DataFrame:
-    limit = table["num_gpus"].map(CUSTOM_ALL_REDUCE_LIMIT_BYTES)
+    limit = table["num_gpus"].map(lambda n: collective.custom_limit_bytes("9.0", int(n)))
     return table[(table["backend"] == "vllm_graph") & (table["message_bytes"] <= limit)]
 
 
@@ -248,11 +245,11 @@ def _quantise(table: pd.DataFrame) -> Elementwise:
 
 
 FAMILIES: tuple[Family, ...] = (
-    _fused_moe("bfloat16", "bfloat16", "unquantized.*triton", "bfloat16", "triton", "bfloat16"),
-    _fused_moe("fp8_block", "fp8_block", "fp8moe_triton", "fp8_block", "triton", "fp8"),
+    _fused_moe("bfloat16", "bfloat16", "unquantized|^vllm_fused_moe$", "bfloat16", "triton", "bfloat16"),
+    _fused_moe("fp8_block", "fp8_block", "vllm_fp8moe_(?:triton|flashinfer_trtllm)", "fp8_block", "triton", "fp8"),
     _fused_moe("int4", "int4_wo", "marlin", "int4", "marlin", "bfloat16", **_BY_WIDTH),
-    _fused_moe("mxfp4", "w4a16_mxfp4", "oaitriton", "mxfp4", "triton_kernels", "bfloat16"),
-    _fused_moe("mxfp4_marlin", "w4a16_mxfp4", "marlin", "mxfp4", "marlin", "bfloat16", **_BY_WIDTH),
+    _fused_moe("mxfp4", "w4a16_mxfp4", "gptossmxfp4moe", "mxfp4", "triton_kernels", "bfloat16"),
+    _fused_moe("mxfp4_marlin", "w4a16_mxfp4", "w4a4mxfp4moe_marlin", "mxfp4", "marlin", "bfloat16", **_BY_WIDTH),
     _fused_moe(
         "fp8_flashinfer", "fp8", "flashinfer_cutlass", "fp8", "flashinfer_cutlass", "fp8",
         note="streams weights at a quarter of the Triton kernel's rate for every shape: an artefact of this path, "
@@ -263,7 +260,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("gemm/fp8", gemm.FP8, "gemm", lambda t: t[t["gemm_dtype"] == "fp8"], _gemm("fp8"),
            _nk, "whole (n, k) pairs, 8 folds", "fp8", folds=8),
     Family("gemm/fp8_block", gemm.FP8_BLOCK, "gemm",
-           lambda t: t[(t["gemm_dtype"] == "fp8_block") & t["kernel_source"].str.contains("DeepGemm")],
+           lambda t: t[(t["gemm_dtype"] == "fp8_block") & t["kernel_source"].str.contains("DeepGemm|TritonFp8Block")],
            _gemm("fp8_block"), _nk, "whole (n, k) pairs, 8 folds", "fp8", folds=8,
            note="host-bound below about 90 us: GPU time under that floor is extrapolated"),
     Family("attention_prefill", attention.PREFILL, "attention_prefill", _not_fa4, _attention, _heads,

@@ -18,6 +18,8 @@ from moesim.errors import SpecError
 BINS = 3
 BIN_ROWS = 150
 LEVEL = 0.9
+UNSEEN_GPU = 0.35
+"""Half-width on an architecture nothing was measured on, at least: a third either way."""
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -60,8 +62,13 @@ class FittedFamily:
     parameters: Mapping[str, float]
     valid_range: Mapping[str, tuple[float, float]]
     residuals: Residuals
-    transfer: float | None
-    """Half-width, in the logarithm, of the interval on GPUs this family was not fitted on."""
+    transfer: Mapping[str, float]
+    """Compute capability -> half-width, in the logarithm, seen when these constants priced such a GPU."""
+
+    def transfer_half_width(self, compute_capability: str) -> float:
+        """Interval on a GPU that was not fitted: as seen on its own architecture, else the widest seen."""
+        widest = max(self.transfer.values(), default=UNSEEN_GPU)
+        return self.transfer.get(compute_capability, max(widest, UNSEEN_GPU))
 
 
 @dataclass(frozen=True)
@@ -125,11 +132,18 @@ def load_fits(name: str) -> Fits:
 
 def _family(name: str, data: Mapping[str, Any]) -> FittedFamily:
     residuals = data["residuals"]
-    transfer = data.get("transfer", {}).get("half_width")
     return FittedFamily(
         name,
         {key: float(entry["value"]) for key, entry in data["parameters"].items()},
         {key: (float(low), float(high)) for key, (low, high) in data["valid_range"].items()},
         Residuals(tuple(residuals["edges_s"]), tuple(residuals["half_width"])),
-        float(transfer) if transfer is not None else None,
+        _widest_by_capability(data.get("transfer", {})),
     )
+
+
+def _widest_by_capability(transfer: Mapping[str, Any]) -> dict[str, float]:
+    widest: dict[str, float] = {}
+    for entry in transfer.values():
+        key = str(entry["compute_capability"])
+        widest[key] = max(widest.get(key, 0.0), float(entry["half_width"]))
+    return widest

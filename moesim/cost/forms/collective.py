@@ -22,6 +22,17 @@ BUS_FACTOR = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "allt
 
 _NVLS_ABOVE_RANKS = 4
 
+_CUSTOM_LIMIT_BYTES = {
+    "9.0": {2: 64 * 2**20, 4: 32 * 2**20, 6: 2**19, 8: 2**18},
+    "10.0": {2: 2 * 2**20, 4: 2 * 2**20, 6: 2**20, 8: 2**20},
+}
+_CUSTOM_DEFAULT_LIMIT_BYTES = 8 * 2**20
+
+
+def custom_limit_bytes(compute_capability: str, ranks: int) -> float:
+    """Largest message vLLM gives its custom all-reduce inside a node (vLLM 0.24, all_reduce_utils.py). [B]"""
+    return _CUSTOM_LIMIT_BYTES.get(compute_capability, {}).get(ranks, _CUSTOM_DEFAULT_LIMIT_BYTES)
+
 NCCL_PARAMETERS = (
     Parameter("t_short", "s", 4e-6, 1e-7, 5e-5, "LL: launch and one hop"),
     Parameter("t_short_hop", "s", 1e-6, 0.0, 1e-5, "LL: each further rank"),

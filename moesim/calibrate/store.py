@@ -1,0 +1,123 @@
+"""Fit every family a GPU's tables hold, price other GPUs with the same constants, and store the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim import paths
+from moesim.calibrate.families import FAMILIES, Family, implied_bound_broken
+from moesim.calibrate.fitting import FamilyFit, fit_family
+from moesim.calibrate.tables import read_table, sha256, table_path
+from moesim.cost.fits import LEVEL
+from moesim.cost.gpu import GpuNumbers
+from moesim.cost.tiles import tuned_tiles
+from moesim.errors import CalibrationError
+from moesim.paths import write_whole
+from moesim.spec.loading import load_hardware
+
+
+def stored_tables() -> list[tuple[str, str]]:
+    """(gpu, stack) of every imported table folder."""
+    return sorted((p.parent.parent.name, p.parent.name) for p in paths.KERNELS.glob("*/*/meta.yaml"))
+
+
+def fit_all(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None) -> list[FamilyFit]:
+    """Fit every family for which ``gpu``'s tables hold rows."""
+    numbers, tuned = GpuNumbers.of(load_hardware(gpu)), tuned_tiles(gpu)
+    fits: list[FamilyFit] = []
+    for family in FAMILIES:
+        if not table_path(gpu, stack, family.table).is_file():
+            continue
+        try:
+            fits.append(fit_family(family, read_table(gpu, stack, family.table), numbers, tuned))
+            progress(family.name)
+        except CalibrationError as error:
+            progress(f"{family.name}: left out, {error}")
+    if not fits:
+        raise CalibrationError(f"there are no tables for {gpu} under {stack}; import them first")
+    return fits
+
+
+def transfer_errors(fit: FamilyFit, own_gpu: str) -> dict[str, dict[str, Any]]:
+    """How well these constants price other GPUs when only the hardware file changes."""
+    result: dict[str, dict[str, Any]] = {}
+    for gpu, stack in stored_tables():
+        if gpu == own_gpu or not table_path(gpu, stack, fit.family.table).is_file():
+            continue
+        log_ratio = _log_ratio_on(fit.family, fit.parameters, gpu, stack)
+        if log_ratio is not None:
+            result[gpu] = {
+                "stack": stack,
+                "compute_capability": load_hardware(gpu).compute_capability,
+                "mean_absolute_error": round(float(np.abs(np.expm1(-log_ratio)).mean()), 4),
+                "half_width": round(float(np.quantile(np.abs(log_ratio), LEVEL)), 4),
+            }
+    return result
+
+
+def _log_ratio_on(family: Family, parameters: dict[str, float], gpu: str, stack: str) -> Any:
+    numbers = GpuNumbers.of(load_hardware(gpu))
+    rows = family.select(read_table(gpu, stack, family.table))
+    if rows.empty:
+        return None
+    rows = rows[~implied_bound_broken(family, rows, numbers)]
+    predicted = family.evaluator(rows, numbers, tuned_tiles(gpu))(parameters).seconds
+    return np.log(rows["seconds"].to_numpy() / predicted)
+
+
+def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
+    """A family's entry of the stored file."""
+    errors = (fit.held_out["predicted"] / fit.held_out["seconds"] - 1).abs()
+    by_group = errors.groupby(fit.held_out["group"]).mean()
+    roofline = (fit.held_out["roofline"] / fit.held_out["seconds"] - 1).abs().mean()
+    return {
+        "form": fit.family.form.name,
+        "note": fit.family.note,
+        "parameters": {
+            q.name: {
+                "value": float(f"{fit.parameters[q.name]:.6g}"),
+                "unit": q.unit,
+                "standard_error": float(f"{fit.standard_errors[q.name]:.3g}"),
+                "meaning": q.meaning,
+            }
+            for q in fit.family.form.parameters
+        },
+        "valid_range": fit.valid_range,
+        "residuals": {
+            "what": "90 % quantile of |log(measured/predicted)|, held out, by predicted duration",
+            "edges_s": [float(f"{x:.4g}") for x in fit.residuals.edges_s],
+            "half_width": [round(x, 4) for x in fit.residuals.half_width],
+        },
+        "held_out": {
+            "left_out": fit.family.scheme,
+            "rows": len(errors),
+            "groups": len(by_group),
+            "mean_absolute_error": round(float(errors.mean()), 4),
+            "mean_over_groups": round(float(by_group.mean()), 4),
+            "worst_group": {str(by_group.idxmax()): round(float(by_group.max()), 4)},
+            "coverage_of_90_percent": round(fit.coverage, 4),
+            "roofline_with_one_constant": round(float(roofline), 4),
+        },
+        "set_aside": fit.set_aside,
+        "transfer": transfer_errors(fit, gpu),
+        "data": {"file": f"kernels/{gpu}/{stack}/{fit.family.table}.parquet",
+                 "sha256": sha256(table_path(gpu, stack, fit.family.table))},
+    }  # fmt: skip
+
+
+def store(gpu: str, stack: str, fits: list[FamilyFit], extra: dict[str, Any] | None = None) -> Path:
+    """Write ``calibration/fits/<gpu>/<stack>.json``."""
+    data = {
+        "about": "Written by `moesim fit`; do not edit.",
+        "gpu": gpu,
+        "stack": stack,
+        "families": {fit.family.name: as_json(fit, gpu, stack) for fit in fits} | (extra or {}),
+    }
+    target = paths.FITS / gpu / f"{stack}.json"
+    write_whole(target, json.dumps(data, indent=1) + "\n")
+    return target

@@ -1,0 +1,195 @@
+"""Operations -> costs on one GPU: which kernel family prices an operation, and how sure it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moesim.cost import fits as fits_module
+from moesim.cost.cost import Cost
+from moesim.cost.fits import FittedFamily, Fits, load_fits, ranged_fields
+from moesim.cost.forms import attention, collective, elementwise, fused_moe, gemm, mla
+from moesim.cost.forms.form import Form, Timing
+from moesim.cost.gpu import GpuNumbers
+from moesim.cost.tiles import tile_for, tuned_tiles
+from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, Host, MlaModule, Operation
+from moesim.spec.hardware import Hardware
+
+EXPERT_KERNELS = {
+    "bfloat16": ("fused_moe/bfloat16", "triton"),
+    "fp8": ("fused_moe/fp8_block", "triton"),
+    "fp8_block": ("fused_moe/fp8_block", "triton"),
+    "int8": ("fused_moe/fp8_block", "triton"),
+    "int4": ("fused_moe/int4", "marlin"),
+    "mxfp4": ("fused_moe/mxfp4", "triton_kernels"),
+}
+"""Weight format -> (family, kernel). Per-tensor fp8 and int8 borrow the block-scaled fp8 kernel."""
+
+_BORROWED = {("experts", "fp8"), ("experts", "int8"), ("gemm", "int8"), ("gemm", "int4"), ("gemm", "mxfp4")}
+_WIDER_PER_OCTAVE = 0.25
+_ASSUMED_HALF_WIDTH = 0.7
+"""Interval of a constant that nothing measured: half to double."""
+
+ASSUMED_HOST = {"t_step": 1.0e-3, "t_sequence": 4e-6, "t_kernel_eager": 6e-6}
+
+
+class Machine:
+    """A GPU with its fits; prices operations."""
+
+    def __init__(self, hardware: Hardware, calibration: str = "auto"):
+        self.hardware = hardware
+        self.gpu = GpuNumbers.of(hardware)
+        own = fits_module.for_gpu(hardware.name) if calibration == "auto" else calibration
+        self.fits: Fits = load_fits(own or fits_module.DEFAULT)
+        self.fallback: Fits = load_fits(fits_module.DEFAULT)
+        self.tuned = tuned_tiles(hardware.name)
+        self._cold = _cold(self.gpu)
+
+    def price(self, name: str, op: Operation) -> Cost:
+        """Time of one operation, with its interval and where it comes from."""
+        if isinstance(op, Host):
+            return self._host(name, op)
+        if isinstance(op, AllReduce):
+            return self._collective(name, op)
+        if isinstance(op, FusedExperts):
+            family, kernel = EXPERT_KERNELS[op.weights]
+            tile = tile_for(kernel, op.weights, op, self.tuned)
+            borrowed = ("experts", op.weights) in _BORROWED
+            return self._priced(name, op, family, fused_moe.FORM, self.gpu, tile, borrowed)
+        if isinstance(op, Gemm):
+            return self._gemm(name, op)
+        if isinstance(op, Attention):
+            if _is_decode(op):
+                return self._priced(name, op, "attention_decode", attention.DECODE, self._cold)
+            return self._priced(name, op, "attention_prefill", attention.PREFILL, self.gpu)
+        if isinstance(op, MlaModule):
+            decode = _is_decode(op)
+            family, form = ("mla_decode", mla.DECODE) if decode else ("mla_prefill", mla.PREFILL)
+            other_shape = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != (7168, 1536, 512)
+            return self._priced(name, op, family, form, self.gpu, borrowed=other_shape)
+        return self._priced(name, op, "elementwise", elementwise.FORM, self.gpu, borrowed=True)
+
+    def _family(self, name: str) -> tuple[FittedFamily, Fits]:
+        own = name in self.fits.families
+        return (self.fits if own else self.fallback).family(name), self.fits if own else self.fallback
+
+    def _priced(
+        self, name: str, op: Any, family_name: str, form: Form, gpu: GpuNumbers, tile: Any = None, borrowed: bool = False
+    ) -> Cost:
+        family, fits = self._family(family_name)
+        arguments = (family.parameters, op, gpu) if tile is None else (family.parameters, op, gpu, tile)
+        timing: Timing = form.seconds(*arguments)
+        return self._cost(name, op, timing, family, fits, form, borrowed)
+
+    def _cost(
+        self, name: str, op: Any, timing: Timing, family: FittedFamily, fits: Fits, form: Form, borrowed: bool
+    ) -> Cost:
+        seconds = timing.seconds
+        width = family.residuals.interval(seconds)
+        notes: list[str] = []
+        octaves, outside = _octaves_outside(family, op, form)
+        if np.any(octaves > 0):
+            width = width * (1 + _WIDER_PER_OCTAVE * octaves) + 0.1 * octaves
+            notes.append(f"{outside} outside the fitted range")
+        if fits.gpu != self.hardware.name:
+            width = np.maximum(width, family.transfer_half_width(self.hardware.compute_capability))
+            notes.append(f"fitted on {fits.gpu}")
+        if borrowed:
+            width = np.maximum(width, 2 * width)
+            notes.append(f"priced by a related kernel ({family.name})")
+        return Cost(
+            name,
+            seconds,
+            {family.name: (seconds * -np.expm1(-width), seconds * np.expm1(width))},
+            bound=_bound(timing),
+            formula=form.text,
+            source=f"{fits.name}:{family.name}",
+            tag="extrapolated" if notes else "fitted",
+            work=_work(op),
+            notes=tuple(notes),
+        )
+
+    def _gemm(self, name: str, op: Gemm) -> Cost:
+        borrowed = ("gemm", op.weights) in _BORROWED
+        if op.weights in {"fp8", "int8"}:
+            return self._priced(name, op, "gemm/fp8", gemm.FP8, self._cold, borrowed=borrowed)
+        if op.weights != "fp8_block":
+            return self._priced(name, op, "gemm/bfloat16", gemm.BF16, self._cold, borrowed=borrowed)
+        family, fits = self._family("gemm/fp8_block")
+        launch = self._family("gemm/fp8")[0].parameters["t_launch"]
+        # The table is host-bound; a CUDA graph is not. Its GPU floor is the per-tensor kernel's.
+        p = {**family.parameters, "t_host": launch, "t_align": 0.0, "t_launch": launch}
+        timing = gemm.fp8_block_seconds(p, op, self._cold)
+        return self._cost(name, op, timing, family, fits, gemm.FP8_BLOCK, borrowed=bool(np.any(timing.seconds < 9e-5)))
+
+    def _collective(self, name: str, op: AllReduce) -> Cost:
+        switched = self.hardware.links.kind == "NVSwitch"
+        limit = collective.custom_limit_bytes(self.hardware.compute_capability, op.ranks) if switched else 0.0
+        small = op.kind == "all_reduce" and np.all(np.asarray(op.message_bytes) <= limit)
+        if small:
+            return self._priced(name, op, "custom_all_reduce", collective.CUSTOM, self.gpu)
+        return self._priced(name, op, f"nccl/{op.kind}", collective.NCCL, self.gpu, borrowed=not switched)
+
+    def _host(self, name: str, op: Host) -> Cost:
+        family = self.fits.families.get("host") or self.fallback.families.get("host")
+        parameters = family.parameters if family else ASSUMED_HOST
+        timing = elementwise.host_seconds(parameters, op, self.gpu)
+        seconds = timing.seconds
+        width = _ASSUMED_HALF_WIDTH
+        return Cost(
+            name,
+            seconds,
+            {"host": (seconds * -np.expm1(-width), seconds * np.expm1(width))},
+            bound="host",
+            formula=elementwise.HOST.text,
+            source="engine constants",
+            tag="fitted" if family else "assumed",
+            work=f"{np.max(op.sequences):g} sequences",
+        )
+
+
+def _is_decode(op: Attention | MlaModule) -> bool:
+    return len(op.groups) == 1 and bool(np.all(np.asarray(op.groups[0].query) == 1))
+
+
+def _cold(gpu: GpuNumbers) -> GpuNumbers:
+    """Weights and caches of a running model never wait in L2, unlike a benchmark's repeated call."""
+    from dataclasses import replace
+
+    return replace(gpu, l2_bytes=1.0)
+
+
+def _octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, str]:
+    """Doublings between the op's load and shape and the nearest fitted value, summed over fields."""
+    octaves: Any = 0.0
+    names: list[str] = []
+    for name, value in ranged_fields(op, form.ranged).items():
+        limits = family.valid_range.get(name)
+        if limits is None:
+            continue
+        low, high = limits
+        if isinstance(value, (int, float)) and low <= value <= high:
+            continue
+        value = np.maximum(np.asarray(value, float), 1e-12)
+        beyond = np.maximum(np.log2(value / high), 0) + np.maximum(np.log2(low / value), 0)
+        if np.any(beyond > 0):
+            octaves = octaves + beyond
+            names.append(name)
+    return octaves, ", ".join(names)
+
+
+_BOUNDS = ("launch", "memory", "compute")
+
+
+def _bound(timing: Timing) -> str:
+    parts = [float(np.sum(part)) for part in timing[1:]]
+    return _BOUNDS[int(np.argmax(parts))]
+
+
+def _work(op: Any) -> str:
+    """FLOP and bytes of one occurrence, for a reader."""
+    if isinstance(op, AllReduce):
+        return f"{float(np.mean(op.message_bytes)):.3g} B over {op.ranks} GPUs"
+    flop, moved = float(np.mean(op.flop)), float(np.mean(op.hbm_bytes))
+    return f"{flop:.3g} FLOP, {moved:.3g} B" if flop else f"{moved:.3g} B"

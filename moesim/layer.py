@@ -1,0 +1,169 @@
+"""One layer on one rank: shapes after tensor parallelism -> the operations a step runs, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesim import routing
+from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, MlaModule, Operation
+from moesim.ops.attention import Group, virtual_batches
+from moesim.ops.formats import ARITHMETIC
+from moesim.spec.model import Attention as AttentionSpec
+from moesim.spec.model import DenseFfn, Layers, Model, MoeFfn
+
+Named = tuple[str, Operation]
+
+_BF16 = 2.0
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A model as one of ``tp`` ranks holds it. Numbers are per rank after sharding."""
+
+    model: Model
+    tp: int
+    experts: str
+    """Weight format of routed experts."""
+    linear: str
+    """Weight format of the other linear layers; embeddings, head and router stay bfloat16."""
+    kv_bytes: float
+    routing: Any
+
+    def kv_heads(self, attention: AttentionSpec) -> int:
+        """KV heads on a rank: at least one, replicated once TP exceeds them."""
+        return max(attention.num_key_value_heads // self.tp, 1)
+
+    def loads(self, ffn: MoeFfn) -> routing.Loads:
+        return routing.loads(self.routing, ffn.num_experts, ffn.num_experts_per_tok)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a step computes: groups of sequences, and how many rows it is padded to for a CUDA graph."""
+
+    groups: tuple[Group, ...]
+    padded_tokens: Any
+    """Rows every dense operation sees."""
+    graph: bool
+    source_len: Any = 0
+    """Encoder tokens a decoder layer attends across (encoder-decoder models)."""
+
+    @property
+    def sequences(self) -> Any:
+        return sum(g.sequences for g in self.groups)
+
+    @property
+    def tokens(self) -> Any:
+        return sum(g.sequences * g.query for g in self.groups)
+
+
+def layer_operations(rank: Rank, layers: Layers, load: Load) -> Iterator[Named]:
+    """Every operation of one layer, as (name, operation)."""
+    hidden, tokens = rank.model.hidden_size, load.padded_tokens
+    yield "input_norm", _norm(tokens, hidden)
+    yield from _attention(rank, layers.attention, load)
+    yield from _reduce(rank, tokens)
+    if layers.attention.cross:
+        yield from _cross_attention(rank, layers.attention, load)
+        yield from _reduce(rank, tokens)
+    yield "post_norm", _norm(tokens, hidden)
+    if isinstance(layers.ffn, MoeFfn):
+        yield from _moe(rank, layers.ffn, tokens)
+    else:
+        yield from _dense(rank, layers.ffn, tokens, "mlp")
+    yield from _reduce(rank, tokens)
+
+
+def _norm(tokens: Any, hidden: int) -> Elementwise:
+    """Residual add and norm in one kernel: two rows read, two written."""
+    return Elementwise(tokens, 4 * _BF16 * tokens * hidden)
+
+
+def _reduce(rank: Rank, tokens: Any) -> Iterator[Named]:
+    if rank.tp > 1:
+        yield "all_reduce", AllReduce(_BF16 * tokens * rank.model.hidden_size, rank.tp)
+
+
+def _attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
+    hidden, tokens = rank.model.hidden_size, load.padded_tokens
+    heads = spec.num_attention_heads // rank.tp
+    if spec.mla:
+        mla = spec.mla
+        yield (
+            "mla",
+            MlaModule(
+                load.groups, heads, hidden, mla.q_lora_rank or 0, mla.kv_lora_rank, mla.qk_rope_head_dim,
+                mla.qk_nope_head_dim, mla.v_head_dim, rank.kv_bytes, ARITHMETIC[rank.linear] == "fp8",
+                spec.indexer.top_k if spec.indexer else None,
+            ),
+        )  # fmt: skip
+        if spec.indexer:
+            yield from _indexer(spec, hidden, load)
+        return
+    kv, dim = rank.kv_heads(spec), spec.head_dim
+    yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, hidden, rank.linear)
+    yield "rope", Elementwise(tokens, 2 * _BF16 * tokens * (heads + kv) * dim)
+    groups = virtual_batches(load.groups, spec.window) if spec.chunked and spec.window else load.groups
+    window = None if spec.chunked else spec.window
+    yield "attention", Attention(groups, heads, kv, dim, window, rank.kv_bytes, spec.causal)
+    yield "o_proj", Gemm(tokens, hidden, heads * dim, rank.linear)
+
+
+def _indexer(spec: AttentionSpec, hidden: int, load: Load) -> Iterator[Named]:
+    """Scores of every past token for every query (one key head), then top-k: DeepSeek sparse attention."""
+    index = spec.indexer
+    assert index is not None
+    q_in = spec.mla.q_lora_rank if spec.mla and spec.mla.q_lora_rank else hidden
+    yield "indexer_proj", Gemm(load.padded_tokens, index.heads * index.head_dim + index.head_dim, q_in)
+    yield "indexer_scores", Attention(load.groups, index.heads, 1, index.head_dim, None, 1.0)
+
+
+def _cross_attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
+    """Every new token attends to the whole source, whose keys and values are cached already."""
+    hidden, tokens = rank.model.hidden_size, load.padded_tokens
+    heads, kv, dim = spec.num_attention_heads // rank.tp, rank.kv_heads(spec), spec.head_dim
+    yield "cross_q_proj", Gemm(tokens, heads * dim, hidden, rank.linear)
+    groups = tuple(Group(g.sequences, g.query, load.source_len - g.query + 0 * g.past) for g in load.groups)
+    yield "cross_attention", Attention(groups, heads, kv, dim, None, rank.kv_bytes, causal=False)
+    yield "cross_o_proj", Gemm(tokens, hidden, heads * dim, rank.linear)
+
+
+def _dense(rank: Rank, ffn: DenseFfn, tokens: Any, name: str) -> Iterator[Named]:
+    hidden, width = rank.model.hidden_size, ffn.width // rank.tp
+    up = (1 + ffn.gated) * width
+    yield f"{name}_up_proj", Gemm(tokens, up, hidden, rank.linear)
+    yield f"{name}_act", Elementwise(tokens, _BF16 * tokens * (up + width))
+    yield f"{name}_down_proj", Gemm(tokens, hidden, width, rank.linear)
+
+
+def _moe(rank: Rank, ffn: MoeFfn, tokens: Any) -> Iterator[Named]:
+    hidden = rank.model.hidden_size
+    yield "router", Gemm(tokens, ffn.num_experts, hidden)
+    yield "top_k", Elementwise(tokens, tokens * (_BF16 * ffn.num_experts + 8.0 * ffn.num_experts_per_tok))
+    yield (
+        "experts",
+        FusedExperts(
+            tokens, hidden, ffn.width // rank.tp, ffn.num_experts, ffn.num_experts_per_tok, rank.loads(ffn),
+            ffn.gated, rank.experts,
+        ),
+    )  # fmt: skip
+    if ffn.shared_width:
+        yield from _dense(rank, DenseFfn(ffn.shared_width, ffn.gated), tokens, "shared")
+        yield "shared_add", Elementwise(tokens, 3 * _BF16 * tokens * hidden)
+
+
+def head_operations(rank: Rank, load: Load, sampled: Any) -> Iterator[Named]:
+    """Embedding in, and norm, head and sampling out, for ``sampled`` sequences."""
+    model, tokens = rank.model, load.padded_tokens
+    hidden, vocabulary = model.hidden_size, int(np.ceil(model.vocab_size / rank.tp))
+    yield "embedding", Elementwise(tokens, 2 * _BF16 * tokens * hidden)
+    yield from _reduce(rank, tokens)
+    yield "final_norm", _norm(tokens, hidden)
+    yield "lm_head", Gemm(np.maximum(sampled, 1), vocabulary, hidden)
+    if rank.tp > 1:
+        yield "gather_logits", AllReduce(_BF16 * np.maximum(sampled, 1) * model.vocab_size, rank.tp, "all_gather")
+    yield "sampling", Elementwise(np.maximum(sampled, 1), 4 * 4.0 * np.maximum(sampled, 1) * model.vocab_size, 4)

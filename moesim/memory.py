@@ -1,0 +1,204 @@
+"""Weights, KV cache, activations and reserves, the way vLLM's memory profiling adds them up.
+
+KV budget = gpu_memory_utilization x total - weights - peak activation of a profile run at
+max_num_batched_tokens - CUDA-graph pool - communication buffers (formula card, section 9).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesim.errors import DoesNotFit
+from moesim.layer import Rank
+from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.spec.engine_file import load_engine
+from moesim.spec.hardware import Hardware
+from moesim.spec.model import Layers, Model, MoeFfn
+from moesim.units import bytes_text
+
+_BF16 = 2.0
+_LONGEST = 2**24
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Engine settings that size memory, defaults filled in."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    gpu_memory_utilization: float
+    block_size: int
+    eager: bool
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of one GPU, in bytes, and what fits in it."""
+
+    total: float
+    usable: float
+    """gpu_memory_utilization x total."""
+    weights: float
+    activations: float
+    cuda_graphs: float
+    communication: float
+    other: float
+    kv_available: float
+    kv_bytes_per_token: float
+    kv_blocks: int
+    kv_needed: float
+    """What the workload's batch takes at its longest context."""
+    largest_batch: int
+    """Sequences of the workload's full length the cache holds."""
+    longest_context: int
+    """Tokens each sequence of the workload's batch can reach."""
+
+    @property
+    def fits(self) -> bool:
+        return self.kv_available > 0 and self.kv_needed <= self.kv_available
+
+    @property
+    def shortfall(self) -> float:
+        """Bytes missing on each GPU; 0 when it fits."""
+        return max(self.kv_needed - self.kv_available, 0.0)
+
+
+def weight_bytes(rank: Rank) -> float:
+    """Weights one rank holds: split by TP, except norms, router, KV heads beyond their number, MLA's latent."""
+    model, tp = rank.model, rank.tp
+    total = model.embedding_parameters / tp * _BF16 + model.other_parameters * _BF16
+    for layers in model.layers:
+        total += layers.count * (_attention_bytes(rank, layers) + _ffn_bytes(rank, layers, model.hidden_size))
+        total += layers.count * layers.norm_parameters * _BF16
+    return total
+
+
+def _attention_bytes(rank: Rank, layers: Layers) -> float:
+    spec, hidden, tp = layers.attention, rank.model.hidden_size, rank.tp
+    each = BYTES_PER_WEIGHT[rank.linear]
+    if spec.mla:
+        mla = spec.mla
+        shared = hidden * ((mla.q_lora_rank or 0) + mla.latent_dim)
+        whole = spec.parameters(hidden) - spec.extra_parameters
+        return (shared + (whole - shared) / tp) * each + spec.extra_parameters * _BF16
+    heads = 2 * spec.num_attention_heads / tp + 2 * rank.kv_heads(spec)
+    matrices = hidden * spec.head_dim * heads * (2 if spec.cross else 1)
+    return matrices * each + spec.extra_parameters / tp * _BF16
+
+
+def _ffn_bytes(rank: Rank, layers: Layers, hidden: int) -> float:
+    ffn, tp = layers.ffn, rank.tp
+    if not isinstance(ffn, MoeFfn):
+        return ffn.parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.linear]
+    experts = ffn.num_experts * ffn.expert_parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.experts]
+    shared = ffn.shared_parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.linear]
+    return experts + shared + (hidden * ffn.num_experts + ffn.extra_parameters / tp) * _BF16
+
+
+def kv_bytes_per_token(rank: Rank) -> float:
+    """Cache bytes a token takes on a rank over all layers, before windows. [B]"""
+    return sum(_layer_kv_bytes(rank, g) * g.count for g in rank.model.layers if not g.encoder)
+
+
+def _layer_kv_bytes(rank: Rank, layers: Layers) -> float:
+    spec = layers.attention
+    if spec.mla:
+        index = spec.indexer.head_dim if spec.indexer else 0
+        return spec.mla.latent_dim * rank.kv_bytes + index
+    return 2 * rank.kv_heads(spec) * spec.head_dim * rank.kv_bytes
+
+
+def sequence_kv_bytes(rank: Rank, context: Any, block_size: int, source_len: int = 0) -> Any:
+    """Cache bytes of one sequence at ``context`` tokens, in whole blocks; windowed layers keep their window."""
+    total: Any = 0.0
+    for layers in rank.model.layers:
+        if layers.encoder:
+            continue
+        spec, each = layers.attention, _layer_kv_bytes(rank, layers)
+        kept = np.minimum(context, spec.window + block_size) if spec.window else context
+        total = total + layers.count * each * np.ceil(kept / block_size) * block_size
+        if spec.cross:
+            total = total + layers.count * each * source_len
+    return total
+
+
+def activation_bytes(rank: Rank, limits: Limits) -> float:
+    """Peak of a profile run: the widest layer's tensors at full token budget, or the sampler's logits."""
+    model, tokens = rank.model, limits.max_num_batched_tokens
+    stream = 3 * _BF16 * tokens * model.hidden_size
+    widest = max(_layer_activations(rank, layers, tokens) for layers in model.layers)
+    sampled = min(limits.max_num_seqs, tokens)
+    logits = sampled * model.vocab_size * (_BF16 / rank.tp + _BF16 + 4.0 + 4.0)
+    return max(stream + widest, tokens * model.hidden_size * _BF16 + logits)
+
+
+def _layer_activations(rank: Rank, layers: Layers, tokens: int) -> float:
+    hidden, tp, ffn, spec = rank.model.hidden_size, rank.tp, layers.ffn, layers.attention
+    heads = spec.num_attention_heads / tp
+    value = spec.mla.v_head_dim if spec.mla else spec.head_dim
+    attention = _BF16 * tokens * (heads * (3 * spec.head_dim + value) + hidden)
+    if not isinstance(ffn, MoeFfn):
+        return max(attention, _BF16 * tokens * ((2 + ffn.gated) * ffn.width / tp + hidden))
+    width = ffn.width / tp
+    rows = tokens * ffn.num_experts_per_tok
+    experts = _BF16 * rows * (max((1 + ffn.gated) * width, hidden) + width)
+    return max(attention, experts + _BF16 * tokens * hidden)
+
+
+def memory_room(
+    rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int = 0
+) -> Room:
+    """How memory is used and what fits.
+
+    Parameters
+    ----------
+    batch, context : int
+        Sequences, and tokens each reaches (prompt and output).
+    source_len : int
+        Encoder tokens per sequence (encoder-decoder models).
+    """
+    reserves = load_engine().reserves
+    total = hardware.gpu.memory.value
+    usable = min(limits.gpu_memory_utilization * total, total - reserves.cuda_context.value)
+    weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
+    graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
+    communication = reserves.communication_bytes(rank.tp)
+    other = reserves.attention_workspace.value
+    available = usable - weights - activations - graphs - communication - other
+    per_token = kv_bytes_per_token(rank)
+    needed = batch * float(sequence_kv_bytes(rank, context, limits.block_size, source_len))
+    one = float(sequence_kv_bytes(rank, context, limits.block_size, source_len))
+    return Room(
+        total, usable, weights, activations, graphs, communication, other, available, per_token,
+        kv_blocks=max(int(available // (limits.block_size * per_token)), 0),
+        kv_needed=needed,
+        largest_batch=max(int(available // one), 0),
+        longest_context=_longest_context(rank, available / batch, limits.block_size, source_len),
+    )  # fmt: skip
+
+
+def _longest_context(rank: Rank, share: float, block_size: int, source_len: int) -> int:
+    """The longest context whose cache fits in ``share`` bytes, by bisection."""
+    low, high = 0, _LONGEST
+    while high - low > 1:
+        middle = (low + high) // 2
+        if float(sequence_kv_bytes(rank, middle, block_size, source_len)) <= share:
+            low = middle
+        else:
+            high = middle
+    return min(low, rank.model.max_position_embeddings or low)
+
+
+def require_room(room: Room, model: Model, hardware: Hardware, batch: int, ways_out: tuple[str, ...]) -> None:
+    """Raise DoesNotFit, saying by how much and what would fit."""
+    if room.fits:
+        return
+    if room.kv_available <= 0:
+        what = f"the weights and working memory of {model.name} leave no room for a KV cache"
+    else:
+        what = f"the KV cache of {batch} sequences is too large (largest batch at this context: {room.largest_batch})"
+    message = f"does not fit on {hardware.name}: {what}; {bytes_text(room.shortfall)} too much on each GPU"
+    raise DoesNotFit(message, room.shortfall, room, ways_out)

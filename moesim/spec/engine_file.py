@@ -1,0 +1,39 @@
+"""What an engine keeps for itself, from ``calibration/engines/``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from moesim import paths
+from moesim.spec import yaml
+from moesim.spec.quantities import Bytes, Sourced, Strict
+
+
+class Reserves(Strict):
+    """Memory that is neither weights, activations nor cache. [B]"""
+
+    cuda_context: Sourced[Bytes]
+    nccl_2_ranks: Sourced[Bytes]
+    nccl_more_ranks: Sourced[Bytes]
+    custom_all_reduce: Sourced[Bytes]
+    cuda_graphs: Sourced[Bytes]
+    attention_workspace: Sourced[Bytes]
+
+    def communication_bytes(self, ranks: int) -> float:
+        """Buffers of a tensor-parallel group. [B]"""
+        if ranks == 1:
+            return 0.0
+        nccl = self.nccl_2_ranks if ranks == 2 else self.nccl_more_ranks
+        return nccl.value + self.custom_all_reduce.value
+
+
+class EngineFile(Strict):
+    name: str
+    reserves: Reserves
+    doubts: list[str] = []
+
+
+@lru_cache(maxsize=4)
+def load_engine(name: str = "vllm") -> EngineFile:
+    """The shipped engine file."""
+    return EngineFile.model_validate(yaml.read(paths.CALIBRATION / "engines" / f"{name}.yaml").data)
