@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moesim.errors import CalibrationError, DoesNotFit, SpecError
-    from moesim.predict import Prediction, predict
+    from moesim.prediction import Prediction, predict
     from moesim.spec.loading import load, load_hardware, load_model
     from moesim.spec.scenario import Scenario
     from moesim.whatif import sweep
@@ -24,8 +24,8 @@ _HOMES = {
     "load_model": "moesim.spec.loading",
     "load_hardware": "moesim.spec.loading",
     "Scenario": "moesim.spec.scenario",
-    "Prediction": "moesim.predict",
-    "predict": "moesim.predict",
+    "Prediction": "moesim.prediction",
+    "predict": "moesim.prediction",
     "sweep": "moesim.whatif",
     "SpecError": "moesim.errors",
     "DoesNotFit": "moesim.errors",

@@ -48,7 +48,8 @@ class Load:
     groups: tuple[Group, ...]
     padded_tokens: Any
     """Rows every dense operation sees."""
-    graph: bool
+    graph: Any
+    """Whether a CUDA graph runs it."""
     source_len: Any = 0
     """Encoder tokens a decoder layer attends across (encoder-decoder models)."""
 

@@ -1,4 +1,7 @@
-"""A static batch on an engine: which steps run, and what a client measures."""
+"""A static batch on an engine: which steps run, and what their times add up to.
+
+One call prices many workloads: ``batch``, ``input_len`` and ``output_len`` are arrays over points.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost
+from moesim.cost.cost import Cost, reduced
 from moesim.ops.attention import Group
 from moesim.step import StepModel
 
@@ -16,69 +19,122 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Chunks:
-    """Prefill steps of a static batch: each computes up to ``budget`` prompt tokens, in order of arrival."""
+    """Prefill steps of static batches, one entry a step: up to ``budget`` prompt tokens in order of arrival."""
 
     groups: tuple[Group, ...]
     finished: Array
     """Prompts whose last token is in each step."""
+    point: Array
+    """Which workload each step belongs to."""
+    weight: Array
+    """Steps each entry stands for: 1, or more where long prefills are sampled."""
 
 
-def prefill_chunks(batch: int, input_len: int, budget: int) -> Chunks:
-    """Cut ``batch`` prompts of ``input_len`` tokens into steps of ``budget`` tokens, as vLLM's scheduler does.
+def prefill_chunks(batch: Array, input_len: Array, budget: int, samples: int | None = None) -> Chunks:
+    """Cut prompts into steps of ``budget`` tokens, as vLLM's scheduler does.
 
     A step holds at most three kinds of sequences: the rest of a prompt begun before, whole prompts, and the
     beginning of the next one.
+
+    Parameters
+    ----------
+    batch, input_len : ndarray, shape (points,)
+    budget : int
+        max_num_batched_tokens.
+    samples : int, optional
+        Price at most this many steps of each point: the last one, and full ones evenly spaced.
     """
     total = batch * input_len
-    start = np.arange(0, total, budget)
-    end = np.minimum(start + budget, total)
-    past = start % input_len
-    rest = np.where(past > 0, np.minimum(input_len - past, end - start), 0)
-    whole, begun = np.divmod(end - start - rest, input_len)
+    steps = -(-total // budget)
+    priced = np.minimum(steps, samples) if samples else steps
+    point = np.repeat(np.arange(len(batch)), priced)
+    order = np.arange(len(point)) - np.repeat(np.cumsum(priced) - priced, priced)
+    last = order == priced[point] - 1
+    weight = np.where(last, 1.0, ((steps - 1) / np.maximum(priced - 1, 1))[point])
+    index = np.where(last, steps[point] - 1, np.floor((order + 0.5) * weight).astype(np.int64))
+    start = index * budget
+    end, length = np.minimum(start + budget, total[point]), input_len[point]
+    past = start % length
+    rest = np.where(past > 0, np.minimum(length - past, end - start), 0)
+    whole, begun = np.divmod(end - start - rest, length)
     groups = (
         Group((rest > 0).astype(int), np.maximum(rest, 1), past),
-        Group(whole, np.full_like(whole, input_len), np.zeros_like(whole)),
+        Group(whole, length, np.zeros_like(whole)),
         Group((begun > 0).astype(int), np.maximum(begun, 1), np.zeros_like(begun)),
     )
     kept = tuple(g for g in groups if np.any(g.sequences > 0))
-    return Chunks(kept, end // input_len - start // input_len)
+    return Chunks(kept, end // length - start // length, point, weight)
 
 
 @dataclass(frozen=True)
 class StaticBatch:
-    """Costs of a static batch: prefill steps, then a decode step for every further output token.
+    """Static batches priced: every field is an array over points.
 
-    ``prefill.seconds`` has one entry a prefill step, ``decode.seconds`` one a decode step (or a quadrature
-    node, with ``decode_weights`` steps each); ``encoder`` runs once before (encoder-decoder models).
+    ``prefill`` and ``decode`` are cost trees summed over their steps.
     """
 
+    batch: Array
+    input_len: Array
+    output_len: Array
     prefill: Cost
-    finished: Array
-    decode: Cost | None
-    decode_weights: Array
-    batch: int
-    input_len: int
-    output_len: int
-    first_token_is_decoded: bool = False
+    decode: Cost
+    mean_finish_s: Array
+    """When prompts end their prefill, averaged over requests."""
+    decode_step_s: Array
+    """Shape (points, nodes): decode step times along the batch's life."""
+    first_token_is_decoded: bool
     """The first token comes out of the first decode step (encoder-decoder models), not out of prefill."""
 
 
-def static_batch(steps: StepModel, batch: int, input_len: int, output_len: int, budget: int) -> StaticBatch:
-    """Price every step of a static batch."""
-    chunks = prefill_chunks(batch, input_len, budget)
-    if steps.rank.model.has_encoder:
-        return _encoder_decoder(steps, chunks, batch, input_len, output_len)
-    prefill = steps.cost("prefill", steps.load(chunks.groups), chunks.finished)
-    context = np.arange(input_len, input_len + output_len - 1)
-    decode = None
-    if len(context):
-        decode = steps.cost("decode", steps.load((Group(batch, 1, context),)), batch)
-    return StaticBatch(prefill, chunks.finished, decode, np.ones(len(context)), batch, input_len, output_len)
+def static_batch(
+    steps: StepModel, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None
+) -> StaticBatch:
+    """Price static batches: prefill in chunks, then a decode step per output token at its own context.
+
+    Parameters
+    ----------
+    batch, input_len, output_len : int or ndarray, shape (points,)
+    samples : int, optional
+        Steps priced per phase and point. None prices every step, and takes a single point.
+    """
+    batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
+    encoder = steps.rank.model.has_encoder
+    chunks = prefill_chunks(batch, input_len, budget, samples)
+    load = steps.load(chunks.groups)
+    per_step = steps.cost("prefill", load, chunks.finished, encoder=encoder)
+
+    def over_steps(x: Any) -> Array:
+        x = np.broadcast_to(np.asarray(x, float), chunks.point.shape)
+        return np.bincount(chunks.point, x * chunks.weight, len(batch))
+
+    prefill = reduced(per_step, over_steps)
+    elapsed = np.cumsum(np.broadcast_to(per_step.seconds, chunks.point.shape) * chunks.weight)
+    begun = np.concatenate([[0.0], np.cumsum(prefill.seconds)[:-1]])
+    finished = chunks.finished * chunks.weight
+    mean_finish = np.bincount(chunks.point, (elapsed - begun[chunks.point]) * finished, len(batch))
+    mean_finish = mean_finish / np.bincount(chunks.point, finished, len(batch))
+
+    count = output_len if encoder else output_len - 1
+    context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, samples)
+    source = input_len[:, None] if encoder else 0
+    groups = (Group(batch[:, None], 1, context),)
+    at_nodes = steps.cost("decode", steps.load(groups, source), batch[:, None])
+    decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
+    node_s = np.broadcast_to(at_nodes.seconds, context.shape)
+    return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, node_s, encoder)
 
 
-def _encoder_decoder(steps: StepModel, chunks: Chunks, batch: int, input_len: int, output_len: int) -> StaticBatch:
-    """The prompt runs through the encoder; each output token is a decoder step over cached source keys."""
-    prefill = steps.cost("encoder", steps.load(chunks.groups), chunks.finished, encoder=True)
-    context = np.arange(output_len)
-    decode = steps.cost("decode", steps.load((Group(batch, 1, context),), source_len=input_len), batch)
-    return StaticBatch(prefill, chunks.finished, decode, np.ones(output_len), batch, input_len, output_len, True)
+def _weighted_sum(x: Any, weight: Array) -> Array:
+    """Sum over nodes; what does not change with context is multiplied out."""
+    x = np.asarray(x, float)
+    if x.ndim < 2 or x.shape[1] == 1:
+        return x.reshape(-1) * weight.sum(1)
+    return (x * weight).sum(1)
+
+
+def _decode_contexts(start: Array, count: Array, samples: int | None) -> tuple[Array, Array]:
+    """(past tokens at each decode step or midpoint, steps it stands for); shapes (points, nodes)."""
+    nodes = max(int(count.max()), 1) if samples is None else samples
+    middle = (np.arange(nodes) + 0.5) / nodes
+    context = start[:, None] + np.maximum(middle * count[:, None] - 0.5, 0.0)
+    return context, np.broadcast_to((count / nodes)[:, None], context.shape)

@@ -36,11 +36,11 @@ class StepModel:
     def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
         tokens = sum(g.sequences * g.query for g in groups)
         padded = padded_tokens(tokens, self.eager)
-        graph = not self.eager and bool(np.all(np.asarray(tokens) <= _CAPTURE_SIZES[-1]))
+        graph = np.asarray(tokens) <= (0 if self.eager else _CAPTURE_SIZES[-1])
         return Load(groups, padded, graph, source_len)
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
-        """A step through the decoder layers (or the encoder's), and out through the head.
+        """A whole step: the GPU's time and the host's.
 
         Parameters
         ----------
@@ -49,16 +49,21 @@ class StepModel:
         sampled : int or ndarray
             Sequences that get a token out of this step.
         encoder : bool
-            Run the encoder's layers instead, and no head.
+            Run the encoder's layers instead of the decoder's, and no head.
         """
+        parts = self.gpu_costs(load, sampled, encoder)
+        kernels = sum(part.count * len(part.children) for part in parts)
+        gpu_s = sum(part.total for part in parts)
+        host = self.machine.price("host", Host(load.sequences, kernels, load.graph, gpu_s))
+        return summed(name, [*parts, host])
+
+    def gpu_costs(self, load: Load, sampled: Any, encoder: bool = False) -> list[Cost]:
+        """What the GPU does in a step: the layers by kind, then the head."""
         parts = [self._layers(layers, load) for layers in self.rank.model.layers if layers.encoder == encoder]
         if encoder:
-            parts += self._cross_caches(load)
-            return summed(name, parts)
+            return parts + self._cross_caches(load)
         head = [self.machine.price(n, op) for n, op in head_operations(self.rank, load, sampled)]
-        kernels = sum(part.count * len(part.children) for part in parts) + len(head)
-        host = self.machine.price("host", Host(load.sequences, kernels, load.graph))
-        return summed(name, [*parts, summed("embedding_and_head", head), host])
+        return [*parts, summed("embedding and head", head)]
 
     def _layers(self, layers: Layers, load: Load) -> Cost:
         operations = [self.machine.price(n, op) for n, op in layer_operations(self.rank, layers, load)]

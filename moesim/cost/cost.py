@@ -6,6 +6,7 @@ so they add; different families err independently, so their sums combine in quad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,8 @@ class Cost:
     source: str = ""
     tag: str = "fitted"
     count: int = 1
-    work: str = ""
+    op: Any = None
+    """The operation priced, where this is a leaf."""
     children: list[Cost] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
@@ -37,9 +39,6 @@ class Cost:
     def total(self) -> Any:
         """Seconds of all ``count`` occurrences."""
         return self.count * self.seconds
-
-    def leaves(self) -> list[Cost]:
-        return [leaf for child in self.children for leaf in child.leaves()] if self.children else [self]
 
 
 def summed(name: str, children: list[Cost], count: int = 1) -> Cost:
@@ -61,20 +60,18 @@ def interval(seconds: Any, spread: Spread) -> tuple[Any, Any]:
     return np.maximum(seconds - down, 0.0), seconds + up
 
 
-def collapsed(cost: Cost, weights: Any = None) -> Cost:
-    """The same tree with every array over steps summed (optionally weighted) into one number."""
-
-    def total(x: Any) -> float:
-        x = np.broadcast_to(np.asarray(x, float), shape)
-        return float((x * weights).sum() if weights is not None else x.sum())
-
-    shape = np.shape(cost.seconds)
-    return _mapped(cost, total)
-
-
-def _mapped(cost: Cost, total: Any) -> Cost:
+def reduced(cost: Cost, total: Callable[[Any], Any]) -> Cost:
+    """The same tree with ``total`` (a sum over steps) applied to every array."""
     return Cost(
         cost.name, total(cost.seconds), {f: (total(d), total(u)) for f, (d, u) in cost.spread.items()},
-        cost.bound, cost.formula, cost.source, cost.tag, cost.count, cost.work,
-        [_mapped(child, total) for child in cost.children], cost.notes,
+        cost.bound, cost.formula, cost.source, cost.tag, cost.count, cost.op,
+        [reduced(child, total) for child in cost.children], cost.notes,
     )  # fmt: skip
+
+
+def leaf_seconds(cost: Cost, times: float = 1.0) -> list[tuple[Cost, Any]]:
+    """Every leaf with the seconds it takes in the whole."""
+    times = times * cost.count
+    if not cost.children:
+        return [(cost, times * cost.seconds)]
+    return [pair for child in cost.children for pair in leaf_seconds(child, times)]

@@ -28,10 +28,6 @@ EXPERT_KERNELS = {
 
 _BORROWED = {("experts", "fp8"), ("experts", "int8"), ("gemm", "int8"), ("gemm", "int4"), ("gemm", "mxfp4")}
 _WIDER_PER_OCTAVE = 0.25
-_ASSUMED_HALF_WIDTH = 0.7
-"""Interval of a constant that nothing measured: half to double."""
-
-ASSUMED_HOST = {"t_step": 1.0e-3, "t_sequence": 4e-6, "t_kernel_eager": 6e-6}
 
 
 class Machine:
@@ -89,7 +85,7 @@ class Machine:
         width = family.residuals.interval(seconds)
         notes: list[str] = []
         octaves, outside = _octaves_outside(family, op, form)
-        if np.any(octaves > 0):
+        if outside:
             width = width * (1 + _WIDER_PER_OCTAVE * octaves) + 0.1 * octaves
             notes.append(f"{outside} outside the fitted range")
         if fits.gpu != self.hardware.name:
@@ -106,7 +102,7 @@ class Machine:
             formula=form.text,
             source=f"{fits.name}:{family.name}",
             tag="extrapolated" if notes else "fitted",
-            work=_work(op),
+            op=op,
             notes=tuple(notes),
         )
 
@@ -132,20 +128,17 @@ class Machine:
         return self._priced(name, op, f"nccl/{op.kind}", collective.NCCL, self.gpu, borrowed=not switched)
 
     def _host(self, name: str, op: Host) -> Cost:
-        family = self.fits.families.get("host") or self.fallback.families.get("host")
-        parameters = family.parameters if family else ASSUMED_HOST
-        timing = elementwise.host_seconds(parameters, op, self.gpu)
-        seconds = timing.seconds
-        width = _ASSUMED_HALF_WIDTH
+        family, fits = self._family("host")
+        timing = elementwise.host_seconds(family.parameters, op, self.gpu)
+        seconds, width = timing.seconds, family.residuals.interval(timing.seconds)
         return Cost(
             name,
             seconds,
             {"host": (seconds * -np.expm1(-width), seconds * np.expm1(width))},
             bound="host",
             formula=elementwise.HOST.text,
-            source="engine constants",
-            tag="fitted" if family else "assumed",
-            work=f"{np.max(op.sequences):g} sequences",
+            source=f"{fits.name}:host",
+            op=op,
         )
 
 
@@ -169,13 +162,12 @@ def _octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, st
         if limits is None:
             continue
         low, high = limits
-        if isinstance(value, (int, float)) and low <= value <= high:
+        smallest, largest = (value, value) if isinstance(value, (int, float)) else (value.min(), value.max())
+        if low <= smallest and largest <= high:
             continue
         value = np.maximum(np.asarray(value, float), 1e-12)
-        beyond = np.maximum(np.log2(value / high), 0) + np.maximum(np.log2(low / value), 0)
-        if np.any(beyond > 0):
-            octaves = octaves + beyond
-            names.append(name)
+        octaves = octaves + np.maximum(np.log2(value / high), 0) + np.maximum(np.log2(low / value), 0)
+        names.append(name)
     return octaves, ", ".join(names)
 
 
@@ -184,12 +176,5 @@ _BOUNDS = ("launch", "memory", "compute")
 
 def _bound(timing: Timing) -> str:
     parts = [float(np.sum(part)) for part in timing[1:]]
-    return _BOUNDS[int(np.argmax(parts))]
+    return _BOUNDS[parts.index(max(parts))]
 
-
-def _work(op: Any) -> str:
-    """FLOP and bytes of one occurrence, for a reader."""
-    if isinstance(op, AllReduce):
-        return f"{float(np.mean(op.message_bytes)):.3g} B over {op.ranks} GPUs"
-    flop, moved = float(np.mean(op.flop)), float(np.mean(op.hbm_bytes))
-    return f"{flop:.3g} FLOP, {moved:.3g} B" if flop else f"{moved:.3g} B"

@@ -21,12 +21,14 @@ class Elementwise:
 class Host:
     """What the engine's Python and the launch of a step cost with ``sequences`` in the batch.
 
-    ``kernels`` are the launches of one step: a CUDA graph replays them in one, eager mode pays each.
+    A CUDA graph replays the step's ``kernels`` in one launch; without one each is launched while the GPU works
+    through ``gpu_s`` seconds of them, and the step waits for whichever takes longer.
     """
 
     sequences: Any
     kernels: Any
     graph: Any
+    gpu_s: Any
 
     flop = 0.0
     hbm_bytes = 0.0

@@ -49,11 +49,11 @@ HOST_PARAMETERS = (
 
 def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
     """Time of a step during which the GPU waits for the host. [s]"""
-    eager = np.where(np.asarray(op.graph), 0.0, op.kernels * p["t_kernel_eager"])
-    total = p["t_step"] + op.sequences * p["t_sequence"] + eager
+    waiting = np.maximum(op.kernels * p["t_kernel_eager"] - op.gpu_s, 0.0)
+    total = p["t_step"] + op.sequences * p["t_sequence"] + np.where(np.asarray(op.graph), 0.0, waiting)
     return Timing(total, total, 0.0 * total, 0.0 * total)
 
 
 HOST = Form(
-    "host", "t_step + t_sequence x sequences + eager launches", HOST_PARAMETERS, host_seconds, ("sequences",)
+    "host", "t_step + t_sequence x sequences + launches the GPU waits for (no CUDA graph)", HOST_PARAMETERS, host_seconds, ("sequences",)
 )

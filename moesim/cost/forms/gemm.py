@@ -115,10 +115,8 @@ def bf16_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
     memory = stream + moved / (active * gpu.sm_count * p["bw_sm"])
     total = smooth_max(compute, memory, p["p_join"]) + p["t_ramp"] * active
     total = total + (split > 1) * (p["t_split"] + 4.0 * m * n * split / (hbm * p["r_l2"]))
-    best = total.argmin(0)[None]
-    seconds, compute, memory = (np.take_along_axis(np.broadcast_to(x, total.shape), best, 0)[0] for x in (total, compute, memory))
     launch = p["t_launch"]
-    return Timing(launch + seconds * _throttled(p, op, peak), launch, memory, compute)
+    return Timing(launch + total.min(0) * _throttled(p, op, peak), launch, memory.min(0), compute.min(0))
 
 
 def fp8_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:

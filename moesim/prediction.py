@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost, collapsed, interval, summed
+from moesim.cost.cost import Cost, interval, leaf_seconds, reduced, summed
 from moesim.cost.machine import Machine
 from moesim.errors import SpecError
 from moesim.layer import Rank
@@ -166,73 +166,72 @@ def _room_if(scenario: Scenario, changes: dict[str, Any]) -> Room | None:
 
 
 def _prediction(scenario: Scenario, batch: StaticBatch, room: Room) -> Prediction:
-    prefill = collapsed(batch.prefill)
-    decode = collapsed(batch.decode, batch.decode_weights) if batch.decode else None
-    cost = summed("batch", [prefill, decode] if decode else [prefill])
-    leaves = [(leaf, seconds) for leaf, seconds in _leaf_seconds(cost)]
+    phases = [batch.prefill, batch.decode] if np.any(batch.decode.seconds) else [batch.prefill]
+    cost = reduced(summed("batch", phases), lambda x: float(np.sum(x)))
+    leaves = leaf_seconds(cost)
     total = sum(seconds for _, seconds in leaves)
     tags: dict[str, float] = {}
     for leaf, seconds in leaves:
         tags[leaf.tag] = tags.get(leaf.tag, 0.0) + seconds / total
     bounds = {part.name: _dominant_bound(part) for part in cost.children}
     notes = sorted({f"{leaf.name}: {note}" for leaf, _ in leaves for note in leaf.notes})
-    return Prediction(scenario, _metrics(batch, prefill, decode), room, cost, bounds, tags, tuple(notes))
-
-
-def _leaf_seconds(cost: Cost, times: float = 1.0) -> list[tuple[Cost, float]]:
-    times = times * cost.count
-    if not cost.children:
-        return [(cost, times * cost.seconds)]
-    return [pair for child in cost.children for pair in _leaf_seconds(child, times)]
+    found = {
+        name: None if np.isnan(value[0]) else Metric(float(value[0]), float(low[0]), float(high[0]))
+        for name, (value, low, high) in metrics(batch).items()
+    }
+    return Prediction(scenario, found, room, cost, bounds, tags, tuple(notes))
 
 
 def _dominant_bound(cost: Cost) -> str:
     shares: dict[str, float] = {}
-    for leaf, seconds in _leaf_seconds(cost):
-        key = f"{leaf.bound} of {leaf.name}"
+    for leaf, seconds in leaf_seconds(cost):
+        key = f"{leaf.name} ({leaf.bound})"
         shares[key] = shares.get(key, 0.0) + seconds
     return max(shares, key=lambda k: shares[k])
 
 
-def _metrics(batch: StaticBatch, prefill: Cost, decode: Cost | None) -> dict[str, Metric | None]:
-    """vLLM bench's definitions over the batch's requests, which all arrive together."""
-    finish_s = np.cumsum(np.broadcast_to(batch.prefill.seconds, batch.finished.shape))
-    mean_finish_s = float((finish_s * batch.finished).sum() / batch.batch)
-    prefill_s, decode_s = float(prefill.seconds), float(decode.seconds) if decode else 0.0
-    steps_s = np.broadcast_to(batch.decode.seconds, batch.decode_weights.shape) if batch.decode else np.zeros(0)
-    first_s = float(steps_s[0]) if batch.first_token_is_decoded else 0.0
-    gaps = batch.output_len - 1
-    tokens_out, tokens = batch.batch * batch.output_len, batch.batch * (batch.input_len + batch.output_len)
-    e2e_s = prefill_s + decode_s
-    mean_ttft_s = mean_finish_s + first_s
-    of_prefill = _relative(prefill.seconds, prefill.spread)
-    of_decode = _relative(decode.seconds, decode.spread) if decode else of_prefill
-    both = summed("", [prefill, decode] if decode else [prefill])
-    of_all = _relative(both.seconds, both.spread)
-    per_gap_s = (e2e_s - mean_ttft_s) / gaps if gaps else None
+def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
+    """vLLM bench's metrics over the batch's requests, which all arrive together: (value, low, high) by name.
+
+    TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap; ``itl_per_batch_token_ms`` is
+    (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end latency. Metrics that
+    need a second output token are NaN without one.
+    """
+    prefill_s, decode_s = batch.prefill.seconds, batch.decode.seconds
+    first_s = batch.decode_step_s[:, 0] if batch.first_token_is_decoded else 0.0
+    e2e_s, all_first_s = prefill_s + decode_s, prefill_s + first_s
+    ttft_s = batch.mean_finish_s + first_s
+    gaps = np.where(batch.output_len > 1, batch.output_len - 1, np.nan)
+    tokens_out = batch.batch * batch.output_len
+    of_prefill, of_decode = _relative(batch.prefill), _relative(batch.decode)
+    of_all = _relative(summed("", [batch.prefill, batch.decode]))
+    per_gap_s = (e2e_s - ttft_s) / gaps
+    per_batch_token_s = (e2e_s - all_first_s) / np.where(tokens_out > 1, tokens_out - 1, np.nan)
+    one = gaps / gaps
+
+    def times(seconds: Any, relative: tuple[Any, Any]) -> tuple[Any, Any, Any]:
+        return 1e3 * seconds, 1e3 * seconds * relative[0], 1e3 * seconds * relative[1]
+
+    def rate(value: Any) -> tuple[Any, Any, Any]:
+        return value, value / of_all[1], value / np.maximum(of_all[0], 1e-9)
+
     return {
-        "mean_ttft_ms": _scaled(1e3 * mean_ttft_s, of_prefill),
-        "max_ttft_ms": _scaled(1e3 * (prefill_s + first_s), of_prefill),
-        "mean_tpot_ms": _scaled(1e3 * per_gap_s, of_decode) if per_gap_s is not None else None,
-        "mean_itl_ms": _scaled(1e3 * per_gap_s, of_decode) if per_gap_s is not None else None,
-        "median_itl_ms": _scaled(1e3 * float(np.median(steps_s)), of_decode) if gaps else None,
-        "p99_itl_ms": _scaled(1e3 * float(np.quantile(steps_s, 0.99)), of_decode) if gaps else None,
-        "mean_e2el_ms": _scaled(1e3 * e2e_s, of_all),
-        "request_throughput": _rate(batch.batch / e2e_s, of_all),
-        "output_throughput": _rate(tokens_out / e2e_s, of_all),
-        "total_token_throughput": _rate(tokens / e2e_s, of_all),
-        "itl_per_batch_token_ms": _scaled(1e3 * (e2e_s - prefill_s - first_s) / max(tokens_out - 1, 1), of_decode),
+        "mean_ttft_ms": times(ttft_s, of_prefill),
+        "max_ttft_ms": times(all_first_s, of_prefill),
+        "mean_tpot_ms": times(per_gap_s, of_decode),
+        "mean_itl_ms": times(per_gap_s, of_decode),
+        "median_itl_ms": times(one * np.median(batch.decode_step_s, axis=1), of_decode),
+        "p99_itl_ms": times(one * np.quantile(batch.decode_step_s, 0.99, axis=1), of_decode),
+        "mean_e2el_ms": times(e2e_s, of_all),
+        "request_throughput": rate(batch.batch / e2e_s),
+        "output_throughput": rate(tokens_out / e2e_s),
+        "total_token_throughput": rate(batch.batch * (batch.input_len + batch.output_len) / e2e_s),
+        "itl_per_batch_token_ms": times(per_batch_token_s, of_decode),
     }
 
 
-def _relative(seconds: Any, spread: Any) -> tuple[float, float]:
-    low, high = interval(seconds, spread)
-    return float(low / seconds), float(high / seconds)
-
-
-def _scaled(value: float, relative: tuple[float, float]) -> Metric:
-    return Metric(value, value * relative[0], value * relative[1])
-
-
-def _rate(value: float, relative: tuple[float, float]) -> Metric:
-    return Metric(value, value / relative[1], value / max(relative[0], 1e-9))
+def _relative(cost: Cost) -> tuple[Any, Any]:
+    """Interval of a cost as factors of its time."""
+    low, high = interval(cost.seconds, cost.spread)
+    seconds = np.maximum(cost.seconds, 1e-30)
+    return low / seconds, high / seconds
