@@ -89,7 +89,7 @@ def assemble(scenario: Scenario) -> Parts:
     engine = scenario.engine
     hardware = load_hardware(scenario.hardware)
     rank = _rank(scenario)
-    machine = _machine(scenario.hardware, scenario.calibration)
+    machine = machine_of(scenario.hardware, scenario.calibration)
     return Parts(hardware, rank, limits_of(scenario, hardware), StepModel(rank, machine, engine.enforce_eager))
 
 
@@ -108,7 +108,8 @@ def _rank(scenario: Scenario) -> Rank:
 
 
 @lru_cache(maxsize=32)
-def _machine(hardware: str, calibration: str) -> Machine:
+def machine_of(hardware: str, calibration: str) -> Machine:
+    """The GPU and its fits, looked up once."""
     return Machine(load_hardware(hardware), calibration)
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 RUNS = paths.CALIBRATION / "runs" / "h100-vllm-qwen3-32b.csv"
 _SAMPLE = "aiconfigurator_core/systems/silicon_sample.csv"
-_MODEL, _SYSTEM, _GPU = "Qwen/Qwen3-32B", "h100_sxm", "nvidia-h100-sxm5-80gb"
+GPU = "nvidia-h100-sxm5-80gb"
+_MODEL, _SYSTEM = "Qwen/Qwen3-32B", "h100_sxm"
 _MAX_PREFILL_SHARE = 0.2
 _MAX_CONCURRENCY = 64
 
@@ -71,7 +72,7 @@ def _gpu_seconds(row: Any) -> tuple[float, float]:
     c, isl, osl = int(row.max_concurrency), int(row.input_len), int(row.output_len)
     scenario = Scenario(
         model=_MODEL,
-        hardware=_GPU,
+        hardware=GPU,
         engine=Engine(tensor_parallel_size=int(row.tensor_parallel_size)),
         workload=Workload(batch_size=c, input_len=isl, output_len=osl),
     )

@@ -252,8 +252,8 @@ FAMILIES: tuple[Family, ...] = (
     _fused_moe("mxfp4_marlin", "w4a16_mxfp4", "w4a4mxfp4moe_marlin", "mxfp4", "marlin", "bfloat16", **_BY_WIDTH),
     _fused_moe(
         "fp8_flashinfer", "fp8", "flashinfer_cutlass", "fp8", "flashinfer_cutlass", "fp8",
-        note="streams weights at a quarter of the Triton kernel's rate for every shape: an artefact of this path, "
-        "reported and never used in a prediction",
+        note="weights stream at a quarter of the Triton kernel's rate because row blocks of 128 are loaded whole "
+        "however few tokens an expert has (t_padding); reported, never used in a prediction",
     ),
     Family("gemm/bfloat16", gemm.BF16, "gemm", lambda t: t[t["gemm_dtype"] == "bfloat16"], _gemm("bfloat16"),
            _nk, "whole (n, k) pairs, 8 folds", folds=8),

@@ -110,14 +110,34 @@ def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def store(gpu: str, stack: str, fits: list[FamilyFit], extra: dict[str, Any] | None = None) -> Path:
+def store(gpu: str, stack: str, fits: list[FamilyFit]) -> Path:
     """Write ``calibration/fits/<gpu>/<stack>.json``."""
     data = {
         "about": "Written by `moesim fit`; do not edit.",
         "gpu": gpu,
         "stack": stack,
-        "families": {fit.family.name: as_json(fit, gpu, stack) for fit in fits} | (extra or {}),
+        "families": {fit.family.name: as_json(fit, gpu, stack) for fit in fits},
     }
     target = paths.FITS / gpu / f"{stack}.json"
     write_whole(target, json.dumps(data, indent=1) + "\n")
+    return target
+
+
+def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """Fit all families, then the engine's host time where its runs were made on this GPU, and store both."""
+    from moesim.calibrate import engine
+    from moesim.cost.fits import load_fits
+    from moesim.prediction import machine_of
+
+    target = store(gpu, stack, fit_all(gpu, stack, progress))
+    if gpu != engine.GPU or not engine.RUNS.is_file():
+        return target
+    load_fits.cache_clear()
+    machine_of.cache_clear()
+    data = json.loads(target.read_text(encoding="utf-8"))
+    data["families"]["host"] = engine.fit_host()
+    write_whole(target, json.dumps(data, indent=1) + "\n")
+    progress("host")
+    load_fits.cache_clear()
+    machine_of.cache_clear()
     return target

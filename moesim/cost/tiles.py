@@ -98,7 +98,9 @@ def tile_for(kernel: str, weights: str, op: Any, tuned: TunedTiles) -> Tile:
     tokens = np.asarray(op.tokens)
     if kernel == "marlin":
         return marlin(tokens * op.top_k, op.num_experts)
-    if kernel in {"triton_kernels", "flashinfer_cutlass"}:
+    if kernel == "flashinfer_cutlass":
+        return _grouped(np.full(np.shape(tokens), 128.0))
+    if kernel == "triton_kernels":
         return power_of_two(tokens * op.top_k, op.num_experts)
     found = tuned.tile(weights, op.num_experts, op.width, tokens)
     if found is not None:

@@ -7,7 +7,8 @@ the pass and does not find them in L2, plus the rows in and out, at a bandwidth 
 fill (each has ``stages - 1`` tiles in flight over a latency).
 
 Arithmetic: padded row blocks x column tiles over the SMs, partly in whole waves; a tile costs its
-multiply-adds, its operand loads from L2, and a fixed time.
+multiply-adds, its operand loads from L2, and a fixed time. Kernels that load whole tiles through TMA (CUTLASS)
+also pay for the rows of a block beyond an expert's last token; kernels that mask them (Triton) do not.
 
 Around them: alignment of tokens to blocks (skipped below E/4 rows, as vLLM does), the activation, and the
 weighted sum over the k rows of a token, which vLLM runs in its own kernel for k = 2, 3, 4 and through a slower
@@ -45,6 +46,7 @@ PARAMETERS = (
     Parameter("c_unaligned", "1", 3.0, 0, 100.0, "extra operand loads where the width is no multiple of 16"),
     Parameter("c_unaligned_hbm", "1", 0.3, 0, 10.0, "extra memory time there"),
     Parameter("t_row", "s", 1e-9, 0, 1e-7, "per routed row: permutation and index traffic"),
+    Parameter("t_padding", "s/B", 2e-13, 0, 1e-10, "operand bytes loaded for rows beyond an expert's last token"),
     Parameter("c_wave", "1", 0.3, 0, 1.0, "wave quantisation: 0 none, 1 whole waves"),
 )
 
@@ -81,7 +83,8 @@ def _grouped_gemm(
     multiply = 2.0 * tile.block_m * tile.block_n * depth / (gpu.flop_per_s(op.arithmetic) * p["e_mma"])
     loads = (tile.block_m + tile.block_n) * depth * weight / p["bw_l2"] * (1.0 + p["c_unaligned"] * unaligned)
     per_tile = (multiply + loads) * gpu.sm_count + p["t_tile"] / resident
-    return memory, waves(thread_blocks, gpu.sm_count, p["c_wave"]) * per_tile
+    padding = np.maximum(blocks * tile.block_m - output_rows, 0.0) * columns * depth * weight * p["t_padding"]
+    return memory, padding + waves(thread_blocks, gpu.sm_count, p["c_wave"]) * per_tile
 
 
 def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Timing:

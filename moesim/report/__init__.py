@@ -1,0 +1,1 @@
+"""Predictions for people and programs: text, cost trees, JSON, quality pages."""

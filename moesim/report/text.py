@@ -1,0 +1,126 @@
+"""A prediction as plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesim.errors import DoesNotFit
+from moesim.memory import Room
+from moesim.prediction import Metric, Prediction
+from moesim.units import bytes_text
+
+_ROWS = (
+    ("TTFT, mean", "mean_ttft_ms", "ms", "prefill"),
+    ("TTFT, last request", "max_ttft_ms", "ms", ""),
+    ("TPOT, mean", "mean_tpot_ms", "ms", "decode"),
+    ("ITL, median", "median_itl_ms", "ms", ""),
+    ("ITL, p99", "p99_itl_ms", "ms", ""),
+    ("ITL per batch token", "itl_per_batch_token_ms", "ms", ""),
+    ("end-to-end latency", "mean_e2el_ms", "ms", ""),
+    ("requests", "request_throughput", "req/s", ""),
+    ("output tokens", "output_throughput", "tok/s", ""),
+    ("all tokens", "total_token_throughput", "tok/s", ""),
+)
+_WIDTH = 72
+
+
+def prediction_text(prediction: Prediction) -> str:
+    """Metrics with intervals, what bounds them, memory, and what is not known well."""
+    lines = [_title(prediction), ""]
+    lines.append(f"{'':22}{'':>12}  {'90 % interval':^23}  bound by")
+    for label, name, unit, phase in _ROWS:
+        lines.append(_metric_line(label, prediction.metrics[name], unit, prediction.bounds.get(phase, "")))
+    lines += ["", *memory_lines(prediction.memory), "", *_knowledge(prediction)]
+    return "\n".join(lines)
+
+
+def _title(prediction: Prediction) -> str:
+    scenario = prediction.scenario
+    load, tp = scenario.workload, scenario.engine.tensor_parallel_size
+    return (
+        f"{scenario.model} on {tp} x {scenario.hardware}: "
+        f"batch {load.batch_size}, {load.input_len} in, {load.output_len} out, {scenario.routing.kind} routing"
+    )
+
+
+def _metric_line(label: str, metric: Metric | None, unit: str, bound: str) -> str:
+    if metric is None:
+        return f"{label:22}{'-':>12}  (needs a second output token)"
+    span = f"{_number(metric.low):>9} .. {_number(metric.high):<9}"
+    return f"{label:22}{_number(metric.value):>9} {unit:5} {span}  {bound}".rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def memory_lines(room: Room) -> list[str]:
+    """Where a GPU's memory goes."""
+    cache = f"KV cache room   {bytes_text(room.kv_available):>10}"
+    if room.kv_available > 0:
+        cache += f"  {room.kv_blocks:,} blocks, {bytes_text(room.kv_bytes_per_token)} a token"
+    lines = [
+        f"memory of each GPU: {bytes_text(room.total)}, {bytes_text(room.usable)} of it usable",
+        f"  weights         {bytes_text(room.weights):>10}",
+        f"  activations     {bytes_text(room.activations):>10}",
+        f"  CUDA graphs     {bytes_text(room.cuda_graphs):>10}",
+        f"  communication   {bytes_text(room.communication):>10}",
+        f"  other           {bytes_text(room.other):>10}",
+        f"  {cache}",
+        f"  this workload   {bytes_text(room.kv_needed):>10}",
+    ]
+    if room.fits:
+        lines.append(
+            f"  largest batch at this context: {room.largest_batch:,}; "
+            f"longest context at this batch: {room.longest_context:,}"
+        )
+    return lines
+
+
+def _knowledge(prediction: Prediction) -> list[str]:
+    shares = ", ".join(f"{share:.0%} {tag}" for tag, share in sorted(prediction.tags.items(), key=lambda i: -i[1]))
+    lines = [f"time priced by: {shares}"]
+    by_note: dict[str, list[str]] = {}
+    for note in prediction.notes:
+        name, _, text = note.partition(": ")
+        by_note.setdefault(text, []).append(name)
+    lines += [f"  {text}: {', '.join(sorted(names))}" for text, names in sorted(by_note.items())]
+    return lines
+
+
+def does_not_fit_text(error: DoesNotFit) -> str:
+    """By how much, where the memory goes, and what would fit."""
+    lines = [str(error), ""]
+    if isinstance(error.memory, Room):
+        lines += memory_lines(error.memory)
+    lines.append("")
+    if error.ways_out:
+        lines.append("would fit: " + "; ".join(error.ways_out))
+    else:
+        lines.append("no single change of TP, precision, batch or length fits on this GPU")
+    return "\n".join(lines)
+
+
+def explain_text(prediction: Prediction) -> str:
+    """The cost tree: seconds, share, interval, bound, source, and the formulas used."""
+    total = prediction.cost.seconds
+    head = f"{'':44}{'times':>6}{'total':>12}{'share':>8}  {'bound':8}{'tag':14}source"
+    lines = [head]
+    formulas: dict[str, str] = {}
+    _tree(prediction.cost, 0, 1.0, total, lines, formulas)
+    lines += ["", "formulas:"]
+    lines += [f"  {source.rsplit(':', 1)[-1]}: {formula}" for source, formula in formulas.items()]
+    return "\n".join(lines)
+
+
+def _tree(cost: Any, depth: int, times: float, total: float, lines: list[str], formulas: dict[str, str]) -> None:
+    seconds = cost.seconds * cost.count * times
+    name = "  " * depth + cost.name
+    count = f"x{cost.count}" if cost.count > 1 else ""
+    line = f"{name:44}{count:>5} {1e3 * seconds:>9.3f} ms{seconds / total:>8.1%}"
+    if not cost.children:
+        line += f"  {cost.bound:8}{cost.tag:14}{cost.source}"
+        formulas.setdefault(cost.source, cost.formula)
+    lines.append(line)
+    for child in cost.children:
+        _tree(child, depth + 1, times * cost.count, total, lines, formulas)
