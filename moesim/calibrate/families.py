@@ -154,6 +154,11 @@ def _moe_rows(dtype: str, kernel: str, distribution: str = "balanced") -> Callab
     return select
 
 
+def skewed(family: Family) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The power-law rows of a fused-experts family, which are predicted and never fitted."""
+    return _moe_rows(family.extra["dtype"], family.extra["source"], "power_law")
+
+
 def _fused_moe(name: str, dtype: str, source: str, weights: str, kernel: str, arithmetic: str, **more: Any) -> Family:
     by_shape = {"group": moe_shape, "scheme": "one model shape at a time"}
     return Family(

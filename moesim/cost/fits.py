@@ -92,7 +92,9 @@ def ranged_fields(op: Any, names: tuple[str, ...]) -> dict[str, Any]:
     for name in names:
         if name in {"sequences", "query", "context"}:
             g = max(op.groups, key=lambda g: float(np.max(g.sequences * g.query)))
-            found[name] = {"sequences": g.sequences, "query": g.query, "context": g.past + g.query}[name]
+            # Steps without a sequence of this kind carry placeholders; they leave no range.
+            one = np.maximum(g.sequences, 1)
+            found[name] = {"sequences": one, "query": g.query, "context": g.past + g.query}[name]
         else:
             found[name] = getattr(op, name)
     return found

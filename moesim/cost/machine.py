@@ -13,8 +13,25 @@ from moesim.cost.forms import attention, collective, elementwise, fused_moe, gem
 from moesim.cost.forms.form import Form, Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tile_for, tuned_tiles
-from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, Host, MlaModule, Operation
+from moesim.errors import SpecError
+from moesim.ops import AllReduce, Attention, FusedExperts, Gemm, Host, MlaModule, Operation
 from moesim.spec.hardware import Hardware
+
+FORMS: dict[str, Form] = {
+    "fused_moe": fused_moe.FORM,
+    "gemm/bfloat16": gemm.BF16,
+    "gemm/fp8": gemm.FP8,
+    "gemm/fp8_block": gemm.FP8_BLOCK,
+    "attention_prefill": attention.PREFILL,
+    "attention_decode": attention.DECODE,
+    "mla_prefill": mla.PREFILL,
+    "mla_decode": mla.DECODE,
+    "nccl": collective.NCCL,
+    "custom_all_reduce": collective.CUSTOM,
+    "elementwise": elementwise.FORM,
+    "host": elementwise.HOST,
+}
+"""Form of a family, by its name or by the part of it before the slash."""
 
 EXPERT_KERNELS = {
     "bfloat16": ("fused_moe/bfloat16", "triton"),
@@ -28,6 +45,9 @@ EXPERT_KERNELS = {
 
 _BORROWED = {("experts", "fp8"), ("experts", "int8"), ("gemm", "int8"), ("gemm", "int4"), ("gemm", "mxfp4")}
 _WIDER_PER_OCTAVE = 0.25
+"""Widening of an interval for each doubling beyond the fitted range, relative; a tenth is added on top."""
+_WIDER_WHEN_BORROWED = 2.0
+"""Widening where a related kernel's constants stand in."""
 
 
 class Machine:
@@ -41,6 +61,8 @@ class Machine:
         self.fallback: Fits = load_fits(fits_module.DEFAULT)
         self.tuned = tuned_tiles(hardware.name)
         self._cold = _cold(self.gpu)
+        for fits in (self.fits, self.fallback):
+            _check(fits)
 
     def price(self, name: str, op: Operation) -> Cost:
         """Time of one operation, with its interval and where it comes from."""
@@ -52,28 +74,29 @@ class Machine:
             family, kernel = EXPERT_KERNELS[op.weights]
             tile = tile_for(kernel, op.weights, op, self.tuned)
             borrowed = ("experts", op.weights) in _BORROWED
-            return self._priced(name, op, family, fused_moe.FORM, self.gpu, tile, borrowed)
+            return self._priced(name, op, family, self.gpu, tile, borrowed)
         if isinstance(op, Gemm):
             return self._gemm(name, op)
         if isinstance(op, Attention):
             if _is_decode(op):
-                return self._priced(name, op, "attention_decode", attention.DECODE, self._cold)
-            return self._priced(name, op, "attention_prefill", attention.PREFILL, self.gpu)
+                return self._priced(name, op, "attention_decode", self._cold)
+            return self._priced(name, op, "attention_prefill", self.gpu)
         if isinstance(op, MlaModule):
-            decode = _is_decode(op)
-            family, form = ("mla_decode", mla.DECODE) if decode else ("mla_prefill", mla.PREFILL)
+            family = "mla_decode" if _is_decode(op) else "mla_prefill"
             other_shape = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != (7168, 1536, 512)
-            return self._priced(name, op, family, form, self.gpu, borrowed=other_shape)
-        return self._priced(name, op, "elementwise", elementwise.FORM, self.gpu, borrowed=True)
+            return self._priced(name, op, family, self.gpu, borrowed=other_shape)
+        return self._priced(name, op, "elementwise", self.gpu, borrowed=True)
 
     def _family(self, name: str) -> tuple[FittedFamily, Fits]:
         own = name in self.fits.families
         return (self.fits if own else self.fallback).family(name), self.fits if own else self.fallback
 
     def _priced(
-        self, name: str, op: Any, family_name: str, form: Form, gpu: GpuNumbers, tile: Any = None, borrowed: bool = False
+        self, name: str, op: Any, family_name: str, gpu: GpuNumbers, tile: Any = None, borrowed: bool = False
     ) -> Cost:
         family, fits = self._family(family_name)
+        form = _form(family_name)
+        assert form is not None
         arguments = (family.parameters, op, gpu) if tile is None else (family.parameters, op, gpu, tile)
         timing: Timing = form.seconds(*arguments)
         return self._cost(name, op, timing, family, fits, form, borrowed)
@@ -92,7 +115,7 @@ class Machine:
             width = np.maximum(width, family.transfer_half_width(self.hardware.compute_capability))
             notes.append(f"fitted on {fits.gpu}")
         if borrowed:
-            width = np.maximum(width, 2 * width)
+            width = _WIDER_WHEN_BORROWED * width
             notes.append(f"priced by a related kernel ({family.name})")
         return Cost(
             name,
@@ -109,9 +132,9 @@ class Machine:
     def _gemm(self, name: str, op: Gemm) -> Cost:
         borrowed = ("gemm", op.weights) in _BORROWED
         if op.weights in {"fp8", "int8"}:
-            return self._priced(name, op, "gemm/fp8", gemm.FP8, self._cold, borrowed=borrowed)
+            return self._priced(name, op, "gemm/fp8", self._cold, borrowed=borrowed)
         if op.weights != "fp8_block":
-            return self._priced(name, op, "gemm/bfloat16", gemm.BF16, self._cold, borrowed=borrowed)
+            return self._priced(name, op, "gemm/bfloat16", self._cold, borrowed=borrowed)
         family, fits = self._family("gemm/fp8_block")
         launch = self._family("gemm/fp8")[0].parameters["t_launch"]
         # The table is host-bound; a CUDA graph is not. Its GPU floor is the per-tensor kernel's.
@@ -124,8 +147,8 @@ class Machine:
         limit = collective.custom_limit_bytes(self.hardware.compute_capability, op.ranks) if switched else 0.0
         small = op.kind == "all_reduce" and np.all(np.asarray(op.message_bytes) <= limit)
         if small:
-            return self._priced(name, op, "custom_all_reduce", collective.CUSTOM, self.gpu)
-        return self._priced(name, op, f"nccl/{op.kind}", collective.NCCL, self.gpu, borrowed=not switched)
+            return self._priced(name, op, "custom_all_reduce", self.gpu)
+        return self._priced(name, op, f"nccl/{op.kind}", self.gpu, borrowed=not switched)
 
     def _host(self, name: str, op: Host) -> Cost:
         family, fits = self._family("host")
@@ -140,6 +163,22 @@ class Machine:
             source=f"{fits.name}:host",
             op=op,
         )
+
+
+def _form(family: str) -> Form | None:
+    return FORMS.get(family) or FORMS.get(family.partition("/")[0])
+
+
+def _check(fits: Fits) -> None:
+    """A fit must name every parameter of its forms. Raises SpecError."""
+    for name, family in fits.families.items():
+        form = _form(name)
+        missing = [q.name for q in form.parameters if q.name not in family.parameters] if form else []
+        if missing:
+            raise SpecError(
+                f"the calibration '{fits.name}' lacks {', '.join(missing)} of '{name}': "
+                "it was written by another version; run `moesim fit`"
+            )
 
 
 def _is_decode(op: Attention | MlaModule) -> bool:

@@ -43,7 +43,7 @@ def virtual_batches(groups: tuple[Group, ...], chunk: int) -> tuple[Group, ...]:
         if np.any(whole > 0):
             result.append(Group(sequences * whole, np.full_like(whole, chunk), np.zeros_like(whole)))
         if np.any(tail > 0):
-            result.append(Group(np.where(tail > 0, sequences, 0), tail, np.zeros_like(tail)))
+            result.append(Group(np.where(tail > 0, sequences, 0), np.maximum(tail, 1), np.zeros_like(tail)))
     return tuple(result)
 
 

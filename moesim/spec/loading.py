@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,13 +43,36 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
             overridden.add(dotted)
     scenario, more = _validated(Scenario, data, document, overridden)
     problems += more
-    if scenario is None:
+    stand_in, replaced = (scenario, []) if scenario else _with_defaults(data)
+    if stand_in:
+        stand_in = _beside(stand_in, path.parent)
+        problems += _checked(stand_in, document, overridden, replaced)
+    if problems or stand_in is None:
         raise SpecError(problems)
-    scenario = _beside(scenario, path.parent)
-    problems += _checked(scenario, document, overridden)
-    if problems:
-        raise SpecError(problems)
-    return scenario
+    return stand_in
+
+
+def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[yaml.Location]]:
+    """The scenario with refused values left out, so that what the rest says can still be checked."""
+    data = copy.deepcopy(data)
+    workload = data.get("workload")
+    data["workload"] = workload if isinstance(workload, dict) else {}
+    replaced: list[yaml.Location] = []
+    for _ in range(3):
+        try:
+            return Scenario.model_validate(data), replaced
+        except ValidationError as error:
+            for item in error.errors():
+                location = tuple(item["loc"][:2])
+                replaced.append(location)
+                inner = data if len(location) == 1 else data.get(str(location[0]))
+                if not isinstance(inner, dict):
+                    data.pop(str(location[0]), None)
+                    continue
+                inner.pop(location[-1], None)
+                if item["type"] != "extra_forbidden" and location[-1] in {"input_len", "output_len"}:
+                    inner[location[-1]] = 1
+    return None, replaced
 
 
 def _beside(scenario: Scenario, folder: Path) -> Scenario:
@@ -85,13 +110,16 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
     return result
 
 
-def _checked(scenario: Scenario, document: yaml.Document, overridden: set[str]) -> list[Problem]:
+def _checked(
+    scenario: Scenario, document: yaml.Document, overridden: set[str], replaced: Sequence[yaml.Location] = ()
+) -> list[Problem]:
     from moesim.spec.checks import check
 
     def where(location: tuple[str | int, ...]) -> str:
         return "override" if ".".join(map(str, location)) in overridden else document.where(location)
 
-    return [Problem(message, where(location)) for location, message in check(scenario)]
+    doubtful = {location[:2] for location in replaced}
+    return [Problem(m, where(at)) for at, m in check(scenario) if at[:2] not in doubtful and at[:1] not in doubtful]
 
 
 def _dotted(name: str) -> tuple[str, Problem | None]:
@@ -167,15 +195,20 @@ def _known(folder: Path, pattern: str) -> list[str]:
     return sorted(p.stem if p.is_file() else p.name for p in folder.glob(pattern))
 
 
-@lru_cache(maxsize=64)
+def _squeezed(name: str) -> str:
+    """Names match in any case, with any separator."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+@lru_cache(maxsize=1)
 def _hardware_names() -> dict[str, Path]:
     """Every shipped hardware file by its names; only the heads of the files are read."""
     names: dict[str, Path] = {}
     for path in sorted(paths.HWSPECS.glob("*.yaml")):
-        names[path.stem] = path
+        names[_squeezed(path.stem)] = path
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("aliases:"):
-                names |= {a.strip(): path for a in line.partition("[")[2].rstrip(" ]").split(",") if a.strip()}
+                names |= {_squeezed(a): path for a in line.partition("[")[2].rstrip(" ]").split(",") if a.strip()}
                 break
     return names
 
@@ -183,11 +216,11 @@ def _hardware_names() -> dict[str, Path]:
 @lru_cache(maxsize=64)
 def load_hardware(name: str) -> Hardware:
     """A GPU by name, alias or file. Raises SpecError."""
-    path = _hardware_names().get(name) or Path(name)
+    path = _hardware_names().get(_squeezed(name)) or Path(name)
     if path.suffix not in {".yaml", ".yml"} or not path.is_file():
         known = _known(paths.HWSPECS, "*.yaml")
-        near = difflib.get_close_matches(name, list(_hardware_names()), 1)
-        hint = f"did you mean '{near[0]}'? Known: " if near else "known: "
+        near = difflib.get_close_matches(_squeezed(name), list(_hardware_names()), 1)
+        hint = f"did you mean '{_hardware_names()[near[0]].stem}'? Known: " if near else "known: "
         raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
     document = yaml.read(path)
     hardware, problems = _validated(Hardware, document.data, document)
