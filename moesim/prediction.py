@@ -15,12 +15,11 @@ from moesim.layer import Rank
 from moesim.memory import Limits, Room, memory_room, require_room
 from moesim.serving import StaticBatch, static_batch
 from moesim.spec.checks import check
+from moesim.spec.defaults import max_num_batched_tokens, max_num_seqs
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.scenario import Scenario
 from moesim.step import StepModel
-
-_LARGE_GPU_BYTES = 70 * 2**30
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,11 @@ def machine_of(hardware: str, calibration: str) -> Machine:
 
 
 def limits_of(scenario: Scenario, hardware: Hardware) -> Limits:
-    """Engine settings with vLLM's defaults for the GPU (arg_utils.py, get_batch_defaults)."""
+    """Engine settings with vLLM's defaults for the GPU."""
     engine = scenario.engine
-    large = hardware.gpu.memory.value >= _LARGE_GPU_BYTES and "a100" not in hardware.name
     return Limits(
-        engine.max_num_batched_tokens or (8192 if large else 2048),
-        engine.max_num_seqs or (1024 if large else 256),
+        max_num_batched_tokens(engine, hardware),
+        max_num_seqs(engine, hardware),
         engine.gpu_memory_utilization,
         engine.block_size,
         engine.enforce_eager,
@@ -168,7 +166,7 @@ def _room_if(scenario: Scenario, changes: dict[str, Any]) -> Room | None:
 
 def _prediction(scenario: Scenario, batch: StaticBatch, room: Room) -> Prediction:
     phases = [batch.prefill, batch.decode] if np.any(batch.decode.seconds) else [batch.prefill]
-    cost = reduced(summed("batch", phases), lambda x: float(np.sum(x)))
+    cost = reduced(summed("batch", phases), lambda x: x.item())
     leaves = leaf_seconds(cost)
     total = sum(seconds for _, seconds in leaves)
     tags: dict[str, float] = {}

@@ -16,8 +16,9 @@ import numpy as np
 from moesim.errors import Problem, SpecError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-_DRAWS = 64
+_DRAWS = 16
 _TAIL = 12.0
+_NORMAL_90 = 1.645
 _NODES = 64
 _DIVIDE_UP_TO = 0.7
 
@@ -120,6 +121,19 @@ class Loads:
         values = np.array([self._blocks(int(n), int(b)) for n, b in pairs.T])
         return values[back.ravel()].reshape(tokens.shape)
 
+    def spread(self, tokens: Any) -> Array:
+        """Half-width, in the logarithm, of 90 % of the draws around the expected distinct experts.
+
+        Only the power law is a draw whose outcome is unknown; the other kinds say what to expect.
+        """
+        if self.kind != "power_law":
+            return np.zeros(np.shape(tokens))
+        return self._per_token_count(tokens, lambda n: self._draw_spread(n))
+
+    def _draw_spread(self, n: int) -> float:
+        distinct = (_power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1)
+        return _NORMAL_90 * float(distinct.std() / distinct.mean())
+
     @staticmethod
     def _per_token_count(tokens: Any, value: Any) -> Array:
         tokens = np.asarray(tokens)
@@ -189,7 +203,11 @@ def _binomial(n: int, q: float) -> Array:
 
 @lru_cache(maxsize=512)
 def _power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
-    """Tokens of each expert in ``_DRAWS`` draws of the power law described in ``PowerLaw``; shape (draws, E)."""
+    """Tokens of each expert in ``_DRAWS`` draws of the power law described in ``PowerLaw``; shape (draws, E).
+
+    No expert gets more than all tokens, and every token still picks k experts: what the heaviest cannot take
+    goes to the others in proportion.
+    """
     low, high = (1.0, 0.8 * tokens) if tokens * k > experts else (0.01, 2.0)
     uniform = np.random.default_rng(0).random((_DRAWS, experts))
     if abs(alpha - 1) < 1e-9:
@@ -198,18 +216,26 @@ def _power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
         e = 1 - alpha
         share = ((high**e - low**e) * uniform + low**e) ** (1 / e)
     wanted = tokens * k
-    counts = np.round(share / share.sum(1, keepdims=True) * wanted)
+    expected = share / share.sum(1, keepdims=True) * wanted
+    while (expected > tokens + 1e-9).any():
+        full = expected >= tokens
+        rest = np.where(full, 0.0, expected)
+        left = wanted - tokens * full.sum(1, keepdims=True)
+        scale = left / np.maximum(rest.sum(1, keepdims=True), 1e-12)
+        expected = np.where(full, float(tokens), rest * np.maximum(scale, 1.0))
+    counts = np.round(expected)
     for row in counts:
-        _settle(row, int(wanted - row.sum()))
-    return np.minimum(counts, tokens)
+        _settle(row, int(wanted - row.sum()), tokens)
+    return counts
 
 
-def _settle(row: Array, missing: int) -> None:
-    """Spread a rounding remainder over the heaviest experts, in place."""
+def _settle(row: Array, missing: int, most: int) -> None:
+    """Spread a rounding remainder over the heaviest experts with room, in place."""
     order = np.argsort(-row)
-    if missing > 0:
-        row += missing // len(row)
-        row[order[: missing % len(row)]] += 1
+    while missing > 0:
+        room = order[row[order] < most][:missing]
+        row[room] += 1
+        missing -= len(room)
     while missing < 0:
         positive = order[row[order] > 0][:-missing]
         row[positive] -= 1

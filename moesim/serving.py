@@ -16,6 +16,9 @@ from moesim.step import StepModel
 
 Array = np.ndarray[Any, Any]
 
+_PREFILL_SAMPLES = 8
+"""Prefill steps are sampled this many times more finely than decode steps: their context differs more."""
+
 
 @dataclass(frozen=True)
 class Chunks:
@@ -99,21 +102,7 @@ def static_batch(
     """
     batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
     encoder = steps.rank.model.has_encoder
-    chunks = prefill_chunks(batch, input_len, budget, samples)
-    load = steps.load(chunks.groups)
-    per_step = steps.cost("prefill", load, chunks.finished, encoder=encoder)
-
-    def over_steps(x: Any) -> Array:
-        x = np.broadcast_to(np.asarray(x, float), chunks.point.shape)
-        return np.bincount(chunks.point, x * chunks.weight, len(batch))
-
-    prefill = reduced(per_step, over_steps)
-    elapsed = np.cumsum(np.broadcast_to(per_step.seconds, chunks.point.shape) * chunks.weight)
-    begun = np.concatenate([[0.0], np.cumsum(prefill.seconds)[:-1]])
-    finished = chunks.finished * chunks.weight
-    mean_finish = np.bincount(chunks.point, (elapsed - begun[chunks.point]) * finished, len(batch))
-    mean_finish = mean_finish / np.bincount(chunks.point, finished, len(batch))
-
+    prefill, mean_finish = _prefill(steps, batch, input_len, budget, samples)
     count = output_len if encoder else output_len - 1
     context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, samples)
     source = input_len[:, None] if encoder else 0
@@ -122,6 +111,32 @@ def static_batch(
     decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
     node_s = np.broadcast_to(at_nodes.seconds, context.shape)
     return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, node_s, encoder)
+
+
+def _prefill(
+    steps: StepModel, batch: Array, input_len: Array, budget: int, samples: int | None
+) -> tuple[Cost, Array]:
+    """(prefill summed over steps, mean time at which a prompt ends), by point. Equal prompts are priced once."""
+    (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
+    chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
+    encoder = steps.rank.model.has_encoder
+    per_step = steps.cost("prefill", steps.load(chunks.groups), chunks.finished, encoder=encoder)
+
+    steps_of = np.bincount(chunks.point, chunks.weight, len(batch))
+
+    def over_steps(x: Any) -> Array:
+        x = np.asarray(x, float)
+        if x.size == 1:
+            return x.reshape(1) * steps_of[back]
+        return np.bincount(chunks.point, x * chunks.weight, len(batch))[back]
+
+    first = np.flatnonzero(np.diff(chunks.point, prepend=-1))
+    each = np.broadcast_to(per_step.seconds, chunks.point.shape) * chunks.weight
+    elapsed = np.cumsum(each)
+    before = (elapsed[first] - each[first])[chunks.point]
+    finished = chunks.finished * chunks.weight
+    total = np.bincount(chunks.point, (elapsed - before) * finished, len(batch))
+    return reduced(per_step, over_steps), (total / np.bincount(chunks.point, finished, len(batch)))[back]
 
 
 def _weighted_sum(x: Any, weight: Array) -> Array:

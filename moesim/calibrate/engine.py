@@ -110,7 +110,8 @@ def fit_host() -> dict[str, Any]:
     spread = {"t_step": errors[0], "t_sequence": errors[1], "t_kernel_eager": 0.0}
     return {
         "form": HOST.name,
-        "note": "t_kernel_eager is assumed; the others are fitted on served dense Qwen3-32B, vLLM 0.12",
+        "note": "t_kernel_eager is what vLLM's eager all-reduce takes on the host in its tables; the others are fitted on "
+        "served dense Qwen3-32B, vLLM 0.12",
         "parameters": {
             q.name: {"value": float(f"{values[q.name]:.6g}"), "unit": q.unit,
                      "standard_error": float(f"{spread[q.name]:.3g}"), "meaning": q.meaning}

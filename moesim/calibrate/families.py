@@ -90,6 +90,10 @@ class _TableLoads:
         )
 
 
+    def spread(self, tokens: Any) -> Any:
+        return np.array([float(self._of(e, k, d).spread(n)) for e, k, n, d in self.rows])
+
+
 class _FixedLoads:
     def __init__(self, distinct: Any, blocks: Any):
         self._distinct, self._blocks = distinct, blocks

@@ -47,7 +47,8 @@ def _skew_error(family: Family, fitted: FittedFamily, gpu: str, stack: str) -> S
     predicted = np.asarray(family.evaluator(rows, numbers, tuned_tiles(gpu))(fitted.parameters).seconds)
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
-    half_width = fitted.residuals.interval(predicted)
+    routing_spread = family.operation(rows).loads.spread(rows["num_tokens"].to_numpy())
+    half_width = np.hypot(fitted.residuals.interval(predicted), routing_spread)
     roofline = np.abs(ideal_seconds(family, rows, numbers) * efficiency / measured - 1)
     by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]
     return SkewError(

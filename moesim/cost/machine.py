@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,10 +103,12 @@ class Machine:
         return self._cost(name, op, timing, family, fits, form, borrowed)
 
     def _cost(
-        self, name: str, op: Any, timing: Timing, family: FittedFamily, fits: Fits, form: Form, borrowed: bool
+        self, name: str, op: Any, timing: Timing, family: FittedFamily, fits: Fits, form: Form, borrowed: Any
     ) -> Cost:
         seconds = timing.seconds
         width = family.residuals.interval(seconds)
+        if isinstance(op, FusedExperts):
+            width = _with_spread(width, op)
         notes: list[str] = []
         octaves, outside = _octaves_outside(family, op, form)
         if outside:
@@ -114,13 +117,13 @@ class Machine:
         if fits.gpu != self.hardware.name:
             width = np.maximum(width, family.transfer_half_width(self.hardware.compute_capability))
             notes.append(f"fitted on {fits.gpu}")
-        if borrowed:
-            width = _WIDER_WHEN_BORROWED * width
+        if borrowed if isinstance(borrowed, bool) else borrowed.any():
+            width = np.where(borrowed, _WIDER_WHEN_BORROWED, 1.0) * width
             notes.append(f"priced by a related kernel ({family.name})")
         return Cost(
             name,
             seconds,
-            {family.name: (seconds * -np.expm1(-width), seconds * np.expm1(width))},
+            {family.name: _around(seconds, width)},
             bound=_bound(timing),
             formula=form.text,
             source=f"{fits.name}:{family.name}",
@@ -140,15 +143,18 @@ class Machine:
         # The table is host-bound; a CUDA graph is not. Its GPU floor is the per-tensor kernel's.
         p = {**family.parameters, "t_host": launch, "t_align": 0.0, "t_launch": launch}
         timing = gemm.fp8_block_seconds(p, op, self._cold)
-        return self._cost(name, op, timing, family, fits, gemm.FP8_BLOCK, borrowed=bool(np.any(timing.seconds < 9e-5)))
+        return self._cost(name, op, timing, family, fits, gemm.FP8_BLOCK, borrowed=timing.seconds < family.parameters["t_host"])
 
     def _collective(self, name: str, op: AllReduce) -> Cost:
         switched = self.hardware.links.kind == "NVSwitch"
         limit = collective.custom_limit_bytes(self.hardware.compute_capability, op.ranks) if switched else 0.0
-        small = op.kind == "all_reduce" and np.all(np.asarray(op.message_bytes) <= limit)
-        if small:
+        small = (op.kind == "all_reduce") & (np.asarray(op.message_bytes) <= limit)
+        if np.all(small):
             return self._priced(name, op, "custom_all_reduce", self.gpu)
-        return self._priced(name, op, f"nccl/{op.kind}", self.gpu, borrowed=not switched)
+        nccl = self._priced(name, op, f"nccl/{op.kind}", self.gpu, borrowed=not switched)
+        if not np.any(small):
+            return nccl
+        return _chosen(small, self._priced(name, op, "custom_all_reduce", self.gpu), nccl)
 
     def _host(self, name: str, op: Host) -> Cost:
         family, fits = self._family("host")
@@ -157,7 +163,7 @@ class Machine:
         return Cost(
             name,
             seconds,
-            {"host": (seconds * -np.expm1(-width), seconds * np.expm1(width))},
+            {"host": _around(seconds, width)},
             bound="host",
             formula=elementwise.HOST.text,
             source=f"{fits.name}:host",
@@ -181,14 +187,32 @@ def _check(fits: Fits) -> None:
             )
 
 
+def _with_spread(width: Any, op: FusedExperts) -> Any:
+    """Kernel error and the draw of a random routing are independent."""
+    return np.hypot(width, op.loads.spread(op.tokens)) if op.loads.kind == "power_law" else width
+
+
+def _around(seconds: Any, width: Any) -> tuple[Any, Any]:
+    """Seconds below and above, of an interval of ``width`` in the logarithm."""
+    factor = np.exp(width)
+    return seconds * (1.0 - 1.0 / factor), seconds * (factor - 1.0)
+
+
+def _chosen(first: Any, one: Cost, other: Cost) -> Cost:
+    """``one`` where ``first`` holds, ``other`` elsewhere, step by step."""
+    spread = {family: (np.where(first, d, 0.0), np.where(first, u, 0.0)) for family, (d, u) in one.spread.items()}
+    spread |= {family: (np.where(first, 0.0, d), np.where(first, 0.0, u)) for family, (d, u) in other.spread.items()}
+    seconds = np.where(first, one.seconds, other.seconds)
+    mostly = one if np.sum(np.where(first, seconds, 0.0)) > 0.5 * np.sum(seconds) else other
+    return replace(mostly, seconds=seconds, spread=spread, source=f"{one.source}, {other.source.rpartition(':')[2]}")
+
+
 def _is_decode(op: Attention | MlaModule) -> bool:
     return len(op.groups) == 1 and bool(np.all(np.asarray(op.groups[0].query) == 1))
 
 
 def _cold(gpu: GpuNumbers) -> GpuNumbers:
     """Weights and caches of a running model never wait in L2, unlike a benchmark's repeated call."""
-    from dataclasses import replace
-
     return replace(gpu, l2_bytes=1.0)
 
 
@@ -214,6 +238,6 @@ _BOUNDS = ("launch", "memory", "compute")
 
 
 def _bound(timing: Timing) -> str:
-    parts = [float(np.sum(part)) for part in timing[1:]]
+    parts = [part.sum() if isinstance(part, np.ndarray) else part for part in timing[1:]]
     return _BOUNDS[parts.index(max(parts))]
 

@@ -216,7 +216,7 @@ def _plot(family: Family, target: Path) -> Path:
         rows = rows.sample(_PLOT_ROWS, random_state=0)
     predicted = np.asarray(family.evaluator(rows, numbers, tuned_tiles(GPU))(stored.parameters).seconds)
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=110)
-    axes.scatter(predicted * 1e6, rows["seconds"] / predicted, s=3, alpha=0.25, linewidths=0, rasterized=True)
+    axes.scatter(predicted * 1e6, rows["seconds"] / predicted, s=6, alpha=0.3, linewidths=0, rasterized=True)
     x = np.geomspace(predicted.min(), predicted.max(), 200)
     band = np.exp(stored.residuals.interval(x))
     axes.fill_between(x * 1e6, 1 / band, band, color="tab:orange", alpha=0.2, label="90 % interval")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from moesim import paths
 from moesim.errors import SpecError
+from moesim.spec.defaults import max_num_seqs
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
@@ -32,6 +34,12 @@ def check(scenario: Scenario) -> list[Finding]:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
     if hardware:
         findings += _hardware(scenario, hardware, model)
+    calibration = scenario.calibration
+    if calibration != "auto" and not (paths.FITS / f"{calibration}.json").is_file() and not Path(calibration).is_file():
+        known = sorted(f"{p.parent.name}/{p.stem}" for p in paths.FITS.glob("*/*.json") if p.stem != "tiles")
+        findings.append(
+            (("calibration",), f"'{calibration}' is neither stored nor a file; stored: auto, {', '.join(known)}")
+        )
     return findings
 
 
@@ -114,6 +122,12 @@ def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> It
     tp = scenario.engine.tensor_parallel_size
     if tp > hardware.gpus_per_node:
         yield _TP, f"{tp} exceeds the {hardware.gpus_per_node} GPUs of a node of {hardware.name}"
+    batch, most = scenario.workload.batch_size, max_num_seqs(scenario.engine, hardware)
+    if batch > most:
+        yield (
+            ("workload", "batch_size"),
+            f"{batch} exceeds max_num_seqs ({most}), so requests would queue; lower it or raise max_num_seqs",
+        )
     scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
     where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
     if scheme in {"fp8", "fp8_block"} and hardware.gpu.dense_fp8 is None:

@@ -19,6 +19,7 @@ from moesim.errors import Problem, SpecError
 Location = tuple[str | int, ...]
 _BOOLS = {"true": True, "false": False}
 _MAX_DEPTH = 30
+_PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 @dataclass
@@ -78,6 +79,9 @@ def _plain(node: Node, at: Location, document: Document, problems: list[Problem]
     seen.add(id(node))
     if len(at) > _MAX_DEPTH:
         problems.append(Problem(f"is nested more than {_MAX_DEPTH} levels deep", where))
+        return None
+    if not isinstance(node, ScalarNode) and str(node.tag or node.ctag) not in _PLAIN_TAGS:
+        problems.append(Problem(f"the tag '{node.tag or node.ctag}' is not accepted; plain values only", where))
         return None
     if isinstance(node, MappingNode):
         return _plain_map(node, at, document, problems, seen)

@@ -1,0 +1,23 @@
+"""vLLM's defaults that depend on the GPU (arg_utils.py, get_batch_defaults, of vLLM 0.24; server use)."""
+
+from __future__ import annotations
+
+from moesim.spec.hardware import Hardware
+from moesim.spec.scenario import Engine
+
+_LARGE_GPU_BYTES = 70 * 2**30
+
+
+def _large(hardware: Hardware) -> bool:
+    """GPUs with 70 GiB or more get larger batches, A100 excepted."""
+    return hardware.gpu.memory.value >= _LARGE_GPU_BYTES and "a100" not in hardware.name
+
+
+def max_num_batched_tokens(engine: Engine, hardware: Hardware) -> int:
+    """Tokens of a step."""
+    return engine.max_num_batched_tokens or (8192 if _large(hardware) else 2048)
+
+
+def max_num_seqs(engine: Engine, hardware: Hardware) -> int:
+    """Sequences of a step."""
+    return engine.max_num_seqs or (1024 if _large(hardware) else 256)
