@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"moesim: {error}", file=sys.stderr)
         return BAD_INPUT
     except ModuleNotFoundError as error:
-        print(f"moesim: this needs the package '{error.name}'; install moesim[{_extra(options)}]", file=sys.stderr)
+        print(
+            f"moesim: this needs the package '{error.name}'; install moesim[{_extra(options)}]",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     except BrokenPipeError:
         sys.stderr.close()
@@ -233,7 +236,11 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
     print(f"{'GPU':26}{'bf16 TFLOP/s':>13}{'TB/s':>7}{'GiB':>8}  calibration")
     for path in sorted(paths.HWSPECS.glob("*.yaml")):
         gpu = load_hardware(path.stem).gpu
-        flop, hbm, memory = gpu.dense_bf16.value / 1e12, gpu.hbm_bandwidth.value / 1e12, gpu.memory.value / 2**30
+        flop, hbm, memory = (
+            gpu.dense_bf16.value / 1e12,
+            gpu.hbm_bandwidth.value / 1e12,
+            gpu.memory.value / 2**30,
+        )
         own = for_gpu(path.stem) or "none of its own: H100's, intervals widened"
         print(f"{path.stem:26}{flop:>13.1f}{hbm:>7.2f}{memory:>8.1f}  {own}")
     return 0

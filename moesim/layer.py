@@ -8,37 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from moesim import routing
 from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, MlaModule, Operation
 from moesim.ops.attention import Group, virtual_batches
 from moesim.ops.formats import ARITHMETIC
+from moesim.rank import Rank
 from moesim.spec.model import Attention as AttentionSpec
-from moesim.spec.model import DenseFfn, Layers, Model, MoeFfn
+from moesim.spec.model import DenseFfn, Layers, MoeFfn
 
 Named = tuple[str, Operation]
 
 _BF16 = 2.0
-
-
-@dataclass(frozen=True)
-class Rank:
-    """A model as one of ``tp`` ranks holds it. Numbers are per rank after sharding."""
-
-    model: Model
-    tp: int
-    experts: str
-    """Weight format of routed experts."""
-    linear: str
-    """Weight format of the other linear layers; embeddings, head and router stay bfloat16."""
-    kv_bytes: float
-    routing: Any
-
-    def kv_heads(self, attention: AttentionSpec) -> int:
-        """KV heads on a rank: at least one, replicated once TP exceeds them."""
-        return max(attention.num_key_value_heads // self.tp, 1)
-
-    def loads(self, ffn: MoeFfn) -> routing.Loads:
-        return routing.loads(self.routing, ffn.num_experts, ffn.num_experts_per_tok)
 
 
 @dataclass(frozen=True)
@@ -63,20 +42,21 @@ class Load:
 
 
 def layer_operations(rank: Rank, layers: Layers, load: Load) -> Iterator[Named]:
-    """Every operation of one layer, as (name, operation)."""
-    hidden, tokens = rank.model.hidden_size, load.padded_tokens
-    yield "input_norm", _norm(tokens, hidden)
+    """Every operation of one layer, as (name, operation); what runs twice is the same object twice."""
+    tokens = load.padded_tokens
+    norm, reduce = _norm(tokens, rank.model.hidden_size), list(_reduce(rank, tokens))
+    yield "input_norm", norm
     yield from _attention(rank, layers.attention, load)
-    yield from _reduce(rank, tokens)
+    yield from reduce
     if layers.attention.cross:
         yield from _cross_attention(rank, layers.attention, load)
-        yield from _reduce(rank, tokens)
-    yield "post_norm", _norm(tokens, hidden)
+        yield from reduce
+    yield "post_norm", norm
     if isinstance(layers.ffn, MoeFfn):
         yield from _moe(rank, layers.ffn, tokens)
     else:
         yield from _dense(rank, layers.ffn, tokens, "mlp")
-    yield from _reduce(rank, tokens)
+    yield from reduce
 
 
 def _norm(tokens: Any, hidden: int) -> Elementwise:
@@ -166,5 +146,11 @@ def head_operations(rank: Rank, load: Load, sampled: Any) -> Iterator[Named]:
     yield "final_norm", _norm(tokens, hidden)
     yield "lm_head", Gemm(np.maximum(sampled, 1), vocabulary, hidden)
     if rank.tp > 1:
-        yield "gather_logits", AllReduce(_BF16 * np.maximum(sampled, 1) * model.vocab_size, rank.tp, "all_gather")
-    yield "sampling", Elementwise(np.maximum(sampled, 1), 4 * 4.0 * np.maximum(sampled, 1) * model.vocab_size, 4)
+        yield (
+            "gather_logits",
+            AllReduce(_BF16 * np.maximum(sampled, 1) * model.vocab_size, rank.tp, "all_gather"),
+        )
+    yield (
+        "sampling",
+        Elementwise(np.maximum(sampled, 1), 4 * 4.0 * np.maximum(sampled, 1) * model.vocab_size, 4),
+    )

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from moesim.errors import DoesNotFit
-from moesim.layer import Rank
 from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.rank import Rank
 from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
 from moesim.spec.model import Layers, Model, MoeFfn
@@ -148,9 +148,7 @@ def _layer_activations(rank: Rank, layers: Layers, tokens: int) -> float:
     return max(attention, experts + _BF16 * tokens * hidden)
 
 
-def memory_room(
-    rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int = 0
-) -> Room:
+def memory_room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int = 0) -> Room:
     """How memory is used and what fits.
 
     Parameters

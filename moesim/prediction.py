@@ -11,8 +11,8 @@ import numpy as np
 from moesim.cost.cost import Cost, interval, leaf_seconds, reduced, summed
 from moesim.cost.machine import Machine
 from moesim.errors import SpecError
-from moesim.layer import Rank
 from moesim.memory import Limits, Room, memory_room, require_room
+from moesim.rank import Rank
 from moesim.serving import StaticBatch, static_batch
 from moesim.spec.checks import check
 from moesim.spec.defaults import max_num_batched_tokens, max_num_seqs

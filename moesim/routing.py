@@ -5,17 +5,15 @@ Formula card, sections 1 and 4. ``Loads`` answers for any number of tokens N; no
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moesim.errors import Problem, SpecError
+from moesim.spec.trace import read_trace
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, Any]
 _DRAWS = 16
 _TAIL = 12.0
 _NORMAL_90 = 1.645
@@ -112,7 +110,7 @@ class Loads:
 
     def distinct(self, tokens: Any) -> Array:
         """Expected number of distinct experts that ``tokens`` touch (array in, array out)."""
-        return self._per_token_count(tokens, lambda n: self._distinct(n))
+        return self._per_token_count(tokens, self._distinct)
 
     def blocks(self, tokens: Any, block: Any) -> Array:
         """Expected blocks of ``block`` rows after padding: the sum over experts of ceil(n_e / block)."""
@@ -128,7 +126,7 @@ class Loads:
         """
         if self.kind != "power_law":
             return np.zeros(np.shape(tokens))
-        return self._per_token_count(tokens, lambda n: self._draw_spread(n))
+        return self._per_token_count(tokens, self._draw_spread)
 
     def _draw_spread(self, n: int) -> float:
         distinct = (_power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1)
@@ -279,27 +277,3 @@ def _from_counts(counts: Array, k: int) -> Array:
 def _grouped(q: Array) -> tuple[tuple[float, int], ...]:
     values, counts = np.unique(q, return_counts=True)
     return tuple((float(v), int(c)) for v, c in zip(values, counts, strict=True) if v > 0)
-
-
-@lru_cache(maxsize=16)
-def read_trace(file: str, num_experts: int, top_k: int) -> tuple[tuple[int, ...], ...]:
-    """Read a trace: one line a token, its k expert numbers separated by commas. Raises SpecError."""
-    problems: list[Problem] = []
-    rows: list[tuple[int, ...]] = []
-    accepted = f"{top_k} different numbers from 0 to {num_experts - 1}"
-    with Path(file).open(encoding="utf-8", errors="replace", newline="") as stream:
-        for number, cells in enumerate(csv.reader(stream), start=1):
-            if not cells or cells[0].lstrip().startswith("#"):
-                continue
-            try:
-                row = tuple(int(cell) for cell in cells)
-            except ValueError:
-                row = ()
-            if len(set(row)) != top_k or len(row) != top_k or min(row) < 0 or max(row) >= num_experts:
-                problems.append(Problem(f"is {','.join(cells)[:40]!r}; accepted: {accepted}", f"{file}:{number}"))
-                if len(problems) == 5:
-                    break
-            rows.append(row)
-    if problems or not rows:
-        raise SpecError(problems or [Problem("holds no token", file)])
-    return tuple(rows)

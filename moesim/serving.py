@@ -113,9 +113,7 @@ def static_batch(
     return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, node_s, encoder)
 
 
-def _prefill(
-    steps: StepModel, batch: Array, input_len: Array, budget: int, samples: int | None
-) -> tuple[Cost, Array]:
+def _prefill(steps: StepModel, batch: Array, input_len: Array, budget: int, samples: int | None) -> tuple[Cost, Array]:
     """(prefill summed over steps, mean time at which a prompt ends), by point. Equal prompts are priced once."""
     (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from moesim.cost.cost import Cost, summed
 from moesim.cost.machine import Machine
-from moesim.layer import Load, Rank, head_operations, layer_operations
+from moesim.layer import Load, head_operations, layer_operations
 from moesim.ops import Elementwise, Gemm, Host
+from moesim.rank import Rank
 from moesim.spec.model import Layers, MoeFfn
 
 _CAPTURE_SIZES = np.array([1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)])
@@ -66,7 +67,13 @@ class StepModel:
         return [*parts, summed("embedding and head", head)]
 
     def _layers(self, layers: Layers, load: Load) -> Cost:
-        operations = [self.machine.price(n, op) for n, op in layer_operations(self.rank, layers, load)]
+        priced: dict[int, Cost] = {}
+        operations: list[Cost] = []
+        named = list(layer_operations(self.rank, layers, load))
+        for name, op in named:
+            if id(op) not in priced:
+                priced[id(op)] = self.machine.price(name, op)
+            operations.append(replace(priced[id(op)], name=name))
         return summed(_layer_name(layers), operations, layers.count)
 
     def _cross_caches(self, load: Load) -> list[Cost]:

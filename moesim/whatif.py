@@ -110,8 +110,9 @@ def _block(scenario: Scenario, settings: dict[str, Any], grid: dict[str, np.ndar
         table[name] = values
     if not fits.any():
         return table
+    size, input_len, output_len = (grid[name][fits] for name in LOAD)
     batch = static_batch(
-        parts.steps, *(grid[name][fits] for name in LOAD), parts.limits.max_num_batched_tokens, samples=SAMPLES
+        parts.steps, size, input_len, output_len, parts.limits.max_num_batched_tokens, samples=SAMPLES
     )
     for name, columns in metrics(batch).items():
         for suffix, values in zip(("", "_low", "_high"), columns, strict=True):
@@ -148,5 +149,9 @@ def _fits(
     problem[total > limit] = "input_len + output_len exceeds the model's positions"
     if room.kv_available <= 0:
         problem[:] = "the weights do not fit"
-    memory = {"weights_bytes": room.weights, "kv_available_bytes": room.kv_available, "kv_needed_bytes": needed}
+    memory = {
+        "weights_bytes": room.weights,
+        "kv_available_bytes": room.kv_available,
+        "kv_needed_bytes": needed,
+    }
     return problem == "", problem, memory

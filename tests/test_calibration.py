@@ -79,7 +79,11 @@ def test_the_accuracy_page_has_not_drifted():
 
 def test_standard_errors_are_small_where_it_matters():
     stored = json.loads((paths.FITS / GPU / f"{STACK}.json").read_text())["families"]
-    for family, name in (("fused_moe/bfloat16", "e_hbm"), ("gemm/bfloat16", "e_mma"), ("attention_decode", "e_hbm")):
+    for family, name in (
+        ("fused_moe/bfloat16", "e_hbm"),
+        ("gemm/bfloat16", "e_mma"),
+        ("attention_decode", "e_hbm"),
+    ):
         entry = stored[family]["parameters"][name]
         assert entry["standard_error"] < 0.1 * entry["value"]
         assert entry["unit"] and entry["meaning"]
@@ -144,7 +148,14 @@ def test_import_tables_converts_counts_and_says_so(tmp_path, monkeypatch):
     assert table["seconds"].tolist() == [0.003e-3, 0.5e-3]
     assert set(table.columns) == {"kernel_source", "gemm_dtype", "m", "n", "k", "seconds"}
     meta = (written.parent / "meta.yaml").read_text()
-    for text in ("package_version: 9.9.0", "Apache-2.0", "rows_read: 4", "rows_kept: 2", "median kept", "not positive"):
+    for text in (
+        "package_version: 9.9.0",
+        "Apache-2.0",
+        "rows_read: 4",
+        "rows_kept: 2",
+        "median kept",
+        "not positive",
+    ):
         assert text in meta
     assert yaml.parse(meta, "meta").data["families"]["gemm"]["rows_kept"] == 2
     with pytest.raises(CalibrationError, match="holds no table"):

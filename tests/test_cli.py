@@ -16,7 +16,14 @@ TOO_BIG = str(paths.SCENARIOS / "mixtral_does_not_fit.yaml")
 def test_predict_prints_metrics_intervals_and_bounds(capsys):
     assert main(["predict", MIXTRAL]) == 0
     out = capsys.readouterr().out
-    for text in ("TTFT, mean", "TPOT, mean", "90 % interval", "experts (memory)", "KV cache room", "time priced by"):
+    for text in (
+        "TTFT, mean",
+        "TPOT, mean",
+        "90 % interval",
+        "experts (memory)",
+        "KV cache room",
+        "time priced by",
+    ):
         assert text in out
 
 

@@ -125,7 +125,11 @@ def test_faster_hardware_is_never_slower():
         (gemm.BF16, "gemm/bfloat16", Gemm(np.array([1.0, 64, 8192]), 8192.0, 4096.0)),
         (gemm.FP8, "gemm/fp8", Gemm(np.array([1.0, 64, 8192]), 8192.0, 4096.0, "fp8")),
         (attention.DECODE, "attention_decode", Attention((Group(64, 1, np.array([100, 9000])),), 32, 8, 128)),
-        (attention.PREFILL, "attention_prefill", Attention((Group(2, np.array([100, 9000]), 0),), 32, 8, 128)),
+        (
+            attention.PREFILL,
+            "attention_prefill",
+            Attention((Group(2, np.array([100, 9000]), 0),), 32, 8, 128),
+        ),
         (elementwise.FORM, "elementwise", Elementwise(4096, 1e8)),
     ]
     for form, name, op in cases:

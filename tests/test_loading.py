@@ -63,7 +63,10 @@ workload:
         ({"hardware": "t4", "kv_cache_dtype": "fp8"}, "has no fp8 arithmetic"),
         ({"routing": {"kind": "histogram", "counts": [1, 2]}}, "has 2 counts"),
         ({"routing": {"kind": "trace", "file": "nowhere.csv"}}, "does not exist"),
-        ({"routing.kind": "histogram", "routing.counts": [1, 0, 0, 0, 0, 0, 0, 0]}, "fewer experts are ever picked"),
+        (
+            {"routing.kind": "histogram", "routing.counts": [1, 0, 0, 0, 0, 0, 0, 0]},
+            "fewer experts are ever picked",
+        ),
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"batch_size": 1.5}, "valid integer"),
         ({"batch_size": 5000}, "exceeds max_num_seqs"),

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim import DoesNotFit, load_model, predict
-from moesim.layer import Rank
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes, weight_bytes
 from moesim.prediction import assemble, room_of
+from moesim.rank import Rank
 from moesim.spec.scenario import Scenario, Uniform, Workload
 
 
@@ -16,9 +16,7 @@ def rank(model="Mixtral-8x7B-v0.1", tp=1, weights="bfloat16", kv_bytes=2.0) -> R
 
 
 def scenario(model="Mixtral-8x7B-v0.1", hardware="h100-sxm", batch=8, isl=2048, osl=512, **changes) -> Scenario:
-    base = Scenario(
-        model=model, hardware=hardware, workload=Workload(batch_size=batch, input_len=isl, output_len=osl)
-    )
+    base = Scenario(model=model, hardware=hardware, workload=Workload(batch_size=batch, input_len=isl, output_len=osl))
     return base.with_(**changes) if changes else base
 
 

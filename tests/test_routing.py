@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from moesim import routing
 from moesim.errors import SpecError
 from moesim.spec.scenario import Balanced, Correlated, Histogram, Identical, PowerLaw, Trace, Uniform, Zipf
+from moesim.spec.trace import read_trace
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_bad_trace_lines_name_the_line(tmp_path, line):
     path = tmp_path / "trace.csv"
     path.write_text(f"0,1\n{line}\n")
     with pytest.raises(SpecError, match=r"trace\.csv:2: is .* accepted: 2 different numbers from 0 to 3"):
-        routing.read_trace(str(path), 4, 2)
+        read_trace(str(path), 4, 2)
 
 
 def test_power_law_counts_keep_every_token():

@@ -40,7 +40,11 @@ def test_any_setting_is_an_axis(mixtral):
 
 def test_progress_counts_every_point(mixtral):
     seen = []
-    moesim.sweep(mixtral, {"tp": [2, 4], "batch_size": [1, 2, 3]}, progress=lambda done, total: seen.append((done, total)))
+    moesim.sweep(
+        mixtral,
+        {"tp": [2, 4], "batch_size": [1, 2, 3]},
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(3, 6), (6, 6)]
 
 

@@ -29,6 +29,15 @@ RUNS = paths.CALIBRATION / "runs" / "h100-vllm-qwen3-32b.csv"
 _SAMPLE = "aiconfigurator_core/systems/silicon_sample.csv"
 GPU = "nvidia-h100-sxm5-80gb"
 _MODEL, _SYSTEM = "Qwen/Qwen3-32B", "h100_sxm"
+_COLUMNS = {
+    "backend_version": "backend_version",
+    "isl": "input_len",
+    "osl": "output_len",
+    "batch_size": "max_concurrency",
+    "tp_size": "tensor_parallel_size",
+    "silicon_ttft_ms": "ttft_ms",
+    "silicon_tpot_ms": "tpot_ms",
+}
 _MAX_PREFILL_SHARE = 0.2
 _MAX_CONCURRENCY = 64
 
@@ -44,14 +53,11 @@ def import_runs(wheel: Path) -> Path:
         raise CalibrationError(f"'{wheel}' is not an aiconfigurator-core wheel: {error}") from None
     ours = (table["model_path"] == _MODEL) & (table["system"] == _SYSTEM) & (table["backend"] == "vllm")
     rows = table[ours & (table["mode"] == "agg") & table["precision"].isna()]
-    tidy = rows[["backend_version", "isl", "osl", "batch_size", "tp_size", "silicon_ttft_ms", "silicon_tpot_ms"]].rename(
-        columns={"isl": "input_len", "osl": "output_len", "batch_size": "max_concurrency",
-                 "tp_size": "tensor_parallel_size", "silicon_ttft_ms": "ttft_ms", "silicon_tpot_ms": "tpot_ms"}
-    )  # fmt: skip
+    tidy = rows[list(_COLUMNS)].rename(columns=_COLUMNS)
     head = (
         f"# Served runs of the dense {_MODEL} in bfloat16 on H100 SXM under vLLM {tidy['backend_version'].iloc[0]}.\n"
-        f"# From {wheel.name.split('-cp')[0]} (Apache-2.0, NVIDIA), {_SAMPLE}: {len(table)} rows read, {len(tidy)} kept\n"
-        "# (this model, GPU and engine, aggregated serving, bfloat16). Closed loop; milliseconds.\n"
+        f"# From {wheel.name.split('-cp')[0]} (Apache-2.0, NVIDIA), {_SAMPLE}: {len(table)} rows read,\n"
+        f"# {len(tidy)} kept (this model, GPU and engine, aggregated serving, bfloat16). Closed loop; milliseconds.\n"
     )
     write_whole(RUNS, head + tidy.astype({"max_concurrency": int, "tensor_parallel_size": int}).to_csv(index=False))
     return RUNS
@@ -106,12 +112,16 @@ def fit_host() -> dict[str, Any]:
     held_out = np.array([design[i] @ refits[index[i]] for i in range(len(rows))])
     ratio = np.abs(np.log(np.maximum(target, 1e-5) / np.maximum(held_out, 1e-5)))
     tpot_error = np.abs(held_out - target) / (rows["tpot_ms"].to_numpy() * 1e-3)
-    values = {"t_step": everything[0], "t_sequence": everything[1], "t_kernel_eager": HOST.parameters[2].start}
+    values = {
+        "t_step": everything[0],
+        "t_sequence": everything[1],
+        "t_kernel_eager": HOST.parameters[2].start,
+    }
     spread = {"t_step": errors[0], "t_sequence": errors[1], "t_kernel_eager": 0.0}
     return {
         "form": HOST.name,
-        "note": "t_kernel_eager is what vLLM's eager all-reduce takes on the host in its tables; the others are fitted on "
-        "served dense Qwen3-32B, vLLM 0.12",
+        "note": "t_kernel_eager is what vLLM's eager all-reduce takes on the host in its tables; the others are "
+        "fitted on served dense Qwen3-32B, vLLM 0.12",
         "parameters": {
             q.name: {"value": float(f"{values[q.name]:.6g}"), "unit": q.unit,
                      "standard_error": float(f"{spread[q.name]:.3g}"), "meaning": q.meaning}

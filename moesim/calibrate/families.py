@@ -89,7 +89,6 @@ class _TableLoads:
             [float(self._of(e, k, d).blocks(n, int(b))) for (e, k, n, d), b in zip(self.rows, sizes, strict=True)]
         )
 
-
     def spread(self, tokens: Any) -> Any:
         return np.array([float(self._of(e, k, d).spread(n)) for e, k, n, d in self.rows])
 
@@ -236,7 +235,7 @@ def _message(kind: str) -> Callable[[pd.DataFrame], AllReduce]:
 
 
 def _custom_rows(table: pd.DataFrame) -> pd.DataFrame:
-    limit = table["num_gpus"].map(lambda n: collective.custom_limit_bytes("9.0", int(n)))
+    limit = table["num_gpus"].map({n: collective.custom_limit_bytes("9.0", n) for n in (2, 4, 8)})
     return table[(table["backend"] == "vllm_graph") & (table["message_bytes"] <= limit)]
 
 

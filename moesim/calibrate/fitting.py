@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 8000
 _ROBUST_SCALE = 0.1
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -155,4 +155,3 @@ def _coverage(predicted: Array, log_ratio: Array, folds: Array) -> float:
         half_width = Residuals.of(predicted[~out], log_ratio[~out]).interval(predicted[out])
         inside[out] = np.abs(log_ratio[out]) <= half_width
     return float(inside.mean())
-

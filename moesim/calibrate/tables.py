@@ -40,8 +40,6 @@ _DROPPED_COLUMNS = [
 ]  # fmt: skip
 
 
-
-
 def _nccl(table: pd.DataFrame) -> pd.DataFrame:
     """message_size counts elements of nccl_dtype."""
     size = table["nccl_dtype"].map({"half": 2, "int8": 1})
@@ -136,7 +134,7 @@ def tidied(family: str, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, in
     twins = int(table.duplicated(keys).sum())
     if twins:
         dropped["measured more than once: median kept"] = twins
-        table = table.groupby(keys, as_index=False, sort=False, dropna=False)["latency"].median()
+        table = table.groupby(keys, sort=False, dropna=False)["latency"].median().reset_index()
     tidy = TIDY.get(family, lambda t: t)(table.assign(seconds=table["latency"] * 1e-3))
     tidy = tidy.drop(columns=[c for c in _DROPPED_COLUMNS if c in tidy.columns])
     return tidy.reset_index(drop=True), dropped

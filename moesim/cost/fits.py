@@ -20,7 +20,7 @@ BIN_ROWS = 150
 LEVEL = 0.9
 UNSEEN_GPU = 0.35
 """Half-width on an architecture nothing was measured on, at least: a third either way."""
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

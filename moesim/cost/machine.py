@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.cost import fits as fits_module
 from moesim.cost.cost import Cost
-from moesim.cost.fits import FittedFamily, Fits, load_fits, ranged_fields
+from moesim.cost.fits import Fits, FittedFamily, load_fits, ranged_fields
 from moesim.cost.forms import attention, collective, elementwise, fused_moe, gemm, mla
 from moesim.cost.forms.form import Form, Timing
 from moesim.cost.gpu import GpuNumbers
@@ -98,8 +98,8 @@ class Machine:
         family, fits = self._family(family_name)
         form = _form(family_name)
         assert form is not None
-        arguments = (family.parameters, op, gpu) if tile is None else (family.parameters, op, gpu, tile)
-        timing: Timing = form.seconds(*arguments)
+        extra = () if tile is None else (tile,)
+        timing: Timing = form.seconds(family.parameters, op, gpu, *extra)
         return self._cost(name, op, timing, family, fits, form, borrowed)
 
     def _cost(
@@ -143,7 +143,15 @@ class Machine:
         # The table is host-bound; a CUDA graph is not. Its GPU floor is the per-tensor kernel's.
         p = {**family.parameters, "t_host": launch, "t_align": 0.0, "t_launch": launch}
         timing = gemm.fp8_block_seconds(p, op, self._cold)
-        return self._cost(name, op, timing, family, fits, gemm.FP8_BLOCK, borrowed=timing.seconds < family.parameters["t_host"])
+        return self._cost(
+            name,
+            op,
+            timing,
+            family,
+            fits,
+            gemm.FP8_BLOCK,
+            borrowed=timing.seconds < family.parameters["t_host"],
+        )
 
     def _collective(self, name: str, op: AllReduce) -> Cost:
         switched = self.hardware.links.kind == "NVSwitch"
@@ -228,8 +236,8 @@ def _octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, st
         smallest, largest = (value, value) if isinstance(value, (int, float)) else (value.min(), value.max())
         if low <= smallest and largest <= high:
             continue
-        value = np.maximum(np.asarray(value, float), 1e-12)
-        octaves = octaves + np.maximum(np.log2(value / high), 0) + np.maximum(np.log2(low / value), 0)
+        positive = np.maximum(np.asarray(value, float), 1e-12)
+        octaves = octaves + np.maximum(np.log2(positive / high), 0) + np.maximum(np.log2(low / positive), 0)
         names.append(name)
     return octaves, ", ".join(names)
 
@@ -240,4 +248,3 @@ _BOUNDS = ("launch", "memory", "compute")
 def _bound(timing: Timing) -> str:
     parts = [part.sum() if isinstance(part, np.ndarray) else part for part in timing[1:]]
     return _BOUNDS[parts.index(max(parts))]
-

@@ -71,7 +71,12 @@ def triton_bfloat16(tokens: Any, experts: Any) -> Tile:
 def triton_fp8_block(tokens: Any, experts: Any) -> Tile:
     one = np.ones_like(tokens)
     return Tile(
-        _steps(tokens, (64, 16), above=64), 128 * one, 128 * one, _steps(tokens, (16, 1), above=32), 4 * one, 3 * one
+        _steps(tokens, (64, 16), above=64),
+        128 * one,
+        128 * one,
+        _steps(tokens, (16, 1), above=32),
+        4 * one,
+        3 * one,
     )
 
 

@@ -117,9 +117,7 @@ def _target_line(
     coverage = _pooled(data, families, "coverage_of_90_percent")
     roofline = _pooled(data, families, "roofline_with_one_constant")
     aim = f"<= {_percent(target)}" + (f", worst <= {_percent(worst_target)}" if worst_target else "")
-    return (
-        f"| {what} | {aim} | {_percent(error)} | {_percent(worst)} | {_percent(roofline)} | {_percent(coverage)} |"
-    )
+    return f"| {what} | {aim} | {_percent(error)} | {_percent(worst)} | {_percent(roofline)} | {_percent(coverage)} |"
 
 
 def _power_law_lines() -> list[str]:
@@ -127,7 +125,8 @@ def _power_law_lines() -> list[str]:
     for name, error in power_law_errors(GPU, STACK).items():
         lines.append(
             f"| power-law rows of {name}, predicted by routing physics, none fitted | <= 12.0 % | "
-            f"{_percent(error.mean)} | {_percent(error.worst)} | {_percent(error.roofline)} | {_percent(error.coverage)} |"
+            f"{_percent(error.mean)} | {_percent(error.worst)} | {_percent(error.roofline)} | "
+            f"{_percent(error.coverage)} |"
         )
     return lines
 
@@ -221,7 +220,13 @@ def _plot(family: Family, target: Path) -> Path:
     band = np.exp(stored.residuals.interval(x))
     axes.fill_between(x * 1e6, 1 / band, band, color="tab:orange", alpha=0.2, label="90 % interval")
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", ylim=(0.4, 2.5), xlabel="predicted time [us]", ylabel="measured / predicted")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        ylim=(0.4, 2.5),
+        xlabel="predicted time [us]",
+        ylabel="measured / predicted",
+    )
     axes.set_yticks([0.5, 0.7, 1.0, 1.4, 2.0], ["0.5", "0.7", "1", "1.4", "2"])
     axes.minorticks_off()
     axes.set_title(f"{family.name}, H100 SXM, vLLM 0.24: {len(rows):,} rows", fontsize=9)

@@ -12,6 +12,7 @@ from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
 from moesim.spec.scenario import Scenario
+from moesim.spec.trace import read_trace
 
 Finding = tuple[tuple[str | int, ...], str]
 
@@ -38,7 +39,10 @@ def check(scenario: Scenario) -> list[Finding]:
     if calibration != "auto" and not (paths.FITS / f"{calibration}.json").is_file() and not Path(calibration).is_file():
         known = sorted(f"{p.parent.name}/{p.stem}" for p in paths.FITS.glob("*/*.json") if p.stem != "tiles")
         findings.append(
-            (("calibration",), f"'{calibration}' is neither stored nor a file; stored: auto, {', '.join(known)}")
+            (
+                ("calibration",),
+                f"'{calibration}' is neither stored nor a file; stored: auto, {', '.join(known)}",
+            )
         )
     return findings
 
@@ -104,10 +108,11 @@ def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
                 f"has {len(routing.counts)} counts; {model.name} has {moe.num_experts} experts, one count each",
             )
         elif sum(c > 0 for c in routing.counts) < moe.num_experts_per_tok:
-            yield ("routing", "counts"), f"fewer experts are ever picked than the top-{moe.num_experts_per_tok} needs"
+            yield (
+                ("routing", "counts"),
+                f"fewer experts are ever picked than the top-{moe.num_experts_per_tok} needs",
+            )
     if routing.kind == "trace":
-        from moesim.routing import read_trace
-
         if not Path(routing.file).is_file():
             yield ("routing", "file"), f"the trace '{routing.file}' does not exist"
             return
@@ -133,7 +138,10 @@ def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> It
     if scheme in {"fp8", "fp8_block"} and hardware.gpu.dense_fp8 is None:
         yield where, f"{hardware.name} has no fp8 arithmetic; accepted there: none, int8, int4"
     if scenario.engine.kv_cache_dtype == "fp8" and hardware.gpu.dense_fp8 is None:
-        yield ("engine", "kv_cache_dtype"), f"{hardware.name} has no fp8 arithmetic; accepted there: auto, bfloat16"
+        yield (
+            ("engine", "kv_cache_dtype"),
+            f"{hardware.name} has no fp8 arithmetic; accepted there: auto, bfloat16",
+        )
 
 
 def _divisors(number: int) -> str:

@@ -151,7 +151,11 @@ def _mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 def _qwen_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    third, hidden, count = config["model_type"] == "qwen3_moe", f.whole("hidden_size"), f.whole("num_hidden_layers")
+    third, hidden, count = (
+        config["model_type"] == "qwen3_moe",
+        f.whole("hidden_size"),
+        f.whole("num_hidden_layers"),
+    )
     attention = _gqa(f, lambda h, kv, d: 2 * d if third else (h + 2 * kv) * d)
     shared = f.whole("shared_expert_intermediate_size", default=0)
     moe = MoeFfn(
@@ -254,7 +258,10 @@ def _llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 def _dbrx(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    inner, ffn = Fields(f.data.get("attn_config", {}), f.source), Fields(f.data.get("ffn_config", {}), f.source)
+    inner, ffn = (
+        Fields(f.data.get("attn_config", {}), f.source),
+        Fields(f.data.get("ffn_config", {}), f.source),
+    )
     hidden, heads = f.whole("d_model"), f.whole("n_heads")
     attention = Attention(heads, inner.whole("kv_n_heads"), hidden // max(heads, 1))
     moe = MoeFfn(ffn.whole("moe_num_experts"), ffn.whole("moe_top_k"), ffn.whole("ffn_hidden_size"))
@@ -308,9 +315,7 @@ def _nllb(f: Fields, name: str, config: dict[str, Any]) -> Model:
         heads, total = f.whole(f"{side}_attention_heads"), f.whole(f"{side}_layers")
         width, sparse = f.whole(f"{side}_ffn_dim"), total // max(f.whole(f"{side}_sparse_step"), 1)
         extra = 4 * hidden * (2 if cross else 1)
-        attention = Attention(
-            heads, heads, hidden // max(heads, 1), cross=cross, causal=cross, extra_parameters=extra
-        )
+        attention = Attention(heads, heads, hidden // max(heads, 1), cross=cross, causal=cross, extra_parameters=extra)
         bias = width + hidden
         moe = MoeFfn(experts, f.whole("num_experts_per_tok"), width, gated=False, extra_parameters=experts * bias)
         norms = 2 * hidden * (3 if cross else 2)

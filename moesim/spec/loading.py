@@ -69,7 +69,7 @@ def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[yaml.Loc
                 if not isinstance(inner, dict):
                     data.pop(str(location[0]), None)
                     continue
-                inner.pop(location[-1], None)
+                inner.pop(str(location[-1]), None)
                 if item["type"] != "extra_forbidden" and location[-1] in {"input_len", "output_len"}:
                     inner[location[-1]] = 1
     return None, replaced
@@ -262,7 +262,9 @@ def _load_model(name: str, _key: str, overrides: _Box) -> Model:
         known = by_name.get(name.lower().rsplit("/", 1)[-1])
         if known is None:
             near = difflib.get_close_matches(name.lower(), list(by_name), 3)
-            hint = f"did you mean {' or '.join(by_name[n] for n in near)}?" if near else f"known: {', '.join(catalogue())}"
+            hint = (
+                f"did you mean {' or '.join(by_name[n] for n in near)}?" if near else f"known: {', '.join(catalogue())}"
+            )
             raise SpecError(f"the model '{name}' is neither in the catalogue nor a config.json; {hint}")
         path = paths.MODELS / known / "config.json"
     config = yaml.read_json(path) | overrides.value

@@ -9,7 +9,6 @@ shots above. Floors grow with ranks, volumes follow nccl-tests' bus factors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ _CUSTOM_DEFAULT_LIMIT_BYTES = 8 * 2**20
 def custom_limit_bytes(compute_capability: str, ranks: int) -> float:
     """Largest message vLLM gives its custom all-reduce inside a node (vLLM 0.24, all_reduce_utils.py). [B]"""
     return _CUSTOM_LIMIT_BYTES.get(compute_capability, {}).get(ranks, _CUSTOM_DEFAULT_LIMIT_BYTES)
+
 
 NCCL_PARAMETERS = (
     Parameter("t_short", "s", 4e-6, 1e-7, 5e-5, "LL: launch and one hop"),

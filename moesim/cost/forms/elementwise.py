@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -55,5 +54,9 @@ def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
 
 
 HOST = Form(
-    "host", "t_step + t_sequence x sequences + launches the GPU waits for (no CUDA graph)", HOST_PARAMETERS, host_seconds, ("sequences",)
+    "host",
+    "t_step + t_sequence x sequences + launches the GPU waits for (no CUDA graph)",
+    HOST_PARAMETERS,
+    host_seconds,
+    ("sequences",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,7 +38,8 @@ class Form:
     text: str
     """The formula for a reader, one line."""
     parameters: tuple[Parameter, ...]
-    seconds: Callable[[Mapping[str, float], Any, Any], Timing]
+    seconds: Callable[..., Timing]
+    """``seconds(p, op, gpu)``; fused experts also take the tile their kernel picks."""
     ranged: tuple[str, ...]
 
 

@@ -61,7 +61,11 @@ def occupancy(tile: Tile, bytes_per_weight: Any) -> Any:
 
 
 def _grouped_gemm(
-    p: Mapping[str, float], gpu: GpuNumbers, op: Any, tile: Tile, shape: tuple[Any, Any, Any, Any, Any, Any, Any]
+    p: Mapping[str, float],
+    gpu: GpuNumbers,
+    op: Any,
+    tile: Tile,
+    shape: tuple[Any, Any, Any, Any, Any, Any, Any],
 ) -> tuple[Any, Any]:
     """(memory seconds, arithmetic seconds) of one grouped GEMM."""
     blocks, distinct, n, k, input_rows, output_rows, unaligned = shape
@@ -120,4 +124,4 @@ TEXT = (
     "t_fixed + t_align + sum over gate-up and down of [t_kernel + smax(weight bytes of distinct experts and rows / "
     "(HBM e_hbm), waves of padded tiles x (FLOP/(P e_mma) + loads/bw_l2 + t_tile))] + rows/(HBM e_rows) + generic sum"
 )
-FORM = Form("fused_moe", TEXT, PARAMETERS, seconds, ("tokens", "hidden", "width", "num_experts", "top_k"))  # type: ignore[arg-type]
+FORM = Form("fused_moe", TEXT, PARAMETERS, seconds, ("tokens", "hidden", "width", "num_experts", "top_k"))

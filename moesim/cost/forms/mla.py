@@ -85,7 +85,9 @@ def _linear(
 def _floor(p: Mapping[str, float], op: MlaModule) -> Any:
     fp8_kv = np.asarray(op.kv_bytes) < 1.5
     floor = p["t_floor"] + np.where(np.asarray(op.fp8_gemm) > 0, p["t_floor_fp8_gemm"], 0.0)
-    return floor + np.where(fp8_kv, p["t_floor_fp8_kv"], 0.0) + p["t_doubling"] * np.log2(np.minimum(op.tokens, 128) + 1)
+    return (
+        floor + np.where(fp8_kv, p["t_floor_fp8_kv"], 0.0) + p["t_doubling"] * np.log2(np.minimum(op.tokens, 128) + 1)
+    )
 
 
 def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:

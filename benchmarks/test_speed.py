@@ -1,0 +1,46 @@
+"""Speed, measured with pytest-benchmark: ``pytest benchmarks --benchmark-enable``.
+
+Aims: a warm predict of Mixtral TP4 2048/2048 within 5 ms, 100,000 sweep points in seconds, and a cold
+``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``.
+"""
+
+import subprocess
+import sys
+
+import moesim
+from moesim import paths
+
+SCENARIO = paths.SCENARIOS / "mixtral_tp4.yaml"
+
+
+def test_warm_predict(benchmark):
+    scenario = moesim.load(SCENARIO)
+    moesim.predict(scenario)
+    benchmark(moesim.predict, scenario)
+
+
+def test_load(benchmark):
+    benchmark(moesim.load, SCENARIO)
+
+
+def test_sweep_of_100_000_points(benchmark):
+    scenario = moesim.load(SCENARIO)
+    axes = {
+        "batch_size": list(range(1, 41)),
+        "input_len": list(range(64, 64 * 51, 64)),
+        "output_len": list(range(64, 64 * 51, 64)),
+    }
+    table = benchmark.pedantic(moesim.sweep, (scenario, axes), rounds=3)
+    assert len(table) == 100_000
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_cold_predict(benchmark):
+    benchmark.pedantic(_run, ("-m", "moesim", "predict", str(SCENARIO)), rounds=10)
+
+
+def test_cold_baseline_import_of_numpy_and_pydantic(benchmark):
+    benchmark.pedantic(_run, ("-c", "import numpy, pydantic"), rounds=10)
