@@ -111,9 +111,7 @@ def _block(scenario: Scenario, settings: dict[str, Any], grid: dict[str, np.ndar
     if not fits.any():
         return table
     size, input_len, output_len = (grid[name][fits] for name in LOAD)
-    batch = static_batch(
-        parts.steps, size, input_len, output_len, parts.limits.max_num_batched_tokens, samples=SAMPLES
-    )
+    batch = static_batch(parts.steps, size, input_len, output_len, parts.limits.max_num_batched_tokens, samples=SAMPLES)
     for name, columns in metrics(batch).items():
         for suffix, values in zip(("", "_low", "_high"), columns, strict=True):
             column = np.full(len(table), np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class SkewError:
     coverage: float
 
 
+@lru_cache(maxsize=8)
 def power_law_errors(gpu: str, stack: str) -> dict[str, SkewError]:
     """Errors on power-law rows, by fused-experts family. Constants come from balanced rows only."""
     fits = load_fits(f"{gpu}/{stack}")
