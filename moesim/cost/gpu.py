@@ -30,7 +30,7 @@ class GpuNumbers:
             fp8_flop_per_s=hardware.peak_flop_per_s("fp8"),
             int8_flop_per_s=hardware.peak_flop_per_s("int8"),
             hbm_bytes_per_s=gpu.hbm_bandwidth.value,
-            sm_count=gpu.sm_count.value,
+            sm_count=int(gpu.sm_count.value),
             l2_bytes=gpu.l2_cache.value,
             link_bytes_per_s=hardware.links.gpu_to_gpu.value,
             hopper=hardware.compute_capability == "9.0",

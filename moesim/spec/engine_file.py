@@ -6,18 +6,18 @@ from functools import lru_cache
 
 from moesim import paths
 from moesim.spec import yaml
-from moesim.spec.quantities import Bytes, Sourced, Strict
+from moesim.spec.quantities import Bytes, Strict
 
 
 class Reserves(Strict):
     """Memory that is neither weights, activations nor cache. [B]"""
 
-    cuda_context: Sourced[Bytes]
-    nccl_2_ranks: Sourced[Bytes]
-    nccl_more_ranks: Sourced[Bytes]
-    custom_all_reduce: Sourced[Bytes]
-    cuda_graphs: Sourced[Bytes]
-    attention_workspace: Sourced[Bytes]
+    cuda_context: Bytes
+    nccl_2_ranks: Bytes
+    nccl_more_ranks: Bytes
+    custom_all_reduce: Bytes
+    cuda_graphs: Bytes
+    attention_workspace: Bytes
 
     def communication_bytes(self, ranks: int) -> float:
         """Buffers of a tensor-parallel group. [B]"""

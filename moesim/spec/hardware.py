@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from moesim.spec.quantities import Bytes, BytesPerSecond, FlopPerSecond, Sourced, Strict, Watts
+from moesim.spec.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Strict, Watts
 
 
 class Gpu(Strict):
     """One GPU. Rates are dense; a multiply-add counts as two operations."""
 
-    sm_count: Sourced[int]
-    dense_bf16: Sourced[FlopPerSecond]
-    dense_fp8: Sourced[FlopPerSecond] | None = None
-    dense_int8: Sourced[FlopPerSecond] | None = None
-    dense_fp4: Sourced[FlopPerSecond] | None = None
-    hbm_bandwidth: Sourced[BytesPerSecond]
-    l2_cache: Sourced[Bytes]
-    memory: Sourced[Bytes]
-    power: Sourced[Watts]
+    sm_count: Count
+    dense_bf16: FlopPerSecond
+    dense_fp8: FlopPerSecond | None = None
+    dense_int8: FlopPerSecond | None = None
+    dense_fp4: FlopPerSecond | None = None
+    hbm_bandwidth: BytesPerSecond
+    l2_cache: Bytes
+    memory: Bytes
+    power: Watts
 
 
 class Links(Strict):
     """How GPUs of a node reach each other and the host; per GPU and per direction."""
 
     kind: str
-    gpu_to_gpu: Sourced[BytesPerSecond]
-    host: Sourced[BytesPerSecond]
+    gpu_to_gpu: BytesPerSecond
+    host: BytesPerSecond
 
 
 class Hardware(Strict):
@@ -40,7 +40,7 @@ class Hardware(Strict):
     gpu: Gpu
     links: Links
     gpus_per_node: int = Field(ge=1)
-    measured: dict[str, Sourced[FlopPerSecond]] = {}
+    measured: dict[str, FlopPerSecond] = {}
     doubts: list[str] = []
 
     def peak_flop_per_s(self, number_format: str) -> float:

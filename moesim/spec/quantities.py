@@ -1,24 +1,13 @@
-"""Pydantic types for quantities with units, and for values that name their source."""
+"""Pydantic types for values that carry a unit in the file and name their source."""
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, TypeVar
+from functools import partial
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from moesim import units
-
-T = TypeVar("T")
-
-
-def _quantity(unit: str) -> BeforeValidator:
-    return BeforeValidator(lambda text: units.parse(text, unit), json_schema_input_type=str)
-
-
-Bytes = Annotated[float, _quantity("B"), Field(gt=0)]
-BytesPerSecond = Annotated[float, _quantity("B/s"), Field(gt=0)]
-FlopPerSecond = Annotated[float, _quantity("FLOP/s"), Field(gt=0)]
-Watts = Annotated[float, _quantity("W"), Field(gt=0)]
 
 
 class Strict(BaseModel):
@@ -27,9 +16,27 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Sourced(Strict, Generic[T]):
-    """A value, where it comes from, and what to know about it."""
+class Sourced(Strict):
+    """A value in SI, where it comes from, and what to know about it."""
 
-    value: T
+    value: Annotated[float, Field(gt=0)]
     source: str = Field(min_length=1)
     note: str | None = None
+
+
+def _in_unit(data: Any, unit: str) -> Any:
+    """Turn the value's written quantity into SI; what is no such map is left to pydantic to refuse."""
+    if isinstance(data, dict) and "value" in data:
+        return data | {"value": units.parse(data["value"], unit)}
+    return data
+
+
+def _sourced(unit: str) -> Any:
+    return BeforeValidator(partial(_in_unit, unit=unit))
+
+
+Count = Sourced
+Bytes = Annotated[Sourced, _sourced("B")]
+BytesPerSecond = Annotated[Sourced, _sourced("B/s")]
+FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s")]
+Watts = Annotated[Sourced, _sourced("W")]
