@@ -10,6 +10,10 @@ from typing import Any
 
 from moesim.errors import CalibrationError, DoesNotFit, Problem, SpecError
 
+_FLAGS = {"enforce_eager"}
+"""Settings that are true when named without a value, as in vLLM."""
+_MOST_VALUES = 1_000_000
+
 BAD_INPUT, DOES_NOT_FIT, EXTRAPOLATED = 2, 3, 4
 
 
@@ -118,10 +122,9 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     except DoesNotFit as error:
         _print_does_not_fit(error, options.json)
         return DOES_NOT_FIT
-    outside = [note for note in prediction.notes if "outside the fitted range" in note or "fitted on" in note]
-    if options.strict and outside:
-        raise_strict = "\n".join(f"moesim: --strict: {note}" for note in outside)
-        print(raise_strict, file=sys.stderr)
+    if options.strict and prediction.outside:
+        for note in prediction.outside:
+            print(f"moesim: --strict: {note}", file=sys.stderr)
         return EXTRAPOLATED
     if options.json:
         from moesim.report.as_json import prediction_data
@@ -157,17 +160,23 @@ def _overrides(sets: list[str], rest: list[str]) -> dict[str, Any]:
             problems.append(Problem(f"'{text}' is not NAME=VALUE", "--set"))
         else:
             found[name] = _value(value)
-    words = iter(rest)
-    for word in words:
+    words = list(rest)
+    while words:
+        word = words.pop(0)
         if not word.startswith("--"):
             problems.append(Problem(f"'{word}' is not expected here", "command line"))
             continue
         name, equals, value = word[2:].partition("=")
-        text = value if equals else next(words, None)
-        if text is None or (not equals and text.startswith("--")):
-            problems.append(Problem(f"'{word}' needs a value", "command line"))
-        else:
-            found[name] = _value(text)
+        if not equals and (not words or words[0].startswith("--")):
+            if name.replace("-", "_") in _FLAGS:
+                found[name] = True
+            else:
+                problems.append(Problem(f"'{word}' needs a value", "command line"))
+            continue
+        text = value if equals else words.pop(0)
+        if name in found:
+            problems.append(Problem(f"'--{name}' is given twice; keep one", "command line"))
+        found[name] = _value(text)
     if problems:
         raise SpecError(problems)
     return found
@@ -189,6 +198,8 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         first, last, step = int(bounds[0]), int(bounds[1]), int(bounds[2]) if len(bounds) == 3 else 1
         if step < 1 or last < first:
             raise SpecError([Problem(f"'{text}' is empty; first:last:step with last not below first", "--axis")])
+        if (last - first) // step >= _MOST_VALUES:
+            raise SpecError([Problem(f"'{text}' has more than {_MOST_VALUES:,} values", "--axis")])
         return name, list(range(first, last + 1, step))
     return name, [_value(v) for v in values.split(",")]
 
@@ -199,8 +210,15 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
 
     if options.output.suffix not in {".csv", ".parquet"}:
         raise SpecError([Problem(f"'{options.output}' must end in .csv or .parquet", "--output")])
+    if not options.output.parent.is_dir():
+        raise SpecError([Problem(f"there is no folder '{options.output.parent}' to write into", "--output")])
     scenario = load(options.scenario, _overrides(options.set, rest))
-    axes = dict(_axis(text) for text in options.axis)
+    axes: dict[str, list[Any]] = {}
+    for text in options.axis:
+        name, values = _axis(text)
+        if name in axes:
+            raise SpecError([Problem(f"'{name}' is given twice; put its values into one axis", "--axis")])
+        axes[name] = values
     from rich.console import Console
     from rich.progress import Progress
 

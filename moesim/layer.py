@@ -10,7 +10,7 @@ import numpy as np
 
 from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, MlaModule, Operation
 from moesim.ops.attention import Group, virtual_batches
-from moesim.ops.formats import ARITHMETIC
+from moesim.ops.formats import ARITHMETIC, BYTES_PER_WEIGHT
 from moesim.rank import Rank
 from moesim.spec.model import Attention as AttentionSpec
 from moesim.spec.model import DenseFfn, Layers, MoeFfn
@@ -49,6 +49,7 @@ def layer_operations(rank: Rank, layers: Layers, load: Load) -> Iterator[Named]:
     yield from _attention(rank, layers.attention, load)
     yield from reduce
     if layers.attention.cross:
+        yield "cross_norm", norm
         yield from _cross_attention(rank, layers.attention, load)
         yield from reduce
     yield "post_norm", norm
@@ -79,14 +80,16 @@ def _attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
             MlaModule(
                 load.groups, heads, hidden, mla.q_lora_rank or 0, mla.kv_lora_rank, mla.qk_rope_head_dim,
                 mla.qk_nope_head_dim, mla.v_head_dim, rank.kv_bytes, ARITHMETIC[rank.linear] == "fp8",
+                BYTES_PER_WEIGHT[rank.linear],
                 spec.indexer.top_k if spec.indexer else None,
             ),
         )  # fmt: skip
         if spec.indexer:
-            yield from _indexer(spec, hidden, load)
+            yield from _indexer(rank, spec, load)
         return
     kv, dim = rank.kv_heads(spec), spec.head_dim
     yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, hidden, rank.linear)
+    # Query and key norms ride in the same compiled kernel.
     yield "rope", Elementwise(tokens, 2 * _BF16 * tokens * (heads + kv) * dim)
     groups = virtual_batches(load.groups, spec.window) if spec.chunked and spec.window else load.groups
     window = None if spec.chunked else spec.window
@@ -94,13 +97,18 @@ def _attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
     yield "o_proj", Gemm(tokens, hidden, heads * dim, rank.linear)
 
 
-def _indexer(spec: AttentionSpec, hidden: int, load: Load) -> Iterator[Named]:
-    """Scores of every past token for every query (one key head), then top-k: DeepSeek sparse attention."""
-    index = spec.indexer
-    assert index is not None
-    q_in = spec.mla.q_lora_rank if spec.mla and spec.mla.q_lora_rank else hidden
-    yield "indexer_proj", Gemm(load.padded_tokens, index.heads * index.head_dim + index.head_dim, q_in)
-    yield "indexer_scores", Attention(load.groups, index.heads, 1, index.head_dim, None, 1.0)
+def _indexer(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
+    """DeepSeek sparse attention's indexer, whole on every rank: projections, scores of the past, top-k.
+
+    Scores are QK products alone over one fp8 key head: the work of half as many heads of full attention.
+    """
+    index, hidden, tokens = spec.indexer, rank.model.hidden_size, load.padded_tokens
+    assert index is not None and spec.mla is not None
+    yield "indexer_q_proj", Gemm(tokens, index.heads * index.head_dim, spec.mla.q_lora_rank or hidden, rank.linear)
+    yield "indexer_k_proj", Gemm(tokens, index.head_dim + index.heads, hidden, rank.linear)
+    yield "indexer_scores", Attention(load.groups, index.heads // 2, 1, index.head_dim, None, 1.0, related=True)
+    seen = sum(g.sequences * g.query * (g.past + g.query) for g in load.groups)
+    yield "indexer_top_k", Elementwise(tokens, 4.0 * seen)
 
 
 def _cross_attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
@@ -123,7 +131,8 @@ def _dense(rank: Rank, ffn: DenseFfn, tokens: Any, name: str) -> Iterator[Named]
 
 def _moe(rank: Rank, ffn: MoeFfn, tokens: Any) -> Iterator[Named]:
     hidden = rank.model.hidden_size
-    yield "router", Gemm(tokens, ffn.num_experts, hidden)
+    # A tile has 64 columns: a router of fewer experts costs as much as one of 64.
+    yield "router", Gemm(tokens, max(ffn.num_experts, 64), hidden)
     yield "top_k", Elementwise(tokens, tokens * (_BF16 * ffn.num_experts + 8.0 * ffn.num_experts_per_tok))
     yield (
         "experts",
@@ -134,6 +143,8 @@ def _moe(rank: Rank, ffn: MoeFfn, tokens: Any) -> Iterator[Named]:
     )  # fmt: skip
     if ffn.shared_width:
         yield from _dense(rank, DenseFfn(ffn.shared_width, ffn.gated), tokens, "shared")
+        if ffn.shared_gate:
+            yield "shared_gate", Elementwise(tokens, _BF16 * tokens * hidden, 2)
         yield "shared_add", Elementwise(tokens, 3 * _BF16 * tokens * hidden)
 
 

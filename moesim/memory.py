@@ -40,7 +40,7 @@ class Room:
 
     total: float
     usable: float
-    """gpu_memory_utilization x total."""
+    """gpu_memory_utilization x total, and no more than is left beside the CUDA context."""
     weights: float
     activations: float
     cuda_graphs: float
@@ -52,9 +52,11 @@ class Room:
     kv_needed: float
     """What the workload's batch takes at its longest context."""
     largest_batch: int
-    """Sequences of the workload's full length the cache holds."""
+    """Sequences of the workload's full length the cache holds, at most max_num_seqs."""
     longest_context: int
     """Tokens each sequence of the workload's batch can reach."""
+    longest_alone: int
+    """Tokens a single sequence can reach: vLLM refuses to start with a max_model_len above it."""
 
     @property
     def fits(self) -> bool:
@@ -81,7 +83,8 @@ def _attention_bytes(rank: Rank, layers: Layers) -> float:
     each = BYTES_PER_WEIGHT[rank.linear]
     if spec.mla:
         mla = spec.mla
-        shared = hidden * ((mla.q_lora_rank or 0) + mla.latent_dim)
+        index = spec.indexer_parameters(hidden)
+        shared = hidden * ((mla.q_lora_rank or 0) + mla.latent_dim) + index
         whole = spec.parameters(hidden) - spec.extra_parameters
         return (shared + (whole - shared) / tp) * each + spec.extra_parameters * _BF16
     heads = 2 * spec.num_attention_heads / tp + 2 * rank.kv_heads(spec)
@@ -173,8 +176,9 @@ def memory_room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, cont
         total, usable, weights, activations, graphs, communication, other, available, per_token,
         kv_blocks=max(int(available // (limits.block_size * per_token)), 0),
         kv_needed=needed,
-        largest_batch=max(int(available // one), 0),
+        largest_batch=min(max(int(available // one), 0), limits.max_num_seqs),
         longest_context=_longest_context(rank, available / batch, limits.block_size, source_len),
+        longest_alone=_longest_context(rank, available, limits.block_size, source_len),
     )  # fmt: skip
 
 

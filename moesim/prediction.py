@@ -21,6 +21,8 @@ from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.scenario import Scenario
 from moesim.step import StepModel
 
+_STRICT_SHARE = 0.01
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -42,11 +44,15 @@ class Prediction:
     bounds: dict[str, str]
     """What bounds prefill and decode."""
     tags: dict[str, float]
-    """Share of the time priced by each kind of knowledge: fitted, extrapolated, assumed."""
+    """Share of the time priced by each kind of knowledge: fitted, extrapolated or assumed."""
     notes: tuple[str, ...]
+    outside: tuple[str, ...]
+    """What takes a hundredth of the time or more and lies outside the fitted range or GPU: --strict refuses it."""
 
     def __getitem__(self, name: str) -> float:
-        """The central value of a metric."""
+        """The central value of a metric; NaN where it needs a second output token."""
+        if name not in self.metrics:
+            raise KeyError(f"'{name}' is not a metric; there are {', '.join(self.metrics)}")
         metric = self.metrics[name]
         return float("nan") if metric is None else metric.value
 
@@ -61,6 +67,8 @@ def predict(scenario: Scenario) -> Prediction:
     DoesNotFit
         It needs more GPU memory than there is; carries the shortfall and what would fit.
     """
+    if not isinstance(scenario, Scenario):
+        raise TypeError("predict takes a Scenario; moesim.load reads one from a file")
     problems = check(scenario)
     if problems:
         raise SpecError("; ".join(message for _, message in problems))
@@ -88,7 +96,7 @@ def assemble(scenario: Scenario) -> Parts:
     engine = scenario.engine
     hardware = load_hardware(scenario.hardware)
     rank = _rank(scenario)
-    machine = machine_of(scenario.hardware, scenario.calibration)
+    machine = machine_of(hardware, scenario.calibration)
     return Parts(hardware, rank, limits_of(scenario, hardware), StepModel(rank, machine, engine.enforce_eager))
 
 
@@ -107,9 +115,9 @@ def _rank(scenario: Scenario) -> Rank:
 
 
 @lru_cache(maxsize=32)
-def machine_of(hardware: str, calibration: str) -> Machine:
+def machine_of(hardware: Hardware, calibration: str) -> Machine:
     """The GPU and its fits, looked up once."""
-    return Machine(load_hardware(hardware), calibration)
+    return Machine(hardware, calibration)
 
 
 def limits_of(scenario: Scenario, hardware: Hardware) -> Limits:
@@ -174,11 +182,19 @@ def _prediction(scenario: Scenario, batch: StaticBatch, room: Room) -> Predictio
         tags[leaf.tag] = tags.get(leaf.tag, 0.0) + seconds / total
     bounds = {part.name: _dominant_bound(part) for part in cost.children}
     notes = sorted({f"{leaf.name}: {note}" for leaf, _ in leaves for note in leaf.notes})
+    outside = sorted(
+        {
+            f"{leaf.name}: {note}"
+            for leaf, seconds in leaves
+            for note in leaf.notes
+            if seconds >= _STRICT_SHARE * total and ("outside the fitted range" in note or "fitted on" in note)
+        }
+    )
     found = {
         name: None if np.isnan(value[0]) else Metric(float(value[0]), float(low[0]), float(high[0]))
         for name, (value, low, high) in metrics(batch).items()
     }
-    return Prediction(scenario, found, room, cost, bounds, tags, tuple(notes))
+    return Prediction(scenario, found, room, cost, bounds, tags, tuple(notes), tuple(outside))
 
 
 def _dominant_bound(cost: Cost) -> str:
@@ -187,6 +203,12 @@ def _dominant_bound(cost: Cost) -> str:
         key = f"{leaf.name} ({leaf.bound})"
         shares[key] = shares.get(key, 0.0) + seconds
     return max(shares, key=lambda k: shares[k])
+
+
+METRICS = (
+    "mean_ttft_ms", "max_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "median_itl_ms", "p99_itl_ms", "mean_e2el_ms",
+    "request_throughput", "output_throughput", "total_token_throughput", "itl_per_batch_token_ms",
+)  # fmt: skip
 
 
 def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
@@ -204,7 +226,11 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     tokens_out = batch.batch * batch.output_len
     of_prefill, of_decode = _relative(batch.prefill), _relative(batch.decode)
     of_all = _relative(summed("", [batch.prefill, batch.decode]))
+    waiting_s = prefill_s - batch.mean_finish_s
+    waiting = reduced(batch.prefill, lambda x: x * waiting_s / prefill_s)
+    of_gaps = _relative(summed("", [waiting, batch.decode]))
     per_gap_s = (e2e_s - ttft_s) / gaps
+    median_s, p99_s = (_pooled_gap(batch, q) for q in (0.5, 0.99))
     per_batch_token_s = (e2e_s - all_first_s) / np.where(tokens_out > 1, tokens_out - 1, np.nan)
     one = gaps / gaps
 
@@ -217,16 +243,35 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     return {
         "mean_ttft_ms": times(ttft_s, of_prefill),
         "max_ttft_ms": times(all_first_s, of_prefill),
-        "mean_tpot_ms": times(per_gap_s, of_decode),
-        "mean_itl_ms": times(per_gap_s, of_decode),
-        "median_itl_ms": times(one * np.median(batch.decode_step_s, axis=1), of_decode),
-        "p99_itl_ms": times(one * np.quantile(batch.decode_step_s, 0.99, axis=1), of_decode),
+        "mean_tpot_ms": times(per_gap_s, of_gaps),
+        "mean_itl_ms": times(per_gap_s, of_gaps),
+        "median_itl_ms": times(one * median_s, of_decode),
+        "p99_itl_ms": times(one * p99_s, of_gaps),
         "mean_e2el_ms": times(e2e_s, of_all),
         "request_throughput": rate(batch.batch / e2e_s),
         "output_throughput": rate(tokens_out / e2e_s),
         "total_token_throughput": rate(batch.batch * (batch.input_len + batch.output_len) / e2e_s),
         "itl_per_batch_token_ms": times(per_batch_token_s, of_decode),
     }
+
+
+def _pooled_gap(batch: StaticBatch, q: float) -> Any:
+    """Quantile over every gap of every request: one wait for the others' prefill, then a decode step per token."""
+    steps_s, stall_s = batch.decode_step_s, batch.stall_s
+    first_s = stall_s + steps_s[:, :1]
+    gaps = np.maximum(batch.output_len - 1, 1)[:, None]
+    values = np.concatenate([first_s, steps_s], axis=1)
+    weights = np.concatenate(
+        [
+            np.full(first_s.shape, 1.0 / first_s.shape[1]),
+            np.broadcast_to((gaps - 1) / steps_s.shape[1], steps_s.shape),
+        ],
+        axis=1,
+    )
+    order = np.argsort(values, axis=1)
+    passed = np.cumsum(np.take_along_axis(weights, order, axis=1), axis=1)
+    at = (passed < q * gaps).sum(1, keepdims=True).clip(max=values.shape[1] - 1)
+    return np.take_along_axis(values, np.take_along_axis(order, at, axis=1), axis=1)[:, 0]
 
 
 def _relative(cost: Cost) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ Array = np.ndarray[Any, Any]
 _DRAWS = 16
 _TAIL = 12.0
 _NORMAL_90 = 1.645
-_NODES = 64
+_NODES = 400
+_TINY, _FAR = 1e-7, 60.0
 _DIVIDE_UP_TO = 0.7
 
 
@@ -42,9 +44,10 @@ def inclusion_probabilities(shares: Array, k: int) -> Array:
     end = 1.0
     while (1 - np.exp(-end * p)).sum() < k:
         end *= 1.5
-    u, weight = np.polynomial.legendre.leggauss(_NODES)
-    s = ((u + 1) / 2) ** 2
-    t, dt = end * s / (1 - s), weight / 2 * end / (1 - s) ** 2 * (u + 1)
+    # Smooth and vanishing at both ends in log t, where the trapezoid rule is as good as any.
+    log_t = np.linspace(np.log(_TINY / p.max()), np.log(_FAR * end), _NODES)
+    t = np.exp(log_t)
+    dt = t * (log_t[1] - log_t[0])
     rung = 1 - np.exp(-np.outer(t, p))
     everyone = _successes(k, rung)
     relevant = everyone.sum(1) > 1e-12
@@ -53,7 +56,7 @@ def inclusion_probabilities(shares: Array, k: int) -> Array:
     for e in np.flatnonzero(rung.max(0) > _DIVIDE_UP_TO):
         others[:, e] = _successes(k, np.delete(rung, e, axis=1)).sum(1)
     q = dt @ (p * np.exp(-np.outer(t, p)) * others)
-    return q * (k / q.sum())
+    return _from_counts(q, k)
 
 
 def _successes(k: int, chance: Array) -> Array:
@@ -242,6 +245,12 @@ def _settle(row: Array, missing: int, most: int) -> None:
 
 def loads(routing: Any, num_experts: int, top_k: int) -> Loads:
     """The loads that a scenario's routing puts on a layer."""
+    stamp = Path(routing.file).stat().st_mtime_ns if routing.kind == "trace" else 0
+    return _loads(routing, num_experts, top_k, stamp)
+
+
+@lru_cache(maxsize=256)
+def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
     kind = routing.kind
     even = ((top_k / num_experts, num_experts),)
     if kind == "balanced":

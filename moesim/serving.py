@@ -16,6 +16,7 @@ from moesim.step import StepModel
 
 Array = np.ndarray[Any, Any]
 
+_REQUEST_QUANTILES = 32
 _PREFILL_SAMPLES = 8
 """Prefill steps are sampled this many times more finely than decode steps: their context differs more."""
 
@@ -83,6 +84,8 @@ class StaticBatch:
     decode: Cost
     mean_finish_s: Array
     """When prompts end their prefill, averaged over requests."""
+    stall_s: Array
+    """Shape (points, quantiles): how long evenly spaced requests wait between that and the first decode step."""
     decode_step_s: Array
     """Shape (points, nodes): decode step times along the batch's life."""
     first_token_is_decoded: bool
@@ -102,7 +105,7 @@ def static_batch(
     """
     batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
     encoder = steps.rank.model.has_encoder
-    prefill, mean_finish = _prefill(steps, batch, input_len, budget, samples)
+    prefill, mean_finish, stall = _prefill(steps, batch, input_len, budget, samples)
     count = output_len if encoder else output_len - 1
     context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, samples)
     source = input_len[:, None] if encoder else 0
@@ -110,11 +113,16 @@ def static_batch(
     at_nodes = steps.cost("decode", steps.load(groups, source), batch[:, None])
     decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
     node_s = np.broadcast_to(at_nodes.seconds, context.shape)
-    return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, node_s, encoder)
+    return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, stall, node_s, encoder)
 
 
-def _prefill(steps: StepModel, batch: Array, input_len: Array, budget: int, samples: int | None) -> tuple[Cost, Array]:
-    """(prefill summed over steps, mean time at which a prompt ends), by point. Equal prompts are priced once."""
+def _prefill(
+    steps: StepModel, batch: Array, input_len: Array, budget: int, samples: int | None
+) -> tuple[Cost, Array, Array]:
+    """(prefill summed over steps, mean time at which a prompt ends, waits after it), by point.
+
+    Equal prompts are priced once.
+    """
     (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
     encoder = steps.rank.model.has_encoder
@@ -134,7 +142,14 @@ def _prefill(steps: StepModel, batch: Array, input_len: Array, budget: int, samp
     before = (elapsed[first] - each[first])[chunks.point]
     finished = chunks.finished * chunks.weight
     total = np.bincount(chunks.point, (elapsed - before) * finished, len(batch))
-    return reduced(per_step, over_steps), (total / np.bincount(chunks.point, finished, len(batch)))[back]
+    mean_finish = total / np.bincount(chunks.point, finished, len(batch))
+    ended = np.cumsum(finished)
+    ended_before = np.concatenate([[0.0], ended[first[1:] - 1]])
+    share = (np.arange(_REQUEST_QUANTILES) + 0.5) / _REQUEST_QUANTILES
+    count = np.diff(np.append(ended_before, ended[-1]))
+    step = np.searchsorted(ended, ended_before[:, None] + share * count[:, None])
+    last = elapsed[np.append(first[1:], len(elapsed)) - 1]
+    return reduced(per_step, over_steps), mean_finish[back], (last[:, None] - elapsed[step])[back]
 
 
 def _weighted_sum(x: Any, weight: Array) -> Array:
@@ -149,5 +164,5 @@ def _decode_contexts(start: Array, count: Array, samples: int | None) -> tuple[A
     """(past tokens at each decode step or midpoint, steps it stands for); shapes (points, nodes)."""
     nodes = max(int(count.max()), 1) if samples is None else samples
     middle = (np.arange(nodes) + 0.5) / nodes
-    context = start[:, None] + np.maximum(middle * count[:, None] - 0.5, 0.0)
+    context = start[:, None] + np.floor(middle * count[:, None]).astype(np.int64)
     return context, np.broadcast_to((count / nodes)[:, None], context.shape)

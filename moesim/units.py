@@ -56,11 +56,3 @@ def bytes_text(value: float) -> str:
         if abs(value) >= _BINARY[prefix]:
             return f"{value / _BINARY[prefix]:.4g} {prefix}B"
     return f"{value:.0f} B"
-
-
-def seconds_text(value: float) -> str:
-    """Seconds for a reader: ``12.3 ms``."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if abs(value) >= scale:
-            return f"{value / scale:.4g} {unit}"
-    return f"{value * 1e9:.3g} ns"

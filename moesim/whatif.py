@@ -10,7 +10,7 @@ import numpy as np
 
 from moesim.errors import SpecError
 from moesim.memory import sequence_kv_bytes
-from moesim.prediction import Parts, assemble, metrics, room_of
+from moesim.prediction import METRICS, Parts, assemble, metrics, room_of
 from moesim.serving import static_batch
 from moesim.spec.scenario import Scenario, dotted_fields
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LOAD = ("batch_size", "input_len", "output_len")
 SAMPLES = 8
 """Steps priced per phase and point: enough for 0.2 % of the sum over all steps (tested)."""
+MEMORY = ("weights_bytes", "kv_available_bytes", "kv_needed_bytes")
 _POINTS_AT_ONCE = 20_000
 
 
@@ -50,8 +51,11 @@ def sweep(
     """
     import pandas as pd
 
-    values = {name: list(v) for name, v in axes.items()}
     fields = dotted_fields()
+    values = {name: _options(name, v) for name, v in axes.items()}
+    settings = [fields.get(n.replace("-", "_"), n) for n in values]
+    if len(set(settings)) < len(settings):
+        raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
     for name, options in values.items():
         if name.replace("-", "_") not in fields and not name.startswith(("engine.", "workload.", "routing")):
             raise SpecError(f"'{name}' is not a setting of a scenario; known: {', '.join(sorted(fields))}")
@@ -71,6 +75,13 @@ def sweep(
                 progress(done, total)
     result = pd.concat(frames, ignore_index=True)
     return result
+
+
+def _options(name: str, values: Any) -> list[Any]:
+    """An axis as a list; a bare value, a string above all, is one option."""
+    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+        return [values]
+    return list(values)
 
 
 def _leaf(name: str) -> str:
@@ -102,14 +113,14 @@ def _block(scenario: Scenario, settings: dict[str, Any], grid: dict[str, np.ndar
         small = {"workload.batch_size": 1, "workload.input_len": 1, "workload.output_len": 1}
         changed = scenario.with_(**{_double(n): v for n, v in {**settings, **small}.items()})
     except SpecError as error:
-        return table.assign(fits=False, problem="; ".join(p.message for p in error.problems))
+        return _with_every_column(table.assign(fits=False, problem="; ".join(p.message for p in error.problems)))
     parts = assemble(changed)
     fits, problem, memory = _fits(changed, parts, grid)
     table["fits"], table["problem"] = fits, problem
     for name, values in memory.items():
         table[name] = values
     if not fits.any():
-        return table
+        return _with_every_column(table)
     size, input_len, output_len = (grid[name][fits] for name in LOAD)
     batch = static_batch(parts.steps, size, input_len, output_len, parts.limits.max_num_batched_tokens, samples=SAMPLES)
     for name, columns in metrics(batch).items():
@@ -118,6 +129,12 @@ def _block(scenario: Scenario, settings: dict[str, Any], grid: dict[str, np.ndar
             column[fits] = values
             table[name + suffix] = column
     return table
+
+
+def _with_every_column(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns do not depend on what fits: NaN where there is nothing to say."""
+    names = [*MEMORY, *(name + suffix for name in METRICS for suffix in ("", "_low", "_high"))]
+    return table.reindex(columns=[*table.columns, *(n for n in names if n not in table.columns)])
 
 
 def _double(name: str) -> str:

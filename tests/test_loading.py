@@ -62,7 +62,7 @@ workload:
         ({"hardware": "a100", "quantization": "fp8"}, "has no fp8 arithmetic"),
         ({"hardware": "t4", "kv_cache_dtype": "fp8"}, "has no fp8 arithmetic"),
         ({"routing": {"kind": "histogram", "counts": [1, 2]}}, "has 2 counts"),
-        ({"routing": {"kind": "trace", "file": "nowhere.csv"}}, "does not exist"),
+        ({"routing": {"kind": "trace", "file": "nowhere.csv"}}, "there is no file"),
         (
             {"routing.kind": "histogram", "routing.counts": [1, 0, 0, 0, 0, 0, 0, 0]},
             "fewer experts are ever picked",

@@ -90,6 +90,14 @@ def test_too_many_sequences_is_another_failure_with_another_way_out():
     predict(scenario(batch=int(batch.split()[1]), tensor_parallel_size=4))
 
 
+def test_vllm_starts_only_where_one_longest_sequence_fits():
+    from moesim.report.text import prediction_text
+
+    scout = scenario("Llama-4-Scout-17B-16E-Instruct", "h200", isl=1024, osl=16, tensor_parallel_size=4)
+    assert "vLLM starts only with --max-model-len up to" in prediction_text(predict(scout))
+    assert "vLLM starts only" not in prediction_text(predict(scout.with_(max_model_len=100_000)))
+
+
 def test_eager_mode_frees_the_graph_pool():
     graphs, eager = scenario(tensor_parallel_size=4), scenario(tensor_parallel_size=4, enforce_eager=True)
     assert room_of(eager, assemble(eager)).kv_available > room_of(graphs, assemble(graphs)).kv_available

@@ -93,6 +93,33 @@ def test_unknown_quantization_is_refused():
         model_from_config(config, "x", "config.json")
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"num_hidden_layers": 0}, {"num_hidden_layers": 10**12}, {"head_dim": 0}, {"vocab_size": 0},
+        {"max_position_embeddings": "abc"}, {"decoder_sparse_step": 0},
+        {"mlp_only_layers": 5}, {"num_experts_per_tokk": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_that_do_not_hang_together(override):
+    with pytest.raises(SpecError):
+        load_model("Qwen3-30B-A3B", override)
+
+
+def test_overrides_reach_a_nested_text_model():
+    model = load_model("Llama-4-Scout-17B-16E-Instruct", {"num_experts_per_tok": 4})
+    assert {g.ffn.num_experts_per_tok for g in model.layers if isinstance(g.ffn, MoeFfn)} == {4}
+    nested = load_model("Llama-4-Scout-17B-16E-Instruct", {"text_config": {"num_experts_per_tok": 2}})
+    assert {g.ffn.num_experts_per_tok for g in nested.layers if isinstance(g.ffn, MoeFfn)} == {2}
+
+
+def test_fewer_layers_keep_their_kinds():
+    assert load_model("gpt-oss-120b", {"num_hidden_layers": 4}).num_hidden_layers == 4
+    with pytest.raises(SpecError, match="names 36 of 40 layers"):
+        load_model("gpt-oss-120b", {"num_hidden_layers": 40})
+
+
 def test_unknown_model_suggests_a_near_one():
     with pytest.raises(SpecError, match="did you mean Mixtral-8x7B"):
         load_model("mixtral-8x7b")

@@ -52,7 +52,7 @@ def test_inclusion_probabilities_match_sampling():
 
 
 @given(
-    experts=st.integers(2, 300), share=st.floats(0.01, 1), tokens=st.integers(1, 5000), s=st.floats(0, 3),
+    experts=st.integers(2, 300), share=st.floats(0.01, 1), tokens=st.integers(1, 5000), s=st.floats(0, 10),
     rho=st.floats(0, 1), block=st.sampled_from([16, 64, 128]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)

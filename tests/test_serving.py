@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim import predict
+from moesim.cost.cost import leaf_seconds
 from moesim.ops import attended_pairs
 from moesim.prediction import assemble, metrics
 from moesim.serving import prefill_chunks, static_batch
@@ -53,6 +54,22 @@ def test_one_output_token_has_no_tpot(mixtral):
     assert result.metrics["mean_tpot_ms"] is None
     assert result["mean_e2el_ms"] == result["max_ttft_ms"]
     assert np.isnan(result["mean_tpot_ms"])
+
+
+@pytest.mark.parametrize("load", [(32, 2048, 16), (64, 8192, 64), (4, 512, 2)])
+def test_gaps_are_pooled_with_the_wait_for_other_prefills(mixtral, load):
+    batch, input_len, output_len = load
+    result = predict(mixtral.with_(batch_size=batch, input_len=input_len, output_len=output_len))
+    assert result["median_itl_ms"] <= result["mean_itl_ms"] * 1.001 <= result["max_ttft_ms"]
+    if batch * input_len > 8192:
+        assert result["p99_itl_ms"] > result["mean_itl_ms"]
+
+
+def test_chunked_attention_decodes_at_its_place_in_the_chunk(mixtral):
+    scout = mixtral.with_(model="Llama-4-Scout-17B-16E-Instruct", tensor_parallel_size=8, batch_size=1)
+    result = predict(scout.with_(input_len=8000, output_len=400))
+    names = {leaf.source.rpartition(":")[2] for leaf, _ in leaf_seconds(result.cost.children[1])}
+    assert "attention_decode" in names and "attention_prefill" not in names
 
 
 def test_decode_is_padded_to_captured_sizes():

@@ -54,6 +54,12 @@ def test_encoder_decoder_models_sweep_too():
     assert table["fits"].all() and (table["mean_e2el_ms"] > 0).all()
 
 
+def test_a_bare_string_is_one_option_and_columns_do_not_depend_on_what_fits(mixtral):
+    fits, none = moesim.sweep(mixtral, {"quantization": "fp8"}), moesim.sweep(mixtral, {"tp": [1, 3]})
+    assert len(fits) == 1 and fits["fits"].all() and not none["fits"].any()
+    assert set(fits.columns) - {"quantization"} == set(none.columns) - {"tp"}
+
+
 @pytest.mark.parametrize("axes", [{"speed": [1]}, {"batch_size": []}, {"batch_size": [0]}, {"batch_size": [True]}])
 def test_bad_axes(mixtral, axes):
     with pytest.raises(SpecError):

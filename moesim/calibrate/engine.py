@@ -63,17 +63,19 @@ def import_runs(wheel: Path) -> Path:
     return RUNS
 
 
-def engine_runs() -> pd.DataFrame:
+def engine_runs(calibration: str) -> pd.DataFrame:
     """The stored dense runs with the GPU's share of each token taken away: ``host_s`` is what is left."""
     import pandas as pd
 
     table = pd.read_csv(RUNS, comment="#")
-    table["gpu_s"], table["interference_s"] = zip(*(_gpu_seconds(row) for row in table.itertuples()), strict=True)
+    table["gpu_s"], table["interference_s"] = zip(
+        *(_gpu_seconds(row, calibration) for row in table.itertuples()), strict=True
+    )
     table["host_s"] = table["tpot_ms"] * 1e-3 - table["gpu_s"] - table["interference_s"]
     return table
 
 
-def _gpu_seconds(row: Any) -> tuple[float, float]:
+def _gpu_seconds(row: Any, calibration: str) -> tuple[float, float]:
     """(decode step without host, this token's share of others' prefills). [s]"""
     c, isl, osl = int(row.max_concurrency), int(row.input_len), int(row.output_len)
     scenario = Scenario(
@@ -81,6 +83,7 @@ def _gpu_seconds(row: Any) -> tuple[float, float]:
         hardware=GPU,
         engine=Engine(tensor_parallel_size=int(row.tensor_parallel_size)),
         workload=Workload(batch_size=c, input_len=isl, output_len=osl),
+        calibration=calibration,
     )
     steps = assemble(scenario).steps
 
@@ -91,9 +94,9 @@ def _gpu_seconds(row: Any) -> tuple[float, float]:
     return decode, (c - 1) / osl * gpu_seconds((Group(1, isl, 0),))
 
 
-def fit_host() -> dict[str, Any]:
-    """The host family as stored beside the kernel families."""
-    table = engine_runs()
+def fit_host(calibration: str) -> dict[str, Any]:
+    """The host family as stored beside the kernel families of ``calibration``, which price the GPU's share."""
+    table = engine_runs(calibration)
     share = table["interference_s"] / (table["tpot_ms"] * 1e-3)
     kept = (share <= _MAX_PREFILL_SHARE) & (table["max_concurrency"] <= _MAX_CONCURRENCY)
     rows = table[kept]

@@ -19,6 +19,7 @@ from moesim.cost.tiles import Tile, TunedTiles, tile_for
 from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, MlaModule
 from moesim.ops.attention import Group
 from moesim.routing import loads
+from moesim.spec.engine_file import load_engine
 from moesim.spec.scenario import Balanced, PowerLaw
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Family:
     name: str
     form: Form
     table: str
-    select: Callable[[pd.DataFrame], pd.DataFrame]
+    select: Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]
     operation: Callable[[pd.DataFrame], Any]
     group: Callable[[pd.DataFrame], pd.Series]
     scheme: str
@@ -149,15 +150,17 @@ def moe_shape(table: pd.DataFrame) -> pd.Series:
     return table[["hidden_size", "inter_size", "topk", "num_experts"]].astype(str).agg("/".join, axis=1)
 
 
-def _moe_rows(dtype: str, kernel: str, distribution: str = "balanced") -> Callable[[pd.DataFrame], pd.DataFrame]:
-    def select(table: pd.DataFrame) -> pd.DataFrame:
+def _moe_rows(
+    dtype: str, kernel: str, distribution: str = "balanced"
+) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
+    def select(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
         kept = (table["moe_dtype"] == dtype) & table["kernel_source"].str.contains(kernel, regex=True)
         return table[kept & (table["moe_ep_size"] == 1) & table["distribution"].str.startswith(distribution)]
 
     return select
 
 
-def skewed(family: Family) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def skewed(family: Family) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
     """The power-law rows of a fused-experts family, which are predicted and never fitted."""
     return _moe_rows(family.extra["dtype"], family.extra["source"], "power_law")
 
@@ -227,6 +230,7 @@ def _mla(table: pd.DataFrame) -> MlaModule:
         v_head_dim=128.0,
         kv_bytes=np.where(table["kv_cache_dtype"] == "fp8", 1.0, 2.0),
         fp8_gemm=np.where(table["gemm_type"] == "bfloat16", 0.0, 1.0),
+        bytes_per_weight=np.where(table["gemm_type"] == "bfloat16", 2.0, 1.0),
     )
 
 
@@ -234,16 +238,25 @@ def _message(kind: str) -> Callable[[pd.DataFrame], AllReduce]:
     return lambda t: AllReduce(t["message_bytes"].to_numpy(float), t["num_gpus"].to_numpy(float), kind)
 
 
-def _custom_rows(table: pd.DataFrame) -> pd.DataFrame:
-    limit = table["num_gpus"].map({n: collective.custom_limit_bytes("9.0", n) for n in (2, 4, 8)})
-    return table[(table["backend"] == "vllm_graph") & (table["message_bytes"] <= limit)]
+def _all_reduce_rows(kernel: str) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
+    """Rows of vLLM's all-reduce in a CUDA graph that its rule gives to ``kernel``."""
+
+    def select(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
+        rule, kept = load_engine().all_reduce, table["backend"] == "vllm_graph"
+        for ranks in table["num_gpus"].unique():
+            here = table["num_gpus"] == ranks
+            chosen = rule.kernel(gpu.compute_capability, int(ranks), table["message_bytes"].to_numpy())
+            kept = kept & (~here | (chosen == kernel))
+        return table[kept]
+
+    return select
 
 
 def _size_fold(table: pd.DataFrame) -> pd.Series:
     return table["message_bytes"].astype(str)
 
 
-def _not_fa4(table: pd.DataFrame) -> pd.DataFrame:
+def _not_fa4(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
     return table[~table["kernel_source"].str.contains("fa4") & (table["head_dim"] <= 256)]
 
 
@@ -263,31 +276,34 @@ FAMILIES: tuple[Family, ...] = (
         note="weights stream at a quarter of the Triton kernel's rate because row blocks of 128 are loaded whole "
         "however few tokens an expert has (t_padding); reported, never used in a prediction",
     ),
-    Family("gemm/bfloat16", gemm.BF16, "gemm", lambda t: t[t["gemm_dtype"] == "bfloat16"], _gemm("bfloat16"),
+    Family("gemm/bfloat16", gemm.BF16, "gemm", lambda t, gpu: t[t["gemm_dtype"] == "bfloat16"], _gemm("bfloat16"),
            _nk, "whole (n, k) pairs, 8 folds", folds=8),
-    Family("gemm/fp8", gemm.FP8, "gemm", lambda t: t[t["gemm_dtype"] == "fp8"], _gemm("fp8"),
+    Family("gemm/fp8", gemm.FP8, "gemm", lambda t, gpu: t[t["gemm_dtype"] == "fp8"], _gemm("fp8"),
            _nk, "whole (n, k) pairs, 8 folds", "fp8", folds=8),
     Family("gemm/fp8_block", gemm.FP8_BLOCK, "gemm",
-           lambda t: t[(t["gemm_dtype"] == "fp8_block") & t["kernel_source"].str.contains("DeepGemm|TritonFp8Block")],
+           lambda t, gpu: t[(t["gemm_dtype"] == "fp8_block") & t["kernel_source"].str.contains("DeepGemm|TritonFp8")],
            _gemm("fp8_block"), _nk, "whole (n, k) pairs, 8 folds", "fp8", folds=8,
            note="host-bound below about 90 us: GPU time under that floor is extrapolated"),
     Family("attention_prefill", attention.PREFILL, "attention_prefill", _not_fa4, _attention, _heads,
            "whole (heads, KV heads, head_dim) triples, 5 folds", folds=5),
     Family("attention_decode", attention.DECODE, "attention_decode", _not_fa4, _attention, _heads,
            "whole (heads, KV heads, head_dim) triples, 5 folds", folds=5),
-    Family("mla_prefill", mla.PREFILL, "mla_prefill", lambda t: t, _mla,
+    Family("mla_prefill", mla.PREFILL, "mla_prefill", lambda t, gpu: t, _mla,
            lambda t: t["num_heads"].astype(str), "one head count at a time"),
-    Family("mla_decode", mla.DECODE, "mla_decode", lambda t: t, _mla,
+    Family("mla_decode", mla.DECODE, "mla_decode", lambda t, gpu: t, _mla,
            lambda t: t["num_heads"].astype(str), "one head count at a time"),
     *(
         Family(f"nccl/{kind}", collective.NCCL, "nccl",
-               lambda t, kind=kind: t[(t["collective"] == kind) & (t["nccl_dtype"] == "half")],
+               lambda t, gpu, kind=kind: t[(t["collective"] == kind) & (t["nccl_dtype"] == "half")],
                _message(kind), _size_fold, "message sizes, 5 folds", folds=5, weights_for_l2_rule=False)
         for kind in collective.BUS_FACTOR
     ),
-    Family("custom_all_reduce", collective.CUSTOM, "custom_all_reduce", _custom_rows, _message("all_reduce"),
-           _size_fold, "message sizes, 5 folds", folds=5, weights_for_l2_rule=False),
-    Family("elementwise", elementwise.FORM, "elementwise", lambda t: t, _quantise,
+    Family("custom_all_reduce", collective.CUSTOM, "custom_all_reduce", _all_reduce_rows("custom"),
+           _message("all_reduce"), _size_fold, "message sizes, 5 folds", folds=5, weights_for_l2_rule=False),
+    Family("symmetric_memory_all_reduce", collective.SYMMETRIC, "custom_all_reduce",
+           _all_reduce_rows("symmetric_memory"), _message("all_reduce"), _size_fold, "message sizes, 5 folds",
+           folds=5, weights_for_l2_rule=False),
+    Family("elementwise", elementwise.FORM, "elementwise", lambda t, gpu: t, _quantise,
            lambda t: t["k"].astype(str), "one row length at a time", weights_for_l2_rule=False,
            note="measured on the static fp8 quantisation kernel; norms, rope and activation are priced by it"),
 )  # fmt: skip

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MAX_ROWS = 8000
+_MOST_EVALUATIONS = 300
 _ROBUST_SCALE = 0.1
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +53,7 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     """
     import pandas as pd
 
-    rows = family.select(table)
+    rows = family.select(table, gpu)
     if rows.empty:
         raise CalibrationError(f"the table has no rows of {family.name}")
     broken = implied_bound_broken(family, rows, gpu)
@@ -62,12 +63,12 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     if folds.max() < 1:
         raise CalibrationError(f"{family.name} has one group only, so nothing can be held out")
     measured = rows["seconds"].to_numpy(float)
-    everything = _solve(family, rows, gpu, tuned, None)
+    everything = _solve(family, rows, gpu, tuned)
     predicted, refits, roofline = np.empty(len(rows)), [], np.empty(len(rows))
     ideal = ideal_seconds(family, rows, gpu)
     for fold in range(folds.max() + 1):
         out = folds == fold
-        p = _solve(family, rows[~out], gpu, tuned, everything)
+        p = _solve(family, rows[~out], gpu, tuned)
         refits.append([p[q.name] for q in family.form.parameters])
         predicted[out] = family.evaluator(rows[out], gpu, tuned)(p).seconds
         roofline[out] = ideal[out] * np.exp(np.median(np.log(measured[~out] / ideal[~out])))
@@ -122,10 +123,11 @@ def _folds(family: Family, rows: pd.DataFrame) -> Array:
     return order[index] % family.folds
 
 
-def _solve(
-    family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles, start: dict[str, float] | None
-) -> dict[str, float]:
-    """Robust least squares of log(predicted / measured) within the parameters' bounds."""
+def _solve(family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> dict[str, float]:
+    """Robust least squares of log(predicted / measured) within the parameters' bounds, from the form's own start.
+
+    Never from another fit: a fold that starts where all rows led would have seen the rows left out.
+    """
     from scipy.optimize import least_squares
 
     if len(rows) > _MAX_ROWS:
@@ -138,11 +140,10 @@ def _solve(
     def residual(z: Array) -> Array:
         return np.log(evaluate(dict(zip(names, z * scale, strict=True))).seconds) - target
 
-    z0 = np.ones(len(names)) if start is None else np.array([start[n] for n in names]) / scale
     margin = 1e-7 * (high - low)
     result = least_squares(
-        residual, np.clip(z0, low + margin, high - margin), bounds=(low, high), x_scale="jac", diff_step=1e-4,
-        loss="soft_l1", f_scale=_ROBUST_SCALE, max_nfev=100 if start is None else 40,
+        residual, np.clip(np.ones(len(names)), low + margin, high - margin), bounds=(low, high), x_scale="jac",
+        diff_step=1e-4, loss="soft_l1", f_scale=_ROBUST_SCALE, max_nfev=_MOST_EVALUATIONS,
     )  # fmt: skip
     return dict(zip(names, (result.x * scale).tolist(), strict=True))
 

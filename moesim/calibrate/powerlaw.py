@@ -41,10 +41,10 @@ def power_law_errors(gpu: str, stack: str) -> dict[str, SkewError]:
 def _skew_error(family: Family, fitted: FittedFamily, gpu: str, stack: str) -> SkewError:
     numbers = GpuNumbers.of(load_hardware(gpu))
     table = read_table(gpu, stack, family.table)
-    balanced = family.select(table)
+    balanced = family.select(table, numbers)
     efficiency = float(np.median(balanced["seconds"] / ideal_seconds(family, balanced, numbers)))
     family = replace(family, select=skewed(family))
-    rows = family.select(table)
+    rows = family.select(table, numbers)
     rows = rows[~implied_bound_broken(family, rows, numbers)].reset_index(drop=True)
     predicted = np.asarray(family.evaluator(rows, numbers, tuned_tiles(gpu))(fitted.parameters).seconds)
     measured = rows["seconds"].to_numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from moesim.calibrate.families import FAMILIES, Family, implied_bound_broken
 from moesim.calibrate.fitting import FamilyFit, fit_family
 from moesim.calibrate.tables import read_table, sha256, table_path
 from moesim.cost.fits import LEVEL
+from moesim.cost.forms.form import Parameter
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError
@@ -62,12 +64,18 @@ def transfer_errors(fit: FamilyFit, own_gpu: str) -> dict[str, dict[str, Any]]:
 
 def _log_ratio_on(family: Family, parameters: dict[str, float], gpu: str, stack: str) -> Any:
     numbers = GpuNumbers.of(load_hardware(gpu))
-    rows = family.select(read_table(gpu, stack, family.table))
+    rows = family.select(read_table(gpu, stack, family.table), numbers)
     if rows.empty:
         return None
     rows = rows[~implied_bound_broken(family, rows, numbers)]
     predicted = family.evaluator(rows, numbers, tuned_tiles(gpu))(parameters).seconds
     return np.log(rows["seconds"].to_numpy() / predicted)
+
+
+def _at_bound(q: Parameter, value: float) -> bool:
+    """Whether the data push a parameter against the limit it may not leave: then its value is not identified."""
+    slack = 1e-3 * (q.high - q.low)
+    return value <= q.low + min(slack, 1e-3 * q.start) or value >= q.high - slack
 
 
 def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
@@ -80,6 +88,7 @@ def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
         "note": fit.family.note,
         "parameters": {
             q.name: {
+                "at_bound": _at_bound(q, fit.parameters[q.name]),
                 "value": float(f"{fit.parameters[q.name]:.6g}"),
                 "unit": q.unit,
                 "standard_error": float(f"{fit.standard_errors[q.name]:.3g}"),
@@ -110,34 +119,31 @@ def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def store(gpu: str, stack: str, fits: list[FamilyFit]) -> Path:
-    """Write ``calibration/fits/<gpu>/<stack>.json``."""
-    data = {
+def as_data(gpu: str, stack: str, fits: list[FamilyFit]) -> dict[str, Any]:
+    """What ``calibration/fits/<gpu>/<stack>.json`` holds."""
+    return {
         "about": "Written by `moesim fit`; do not edit.",
         "gpu": gpu,
         "stack": stack,
         "families": {fit.family.name: as_json(fit, gpu, stack) for fit in fits},
     }
-    target = paths.FITS / gpu / f"{stack}.json"
-    write_whole(target, json.dumps(data, indent=1) + "\n")
-    return target
 
 
 def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None) -> Path:
-    """Fit all families, then the engine's host time where its runs were made on this GPU, and store both."""
+    """Fit all families, then the engine's host time where its runs were made on this GPU, and store both at once."""
     from moesim.calibrate import engine
     from moesim.cost.fits import load_fits
     from moesim.prediction import machine_of
 
-    target = store(gpu, stack, fit_all(gpu, stack, progress))
-    if gpu != engine.GPU or not engine.RUNS.is_file():
-        return target
-    load_fits.cache_clear()
-    machine_of.cache_clear()
-    data = json.loads(target.read_text(encoding="utf-8"))
-    data["families"]["host"] = engine.fit_host()
+    data = as_data(gpu, stack, fit_all(gpu, stack, progress))
+    if gpu == engine.GPU and engine.RUNS.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            kernels_only = Path(folder) / f"{stack}.json"
+            write_whole(kernels_only, json.dumps(data))
+            data["families"]["host"] = engine.fit_host(str(kernels_only))
+        progress("host")
+    target = paths.FITS / gpu / f"{stack}.json"
     write_whole(target, json.dumps(data, indent=1) + "\n")
-    progress("host")
     load_fits.cache_clear()
     machine_of.cache_clear()
     return target

@@ -15,8 +15,6 @@ import numpy as np
 Spread = dict[str, tuple[Any, Any]]
 """Kernel family -> (seconds the truth may lie below, seconds it may lie above), 90 %."""
 
-TAGS = ("measured", "fitted", "extrapolated", "datasheet", "assumed")
-
 
 @dataclass(slots=True)
 class Cost:

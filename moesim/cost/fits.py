@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,8 @@ from moesim.errors import SpecError
 BINS = 3
 BIN_ROWS = 150
 LEVEL = 0.9
+WIDEST = 1.1
+"""No transfer widens beyond a factor of three: a wider error on another GPU says that GPU differs, not this one."""
 UNSEEN_GPU = 0.35
 """Half-width on an architecture nothing was measured on, at least: a third either way."""
 Array = np.ndarray[Any, Any]
@@ -68,7 +71,7 @@ class FittedFamily:
     def transfer_half_width(self, compute_capability: str) -> float:
         """Interval on a GPU that was not fitted: as seen on its own architecture, else the widest seen."""
         widest = max(self.transfer.values(), default=UNSEEN_GPU)
-        return self.transfer.get(compute_capability, max(widest, UNSEEN_GPU))
+        return min(self.transfer.get(compute_capability, max(widest, UNSEEN_GPU)), WIDEST)
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ def ranged_fields(op: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """The values of an operation's ranged fields; sequences, query and context come from its groups."""
     found: dict[str, Any] = {}
     for name in names:
-        if name in {"sequences", "query", "context"}:
+        if hasattr(op, "groups") and name in {"sequences", "query", "past", "context"}:
             g = max(op.groups, key=lambda g: float(np.max(g.sequences * g.query)))
             # Steps without a sequence of this kind carry placeholders; they leave no range.
             one = np.maximum(g.sequences, 1)
-            found[name] = {"sequences": one, "query": g.query, "context": g.past + g.query}[name]
+            found[name] = {"sequences": one, "query": g.query, "past": g.past, "context": g.past + g.query}[name]
         else:
             found[name] = getattr(op, name)
     return found
@@ -102,6 +105,10 @@ def ranged_fields(op: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 DEFAULT = "nvidia-h100-sxm5-80gb/vllm-0.24.0"
 """The calibration that stands in for GPUs without their own; its intervals are widened there."""
+
+
+UNSWITCHED = "nvidia-l40s-48gb/vllm-0.24.0"
+"""The calibration whose collectives stand in on GPUs that talk over PCIe alone."""
 
 
 def available() -> dict[str, Path]:
@@ -112,7 +119,11 @@ def available() -> dict[str, Path]:
 def for_gpu(gpu: str) -> str | None:
     """The newest fit made on this GPU."""
     own = [name for name in available() if name.startswith(gpu + "/")]
-    return max(own, default=None)
+    return max(own, key=_version, default=None)
+
+
+def _version(name: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", name.rpartition("/")[2])]
 
 
 @lru_cache(maxsize=32)

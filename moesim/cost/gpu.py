@@ -20,7 +20,7 @@ class GpuNumbers:
     sm_count: int
     l2_bytes: float
     link_bytes_per_s: float
-    hopper: bool
+    compute_capability: str
 
     @classmethod
     def of(cls, hardware: Hardware) -> GpuNumbers:
@@ -33,7 +33,7 @@ class GpuNumbers:
             sm_count=int(gpu.sm_count.value),
             l2_bytes=gpu.l2_cache.value,
             link_bytes_per_s=hardware.links.gpu_to_gpu.value,
-            hopper=hardware.compute_capability == "9.0",
+            compute_capability=hardware.compute_capability,
         )
 
     def flop_per_s(self, arithmetic: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tile_for, tuned_tiles
 from moesim.errors import SpecError
 from moesim.ops import AllReduce, Attention, FusedExperts, Gemm, Host, MlaModule, Operation
+from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
 
 FORMS: dict[str, Form] = {
@@ -29,6 +31,7 @@ FORMS: dict[str, Form] = {
     "mla_decode": mla.DECODE,
     "nccl": collective.NCCL,
     "custom_all_reduce": collective.CUSTOM,
+    "symmetric_memory_all_reduce": collective.SYMMETRIC,
     "elementwise": elementwise.FORM,
     "host": elementwise.HOST,
 }
@@ -39,14 +42,20 @@ EXPERT_KERNELS = {
     "fp8": ("fused_moe/fp8_block", "triton"),
     "fp8_block": ("fused_moe/fp8_block", "triton"),
     "int8": ("fused_moe/fp8_block", "triton"),
+    "int8_weight_only": ("fused_moe/int4", "marlin"),
     "int4": ("fused_moe/int4", "marlin"),
     "mxfp4": ("fused_moe/mxfp4", "triton_kernels"),
 }
 """Weight format -> (family, kernel). Per-tensor fp8 and int8 borrow the block-scaled fp8 kernel."""
 
-_BORROWED = {("experts", "fp8"), ("experts", "int8"), ("gemm", "int8"), ("gemm", "int4"), ("gemm", "mxfp4")}
+_BORROWED = {
+    ("experts", "fp8"), ("experts", "int8"), ("experts", "int8_weight_only"),
+    ("gemm", "int8"), ("gemm", "int4"), ("gemm", "int8_weight_only"),
+}  # fmt: skip
 _WIDER_PER_OCTAVE = 0.25
 """Widening of an interval for each doubling beyond the fitted range, relative; a tenth is added on top."""
+_WIDER_ON_ANOTHER_GPU = 1.5
+"""Least widening on a GPU that was not fitted, of the same architecture too."""
 _WIDER_WHEN_BORROWED = 2.0
 """Widening where a related kernel's constants stand in."""
 
@@ -59,11 +68,17 @@ class Machine:
         self.gpu = GpuNumbers.of(hardware)
         own = fits_module.for_gpu(hardware.name) if calibration == "auto" else calibration
         self.fits: Fits = load_fits(own or fits_module.DEFAULT)
-        self.fallback: Fits = load_fits(fits_module.DEFAULT)
         self.tuned = tuned_tiles(hardware.name)
+        self.all_reduce = load_engine().all_reduce
         self._cold = _cold(self.gpu)
-        for fits in (self.fits, self.fallback):
-            _check(fits)
+        _check(self.fits)
+
+    @cached_property
+    def fallback(self) -> Fits:
+        """Stands in for families this GPU has no fit of."""
+        fits = load_fits(fits_module.DEFAULT)
+        _check(fits)
+        return fits
 
     def price(self, name: str, op: Operation) -> Cost:
         """Time of one operation, with its interval and where it comes from."""
@@ -79,18 +94,27 @@ class Machine:
         if isinstance(op, Gemm):
             return self._gemm(name, op)
         if isinstance(op, Attention):
+            related = op.related or not op.causal
             if _is_decode(op):
-                return self._priced(name, op, "attention_decode", self._cold)
-            return self._priced(name, op, "attention_prefill", self.gpu)
+                return self._priced(name, op, "attention_decode", self._cold, borrowed=related)
+            return self._priced(name, op, "attention_prefill", self.gpu, borrowed=related)
         if isinstance(op, MlaModule):
             family = "mla_decode" if _is_decode(op) else "mla_prefill"
             other_shape = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != (7168, 1536, 512)
+            other_shape = other_shape or op.top_k is not None or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
             return self._priced(name, op, family, self.gpu, borrowed=other_shape)
         return self._priced(name, op, "elementwise", self.gpu, borrowed=True)
 
     def _family(self, name: str) -> tuple[FittedFamily, Fits]:
-        own = name in self.fits.families
-        return (self.fits if own else self.fallback).family(name), self.fits if own else self.fallback
+        fits = self.fits
+        if name not in fits.families or (name.startswith("nccl/") and self._other_links(fits)):
+            unswitched = name.startswith("nccl/") and self.hardware.links.kind == "none"
+            fits = load_fits(fits_module.UNSWITCHED) if unswitched else self.fallback
+        return fits.family(name), fits
+
+    def _other_links(self, fits: Fits) -> bool:
+        """A PCIe-only GPU under a stand-in calibration: its collectives come from a PCIe-only GPU's fit."""
+        return fits.gpu != self.hardware.name and self.hardware.links.kind == "none"
 
     def _priced(
         self, name: str, op: Any, family_name: str, gpu: GpuNumbers, tile: Any = None, borrowed: bool = False
@@ -115,7 +139,8 @@ class Machine:
             width = width * (1 + _WIDER_PER_OCTAVE * octaves) + 0.1 * octaves
             notes.append(f"{outside} outside the fitted range")
         if fits.gpu != self.hardware.name:
-            width = np.maximum(width, family.transfer_half_width(self.hardware.compute_capability))
+            seen = family.transfer_half_width(self.hardware.compute_capability)
+            width = np.maximum(_WIDER_ON_ANOTHER_GPU * width, seen)
             notes.append(f"fitted on {fits.gpu}")
         if borrowed if isinstance(borrowed, bool) else borrowed.any():
             width = np.where(borrowed, _WIDER_WHEN_BORROWED, 1.0) * width
@@ -155,28 +180,21 @@ class Machine:
 
     def _collective(self, name: str, op: AllReduce) -> Cost:
         switched = self.hardware.links.kind == "NVSwitch"
-        limit = collective.custom_limit_bytes(self.hardware.compute_capability, op.ranks) if switched else 0.0
-        small = (op.kind == "all_reduce") & (np.asarray(op.message_bytes) <= limit)
-        if np.all(small):
-            return self._priced(name, op, "custom_all_reduce", self.gpu)
-        nccl = self._priced(name, op, f"nccl/{op.kind}", self.gpu, borrowed=not switched)
-        if not np.any(small):
-            return nccl
-        return _chosen(small, self._priced(name, op, "custom_all_reduce", self.gpu), nccl)
+        kernels = np.asarray("nccl")
+        if op.kind == "all_reduce" and switched:
+            kernels = self.all_reduce.kernel(self.hardware.compute_capability, int(op.ranks), op.message_bytes)
+        costs = []
+        for kernel in np.unique(kernels):
+            family = f"nccl/{op.kind}" if kernel == "nccl" else f"{kernel}_all_reduce"
+            costs.append((kernels == kernel, self._priced(name, op, family, self.gpu, borrowed=not switched)))
+        return costs[0][1] if len(costs) == 1 else _chosen(costs)
 
     def _host(self, name: str, op: Host) -> Cost:
         family, fits = self._family("host")
         timing = elementwise.host_seconds(family.parameters, op, self.gpu)
-        seconds, width = timing.seconds, family.residuals.interval(timing.seconds)
-        return Cost(
-            name,
-            seconds,
-            {"host": _around(seconds, width)},
-            bound="host",
-            formula=elementwise.HOST.text,
-            source=f"{fits.name}:host",
-            op=op,
-        )
+        waits = ~np.asarray(op.graph) & (op.kernels * family.parameters["t_kernel_eager"] > op.gpu_s)
+        cost = self._cost(name, op, timing, family, fits, elementwise.HOST, borrowed=waits)
+        return replace(cost, bound="host", tag="assumed" if np.any(waits) else cost.tag)
 
 
 def _form(family: str) -> Form | None:
@@ -206,13 +224,26 @@ def _around(seconds: Any, width: Any) -> tuple[Any, Any]:
     return seconds * (1.0 - 1.0 / factor), seconds * (factor - 1.0)
 
 
-def _chosen(first: Any, one: Cost, other: Cost) -> Cost:
-    """``one`` where ``first`` holds, ``other`` elsewhere, step by step."""
-    spread = {family: (np.where(first, d, 0.0), np.where(first, u, 0.0)) for family, (d, u) in one.spread.items()}
-    spread |= {family: (np.where(first, 0.0, d), np.where(first, 0.0, u)) for family, (d, u) in other.spread.items()}
-    seconds = np.where(first, one.seconds, other.seconds)
-    mostly = one if np.sum(np.where(first, seconds, 0.0)) > 0.5 * np.sum(seconds) else other
-    return replace(mostly, seconds=seconds, spread=spread, source=f"{one.source}, {other.source.rpartition(':')[2]}")
+def _chosen(costs: list[tuple[Any, Cost]]) -> Cost:
+    """Each cost where its mask holds, step by step."""
+    spread = {
+        family: (np.where(mask, down, 0.0), np.where(mask, up, 0.0))
+        for mask, cost in costs
+        for family, (down, up) in cost.spread.items()
+    }
+    parts = [np.where(mask, cost.seconds, 0.0) for mask, cost in costs]
+    mostly = costs[int(np.argmax([part.sum() for part in parts]))][1]
+    notes = tuple(dict.fromkeys(note for _, cost in costs for note in cost.notes))
+    return replace(
+        mostly,
+        seconds=sum(parts),
+        spread=spread,
+        source=", ".join(
+            cost.source if i == 0 else cost.source.rpartition(":")[2] for i, (_, cost) in enumerate(costs)
+        ),
+        tag="extrapolated" if notes else mostly.tag,
+        notes=notes,
+    )
 
 
 def _is_decode(op: Attention | MlaModule) -> bool:
@@ -237,7 +268,11 @@ def _octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, st
         if low <= smallest and largest <= high:
             continue
         positive = np.maximum(np.asarray(value, float), 1e-12)
-        octaves = octaves + np.maximum(np.log2(positive / high), 0) + np.maximum(np.log2(low / positive), 0)
+        if high <= 0:
+            # Never measured away from zero: cached context before a prefill chunk counts as one doubling.
+            octaves = octaves + np.where(positive > 1e-6, 1.0, 0.0)
+        else:
+            octaves = octaves + np.maximum(np.log2(positive / high), 0) + np.maximum(np.log2(low / positive), 0)
         names.append(name)
     return octaves, ", ".join(names)
 

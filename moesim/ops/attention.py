@@ -34,6 +34,8 @@ def attended_pairs(query: Any, past: Any, window: Any = None, causal: bool = Tru
 
 def virtual_batches(groups: tuple[Group, ...], chunk: int) -> tuple[Group, ...]:
     """Chunked attention (Llama 4) as vLLM runs it: each chunk a sequence of its own."""
+    if all(np.all(np.asarray(g.query) == 1) for g in groups):
+        return tuple(Group(g.sequences, g.query, np.mod(g.past, chunk)) for g in groups)
     result: list[Group] = []
     for sequences, query, past in groups:
         offset = np.mod(past, chunk)
@@ -59,6 +61,8 @@ class Attention:
     kv_bytes: Any = 2.0
     """Bytes of a cached element: 2 bfloat16, 1 fp8."""
     causal: bool = True
+    related: bool = False
+    """Another kernel's work that this one's formula prices (index scores)."""
 
     arithmetic = "bfloat16"
 
@@ -99,6 +103,7 @@ class MlaModule:
     v_head_dim: Any
     kv_bytes: Any = 2.0
     fp8_gemm: Any = False
+    bytes_per_weight: Any = 2.0
     top_k: int | None = None
     """Sparse attention: at most this many past tokens are attended (DeepSeek sparse attention)."""
 
@@ -137,5 +142,4 @@ class MlaModule:
         """Projections once, hidden states in and out, the visible latent cache once. [B]"""
         latent = self.kv_lora_rank + self.qk_rope_head_dim
         seen = sum(g.sequences * np.minimum(g.past + g.query, self.top_k or np.inf) for g in self.groups)
-        weight = np.where(np.asarray(self.fp8_gemm), 1.0, 2.0)
-        return self.weights * weight + 4.0 * self.tokens * self.hidden + seen * latent * self.kv_bytes
+        return self.weights * self.bytes_per_weight + 4.0 * self.tokens * self.hidden + seen * latent * self.kv_bytes

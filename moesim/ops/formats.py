@@ -7,6 +7,7 @@ BYTES_PER_WEIGHT = {
     "fp8": 1.0,
     "fp8_block": 1.0 + 4.0 / (128 * 128),
     "int8": 1.0,
+    "int8_weight_only": 1.0 + 2.0 / 128,
     "int4": 0.5 + 2.0 / 128,
     "mxfp4": 0.5 + 1.0 / 32,
 }
@@ -18,6 +19,7 @@ ARITHMETIC = {
     "fp8": "fp8",
     "fp8_block": "fp8",
     "int8": "int8",
+    "int8_weight_only": "bfloat16",
     "int4": "bfloat16",
     "mxfp4": "bfloat16",
 }

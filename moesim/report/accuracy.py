@@ -37,9 +37,17 @@ TARGETS: tuple[tuple[str, tuple[str, ...], float, float | None], ...] = (
      ("attention_prefill", "attention_decode"), 0.08, None),
     ("MLA modules, unseen head counts", ("mla_prefill", "mla_decode"), 0.08, None),
     ("NCCL and custom all-reduce, 2/4/8 GPUs, unseen sizes",
-     ("nccl/all_reduce", "nccl/all_gather", "nccl/reduce_scatter", "nccl/alltoall", "custom_all_reduce"), 0.08, None),
+     ("nccl/all_reduce", "nccl/all_gather", "nccl/reduce_scatter", "nccl/alltoall", "custom_all_reduce",
+      "symmetric_memory_all_reduce"), 0.08, None),
 )  # fmt: skip
 """(what, families, target of the mean over groups, target of the worst group)."""
+
+
+MISSED: dict[str, str] = {
+    "fused_moe/mxfp4_marlin": "coverage below 85 %: one model shape, five widths, and the narrowest leaves the "
+    "pattern of the others; no prediction uses this family",
+}
+"""Families that miss a figure, with the reason. A test fails when this list and the fits disagree."""
 
 
 def write_accuracy(output: Path | None = None) -> list[Path]:
@@ -71,6 +79,8 @@ def page_text() -> str:
         *(_target_line(data, *target) for target in TARGETS),
         *_power_law_lines(),
         "",
+        *(f"Missed: {name}: {reason}." for name, reason in MISSED.items()),
+        "",
         *_families_table(data),
         "",
         "## H200 predicted from H100 constants, only the hardware file changed",
@@ -85,7 +95,8 @@ def page_text() -> str:
         "",
         "A row is set aside when it is faster than physics: weights beyond twice the L2 streamed above the HBM",
         "datasheet, or more FLOP per second than the peak. The rule was written before any fit. FA4 rows",
-        "(head_dim 512) and eager all-reduce rows belong to kernels moesim does not price.",
+        "(head_dim 512), eager all-reduce rows and all-reduce rows beyond what vLLM gives its own kernels belong to",
+        "kernels moesim does not price.",
         "",
         *_set_aside(data),
         "",
@@ -143,13 +154,16 @@ def _families_table(data: dict[str, Any]) -> list[str]:
         if "mean_over_groups" not in held:
             continue
         ((group, worst),) = held["worst_group"].items()
+        mark = "*" if any(q["at_bound"] for q in entry["parameters"].values()) else ""
         lines.append(
-            f"| {name} | {held['rows']:,} | {held['left_out']} | {_percent(held['mean_absolute_error'])} | "
+            f"| {name}{mark} | {held['rows']:,} | {held['left_out']} | {_percent(held['mean_absolute_error'])} | "
             f"{_percent(held['mean_over_groups'])} | {_percent(worst)} ({group}) | "
             f"{_percent(held['roofline_with_one_constant'])} | {_percent(held['coverage_of_90_percent'])} |"
         )
     host = data["host"]["held_out"]
     lines += [
+        "",
+        "A `*` marks a family with parameters at a bound: those values are not identified by the data.",
         "",
         f"Host time per step: fitted on {host['rows']} served runs of the dense Qwen3-32B; TPOT of left-out "
         f"(TP, concurrency) pairs within {_percent(host['mean_absolute_error_of_tpot'])}.",
@@ -209,13 +223,20 @@ def _plot(family: Family, target: Path) -> Path:
 
     stored = fits_module.load_fits(f"{GPU}/{STACK}").family(family.name)
     numbers = GpuNumbers.of(load_hardware(GPU))
-    rows = family.select(read_table(GPU, STACK, family.table))
+    rows = family.select(read_table(GPU, STACK, family.table), numbers)
     rows = rows[~implied_bound_broken(family, rows, numbers)]
     if len(rows) > _PLOT_ROWS:
         rows = rows.sample(_PLOT_ROWS, random_state=0)
     predicted = np.asarray(family.evaluator(rows, numbers, tuned_tiles(GPU))(stored.parameters).seconds)
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=110)
-    axes.scatter(predicted * 1e6, rows["seconds"] / predicted, s=6, alpha=0.3, linewidths=0, rasterized=True)
+    axes.scatter(
+        predicted * 1e6,
+        rows["seconds"] / predicted,
+        s=6 if len(rows) > 500 else 24,
+        alpha=0.4,
+        linewidths=0,
+        rasterized=True,
+    )
     x = np.geomspace(predicted.min(), predicted.max(), 200)
     band = np.exp(stored.residuals.interval(x))
     axes.fill_between(x * 1e6, 1 / band, band, color="tab:orange", alpha=0.2, label="90 % interval")

@@ -7,6 +7,7 @@ from typing import Any
 from moesim.errors import DoesNotFit
 from moesim.memory import Room
 from moesim.prediction import Metric, Prediction
+from moesim.spec.loading import load_model
 from moesim.units import bytes_text
 
 _ROWS = (
@@ -30,7 +31,7 @@ def prediction_text(prediction: Prediction) -> str:
     lines.append(f"{'':22}{'':>12}  {'90 % interval':^23}  bound by")
     for label, name, unit, phase in _ROWS:
         lines.append(_metric_line(label, prediction.metrics[name], unit, prediction.bounds.get(phase, "")))
-    lines += ["", *memory_lines(prediction.memory), "", *_knowledge(prediction)]
+    lines += ["", *memory_lines(prediction.memory), *_start_note(prediction), "", *_knowledge(prediction)]
     return "\n".join(lines)
 
 
@@ -75,6 +76,16 @@ def memory_lines(room: Room) -> list[str]:
             f"longest context at this batch: {room.longest_context:,}"
         )
     return lines
+
+
+def _start_note(prediction: Prediction) -> list[str]:
+    """vLLM checks at start that one sequence of max_model_len fits."""
+    engine, alone = prediction.scenario.engine, prediction.memory.longest_alone
+    model = load_model(prediction.scenario.model, engine.hf_overrides)
+    limit = engine.max_model_len or model.max_position_embeddings
+    if not limit or alone >= limit:
+        return []
+    return [f"  vLLM starts only with --max-model-len up to {alone:,} here (it would ask for {limit:,})"]
 
 
 def _knowledge(prediction: Prediction) -> list[str]:

@@ -35,7 +35,14 @@ def check(scenario: Scenario) -> list[Finding]:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
     if hardware:
         findings += _hardware(scenario, hardware, model)
-    calibration = scenario.calibration
+    engine, calibration = scenario.engine, scenario.calibration
+    if engine.max_num_batched_tokens and engine.max_num_seqs and engine.max_num_batched_tokens < engine.max_num_seqs:
+        findings.append(
+            (
+                ("engine", "max_num_batched_tokens"),
+                f"{engine.max_num_batched_tokens} is below max_num_seqs ({engine.max_num_seqs}); vLLM refuses that",
+            )
+        )
     if calibration != "auto" and not (paths.FITS / f"{calibration}.json").is_file() and not Path(calibration).is_file():
         known = sorted(f"{p.parent.name}/{p.stem}" for p in paths.FITS.glob("*/*.json") if p.stem != "tiles")
         findings.append(
@@ -44,7 +51,7 @@ def check(scenario: Scenario) -> list[Finding]:
                 f"'{calibration}' is neither stored nor a file; stored: auto, {', '.join(known)}",
             )
         )
-    return findings
+    return list(dict.fromkeys(findings))
 
 
 def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
@@ -114,7 +121,7 @@ def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
             )
     if routing.kind == "trace":
         if not Path(routing.file).is_file():
-            yield ("routing", "file"), f"the trace '{routing.file}' does not exist"
+            yield ("routing", "file"), f"there is no file '{routing.file}'"
             return
         try:
             read_trace(routing.file, moe.num_experts, moe.num_experts_per_tok)

@@ -10,7 +10,7 @@ _LARGE_GPU_BYTES = 70 * 2**30
 
 def _large(hardware: Hardware) -> bool:
     """GPUs with 70 GiB or more get larger batches, A100 excepted."""
-    return hardware.gpu.memory.value >= _LARGE_GPU_BYTES and "a100" not in hardware.name
+    return hardware.gpu.memory.value >= _LARGE_GPU_BYTES and hardware.compute_capability != "8.0"
 
 
 def max_num_batched_tokens(engine: Engine, hardware: Hardware) -> int:

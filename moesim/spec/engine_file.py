@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from moesim import paths
 from moesim.spec import yaml
-from moesim.spec.quantities import Bytes, Strict
+from moesim.spec.quantities import Bytes, Size, Strict
 
 
 class Reserves(Strict):
@@ -27,9 +30,30 @@ class Reserves(Strict):
         return nccl.value + self.custom_all_reduce.value
 
 
+Limits = dict[str, dict[int, Size]]
+"""Compute capability (or ``default``) -> ranks -> bytes."""
+
+
+class AllReduceRule(Strict):
+    """Which all-reduce an engine uses for a message inside a node with NVSwitch."""
+
+    custom_below: Limits
+    symmetric_memory_up_to: Limits
+
+    def kernel(self, compute_capability: str, ranks: int, message_bytes: Any) -> Any:
+        """``custom``, ``symmetric_memory`` or ``nccl`` for each message (array in, array out)."""
+        custom, symmetric = (
+            limits.get(compute_capability, limits["default"]).get(ranks, 0.0)
+            for limits in (self.custom_below, self.symmetric_memory_up_to)
+        )
+        size = np.asarray(message_bytes)
+        return np.select([size < custom, size <= symmetric], ["custom", "symmetric_memory"], "nccl")
+
+
 class EngineFile(Strict):
     name: str
     reserves: Reserves
+    all_reduce: AllReduceRule
     doubts: list[str] = []
 
 

@@ -43,6 +43,10 @@ class Hardware(Strict):
     measured: dict[str, FlopPerSecond] = {}
     doubts: list[str] = []
 
+    def __hash__(self) -> int:
+        """By name; equality compares every value."""
+        return hash(self.name)
+
     def peak_flop_per_s(self, number_format: str) -> float:
         """Dense arithmetic rate for operands of ``number_format``: bfloat16, fp8 or int8. [FLOP/s]"""
         choice = {"fp8": self.gpu.dense_fp8, "int8": self.gpu.dense_int8}.get(number_format)

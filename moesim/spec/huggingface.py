@@ -17,6 +17,9 @@ from moesim.spec.model import (
     Quantization,
 )
 
+_LARGEST = 10**9
+_MOST_LAYERS = 10_000
+
 
 class Fields:
     """A config.json with required fields asked for by name, all the missing ones collected."""
@@ -26,19 +29,39 @@ class Fields:
         self.problems: list[Problem] = []
 
     def whole(self, *names: str, default: int | None = None) -> int:
-        """A positive whole number under the first of ``names`` that is present."""
+        """A positive whole number under the first of ``names`` that is present; 0 where the default is 0."""
         for name in names:
             value = self.data.get(name)
             if value is None:
                 continue
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            least = 0 if default == 0 else 1
+            if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
                 return value
-            self.problems.append(Problem(f"'{name}' is {value!r}; a whole number is expected", self.source))
+            self._say(f"'{name}' is {value!r}; a whole number from {least} to {_LARGEST:,} is expected")
             return 1
         if default is not None:
             return default
-        self.problems.append(Problem(f"'{names[0]}' is missing; a whole number is expected", self.source))
+        self._say(f"'{names[0]}' is missing; a whole number is expected")
         return 1
+
+    def layers(self, *names: str) -> int:
+        """A number of layers."""
+        count = self.whole(*(names or ("num_hidden_layers",)))
+        if count > _MOST_LAYERS:
+            self._say(f"{count} layers are more than the {_MOST_LAYERS} accepted")
+        return min(count, _MOST_LAYERS)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A nested map, empty where absent."""
+        value = self.data.get(name)
+        if value is not None and not isinstance(value, dict):
+            self._say(f"'{name}' is {value!r}; a map is expected")
+        return value if isinstance(value, dict) else {}
+
+    def _say(self, message: str) -> None:
+        problem = Problem(message, self.source)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def flag(self, name: str, default: bool = False) -> bool:
         return bool(self.data.get(name, default))
@@ -56,8 +79,12 @@ def model_from_config(config: dict[str, Any], name: str, source: str) -> Model:
         shown = model_type or (config.get("architectures") or ["(none named)"])[0]
         raise SpecError([Problem(f"the architecture '{shown}' is not known; known model_type values: {known}", source)])
     fields = Fields(_text_config(config), source)
-    model = reader(fields, name, config)
-    if fields.problems:
+    model: Model | None = None
+    try:
+        model = reader(fields, name, config)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        fields.problems = fields.problems or [Problem(f"its values do not hang together ({error})", source)]
+    if fields.problems or model is None:
         raise SpecError(fields.problems)
     return model
 
@@ -70,7 +97,7 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _quantization(f: Fields) -> Quantization:
-    config = f.data.get("quantization_config")
+    config = f.section("quantization_config")
     if not config:
         return Quantization()
     method = config.get("quant_method", "")
@@ -81,7 +108,8 @@ def _quantization(f: Fields) -> Quantization:
         return Quantization(experts=scheme, linear=scheme)
     bits = config.get("bits") or config.get("w_bit")
     if method in {"awq", "gptq", "gptq_marlin", "awq_marlin"} and bits in (4, 8):
-        return Quantization(experts=f"int{bits}", linear=f"int{bits}")
+        scheme = "int4" if bits == 4 else "int8_weight_only"
+        return Quantization(experts=scheme, linear=scheme)
     f.problems.append(
         Problem(f"quant_method '{method}' is not known; fp8, mxfp4, awq and gptq (4 or 8 bit) are", f.source)
     )
@@ -98,7 +126,7 @@ def _gqa(f: Fields, extra: Callable[[int, int, int], int] = lambda h, kv, d: 0, 
 def _model(f: Fields, name: str, layers: tuple[Layers, ...], norm: int = 1, other: int = 0, **more: Any) -> Model:
     hidden = f.whole("hidden_size", "d_model")
     more.setdefault("tie_word_embeddings", f.flag("tie_word_embeddings"))
-    limit = f.data.get("max_position_embeddings") or f.data.get("max_seq_len")
+    limit = f.optional("max_position_embeddings") or f.optional("max_seq_len")
     provenance = f.data.get("_provenance")
     return Model(
         name=name,
@@ -116,7 +144,7 @@ def _model(f: Fields, name: str, layers: tuple[Layers, ...], norm: int = 1, othe
 
 def _by_kind(count: int, attention: Attention, kinds: list[DenseFfn | MoeFfn], norms: int) -> tuple[Layers, ...]:
     """Group equal layers; order does not change any cost."""
-    assert len(kinds) == count
+    kinds = kinds[:count]
     return tuple(Layers(kinds.count(ffn), attention, ffn, norms) for ffn in dict.fromkeys(kinds))
 
 
@@ -124,7 +152,7 @@ def _llama(f: Fields, name: str, config: dict[str, Any]) -> Model:
     qk_norm = config["model_type"] == "qwen3"
     attention = _gqa(f, lambda h, kv, d: 2 * d if qk_norm else 0)
     ffn = DenseFfn(f.whole("intermediate_size"))
-    return _model(f, name, (Layers(f.whole("num_hidden_layers"), attention, ffn, 2 * f.whole("hidden_size")),))
+    return _model(f, name, (Layers(f.layers(), attention, ffn, 2 * f.whole("hidden_size")),))
 
 
 def _mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
@@ -146,7 +174,7 @@ def _mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
     biased_norms = kind == "phimoe"
     norms = hidden * (4 if biased_norms else 2)
     head_bias = f.whole("vocab_size") if f.flag("lm_head_bias") else 0
-    layers = (Layers(f.whole("num_hidden_layers"), attention, ffn, norms),)
+    layers = (Layers(f.layers(), attention, ffn, norms),)
     return _model(f, name, layers, norm=2 if biased_norms else 1, other=head_bias)
 
 
@@ -154,7 +182,7 @@ def _qwen_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
     third, hidden, count = (
         config["model_type"] == "qwen3_moe",
         f.whole("hidden_size"),
-        f.whole("num_hidden_layers"),
+        f.layers(),
     )
     attention = _gqa(f, lambda h, kv, d: 2 * d if third else (h + 2 * kv) * d)
     shared = f.whole("shared_expert_intermediate_size", default=0)
@@ -164,7 +192,7 @@ def _qwen_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
         f.whole("moe_intermediate_size"),
         shared_width=shared,
         extra_parameters=hidden if shared else 0,
-        router_extra_parameters=hidden if shared else 0,
+        shared_gate=shared > 0,
     )
     dense = DenseFfn(f.whole("intermediate_size"))
     step, only = f.whole("decoder_sparse_step", default=1), f.data.get("mlp_only_layers") or []
@@ -173,7 +201,7 @@ def _qwen_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 def _deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    hidden, count = f.whole("hidden_size"), f.whole("num_hidden_layers")
+    hidden, count = f.whole("hidden_size"), f.layers()
     mla = None
     if f.data.get("use_mla", True) and f.data.get("kv_lora_rank"):
         mla = Mla(
@@ -204,7 +232,7 @@ def _deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 def _glm4_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    hidden, count = f.whole("hidden_size"), f.whole("num_hidden_layers")
+    hidden, count = f.whole("hidden_size"), f.layers()
     bias, qk_norm = f.flag("attention_bias"), f.flag("use_qk_norm")
     attention = _gqa(f, lambda h, kv, d: (h + 2 * kv) * d * bias + 2 * d * qk_norm)
     experts, width = f.whole("n_routed_experts"), f.whole("moe_intermediate_size")
@@ -216,24 +244,25 @@ def _glm4_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
         extra_parameters=experts,
     )
     dense, first = DenseFfn(f.whole("intermediate_size")), f.whole("first_k_dense_replace", default=0)
-    return _model(f, name, _by_kind(count, attention, [dense] * first + [moe] * (count - first), 2 * hidden))
+    return _model(f, name, _by_kind(count, attention, [dense] * first + [moe] * max(count - first, 0), 2 * hidden))
 
 
 def _gpt_oss(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    hidden, count = f.whole("hidden_size"), f.whole("num_hidden_layers")
+    hidden, count = f.whole("hidden_size"), f.layers()
     experts, width = f.whole("num_local_experts"), f.whole("intermediate_size")
     moe = MoeFfn(
         experts,
         f.whole("num_experts_per_tok", "experts_per_token"),
         width,
         extra_parameters=experts * (2 * width + hidden + 1),
-        router_extra_parameters=experts,
     )
 
     def attention(window: int | None) -> Attention:
         return _gqa(f, lambda h, kv, d: (h + 2 * kv) * d + hidden + h, window=window)
 
-    kinds = f.data.get("layer_types") or ["sliding_attention", "full_attention"] * (count // 2)
+    kinds = (f.data.get("layer_types") or ["sliding_attention", "full_attention"] * count)[:count]
+    if len(kinds) < count:
+        f.problems.append(Problem(f"'layer_types' names {len(kinds)} of {count} layers", f.source))
     sliding = kinds.count("sliding_attention")
     groups = (
         Layers(sliding, attention(f.whole("sliding_window")), moe, 2 * hidden),
@@ -243,7 +272,7 @@ def _gpt_oss(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 def _llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    hidden, count, width = f.whole("hidden_size"), f.whole("num_hidden_layers"), f.whole("intermediate_size")
+    hidden, count, width = f.whole("hidden_size"), f.layers(), f.whole("intermediate_size")
     moe = MoeFfn(f.whole("num_local_experts"), f.whole("num_experts_per_tok"), width, shared_width=width)
     dense = DenseFfn(f.whole("intermediate_size_mlp"))
     step, chunk = f.whole("interleave_moe_layer_step"), f.whole("attention_chunk_size")
@@ -258,15 +287,12 @@ def _llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 def _dbrx(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    inner, ffn = (
-        Fields(f.data.get("attn_config", {}), f.source),
-        Fields(f.data.get("ffn_config", {}), f.source),
-    )
+    inner, ffn = (Fields(f.section(key), f.source) for key in ("attn_config", "ffn_config"))
     hidden, heads = f.whole("d_model"), f.whole("n_heads")
     attention = Attention(heads, inner.whole("kv_n_heads"), hidden // max(heads, 1))
     moe = MoeFfn(ffn.whole("moe_num_experts"), ffn.whole("moe_top_k"), ffn.whole("ffn_hidden_size"))
     f.problems += inner.problems + ffn.problems
-    return _model(f, name, (Layers(f.whole("n_layers"), attention, moe, 2 * hidden),))
+    return _model(f, name, (Layers(f.layers("n_layers"), attention, moe, 2 * hidden),))
 
 
 def _molmo(f: Fields, name: str, config: dict[str, Any]) -> Model:
@@ -274,12 +300,12 @@ def _molmo(f: Fields, name: str, config: dict[str, Any]) -> Model:
     attention = _gqa(f, lambda h, kv, d: (h + kv) * d)
     moe = MoeFfn(f.whole("moe_num_experts"), f.whole("moe_top_k"), f.whole("intermediate_size"))
     rows = f.whole("vocab_size") + f.whole("additional_vocab_size", default=0)
-    layers = (Layers(f.whole("num_hidden_layers"), attention, moe, 2 * hidden),)
+    layers = (Layers(f.layers(), attention, moe, 2 * hidden),)
     return _model(f, name, layers, other=_vision_parameters(config), embedding_rows=rows)
 
 
 def _glam(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    hidden, count, every = f.whole("hidden_size"), f.whole("num_hidden_layers"), f.whole("moe_every")
+    hidden, count, every = f.whole("hidden_size"), f.layers(), f.whole("moe_every")
     moe = MoeFfn(f.whole("num_experts"), f.whole("num_experts_per_tok"), f.whole("intermediate_size"), gated=False)
     dense = DenseFfn(f.whole("intermediate_size"))
     kinds = [moe if (i + 1) % every == 0 else dense for i in range(count)]
@@ -295,7 +321,7 @@ def _switch(f: Fields, name: str, config: dict[str, Any]) -> Model:
     dense = DenseFfn(width, gated)
     layers: list[Layers] = []
     for encoder in (True, False):
-        total = f.whole("num_layers") if encoder else f.whole("num_decoder_layers")
+        total = f.layers("num_layers") if encoder else f.layers("num_decoder_layers")
         sparse = f.whole("num_sparse_encoder_layers" if encoder else "num_sparse_decoder_layers")
         attention = Attention(heads, heads, dim, cross=not encoder, causal=not encoder)
         norms = hidden * (2 if encoder else 3)
@@ -312,7 +338,7 @@ def _nllb(f: Fields, name: str, config: dict[str, Any]) -> Model:
     hidden, experts = f.whole("d_model"), f.whole("num_experts")
     layers: list[Layers] = []
     for side, cross in (("encoder", False), ("decoder", True)):
-        heads, total = f.whole(f"{side}_attention_heads"), f.whole(f"{side}_layers")
+        heads, total = f.whole(f"{side}_attention_heads"), f.layers(f"{side}_layers")
         width, sparse = f.whole(f"{side}_ffn_dim"), total // max(f.whole(f"{side}_sparse_step"), 1)
         extra = 4 * hidden * (2 if cross else 1)
         attention = Attention(heads, heads, hidden // max(heads, 1), cross=cross, causal=cross, extra_parameters=extra)

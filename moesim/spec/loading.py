@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,8 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
     SpecError
         With every problem found: file, line, what is wrong and what would be accepted.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError("load takes the path of a scenario file")
     path = Path(path)
     document = yaml.read(path)
     data, problems = _unaliased(document.data, document)
@@ -213,7 +216,6 @@ def _hardware_names() -> dict[str, Path]:
     return names
 
 
-@lru_cache(maxsize=64)
 def load_hardware(name: str) -> Hardware:
     """A GPU by name, alias or file. Raises SpecError."""
     path = _hardware_names().get(_squeezed(name)) or Path(name)
@@ -222,6 +224,11 @@ def load_hardware(name: str) -> Hardware:
         near = difflib.get_close_matches(_squeezed(name), list(_hardware_names()), 1)
         hint = f"did you mean '{_hardware_names()[near[0]].stem}'? Known: " if near else "known: "
         raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
+    return _load_hardware(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _load_hardware(path: Path, _stamp: int) -> Hardware:
     document = yaml.read(path)
     hardware, problems = _validated(Hardware, document.data, document)
     if hardware is None:
@@ -235,38 +242,61 @@ def catalogue() -> list[str]:
 
 
 def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
-    """A model by catalogue name (any case), folder or config.json file. Raises SpecError."""
-    return _load_model(name, repr(sorted((overrides or {}).items())), _Box(overrides or {}))
+    """A model by catalogue name (any case), folder or config.json file.
+
+    Parameters
+    ----------
+    name : str
+    overrides : dict, optional
+        Fields of config.json to replace, as vLLM's --hf-overrides; a nested text_config's fields too.
+
+    Raises
+    ------
+    SpecError
+        An unknown name, architecture or field, or values that do not hang together.
+    """
+    path = _config_path(name)
+    return _load_model(path, path.stat().st_mtime_ns, json.dumps(overrides or {}, sort_keys=True, default=str))
 
 
-class _Box:
-    """Carries a dict past the cache's key."""
-
-    def __init__(self, value: dict[str, Any]):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Box)
-
-
-@lru_cache(maxsize=256)
-def _load_model(name: str, _key: str, overrides: _Box) -> Model:
+def _config_path(name: str) -> Path:
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
-    if not path.is_file():
-        by_name = {known.lower(): known for known in catalogue()}
-        known = by_name.get(name.lower().rsplit("/", 1)[-1])
-        if known is None:
-            near = difflib.get_close_matches(name.lower(), list(by_name), 3)
-            hint = (
-                f"did you mean {' or '.join(by_name[n] for n in near)}?" if near else f"known: {', '.join(catalogue())}"
-            )
-            raise SpecError(f"the model '{name}' is neither in the catalogue nor a config.json; {hint}")
-        path = paths.MODELS / known / "config.json"
-    config = yaml.read_json(path) | overrides.value
+    if path.is_file():
+        return path
+    by_name = {known.lower(): known for known in catalogue()}
+    known = by_name.get(name.lower().rsplit("/", 1)[-1])
+    if known:
+        return paths.MODELS / known / "config.json"
+    near = difflib.get_close_matches(name.lower(), list(by_name), 3)
+    hint = f"did you mean {' or '.join(by_name[n] for n in near)}?" if near else f"known: {', '.join(catalogue())}"
+    raise SpecError(f"the model '{name}' is neither in the catalogue nor a config.json; {hint}")
+
+
+@lru_cache(maxsize=256)
+def _load_model(path: Path, _stamp: int, overrides: str) -> Model:
+    config = yaml.read_json(path)
+    problems = _override(config, json.loads(overrides), str(path))
+    if problems:
+        raise SpecError(problems)
     title = path.parent.name if path.name == "config.json" else path.stem
     return model_from_config(config, title, str(path))
+
+
+def _override(config: dict[str, Any], overrides: dict[str, Any], source: str) -> list[Problem]:
+    """Replace fields where they stand, inside a nested text model too. Fields that do not exist are problems."""
+    places = [config, *(config[n] for n in ("text_config", "language_config") if isinstance(config.get(n), dict))]
+    problems: list[Problem] = []
+    for key, value in overrides.items():
+        found = [place for place in places if key in place]
+        if not found:
+            near = difflib.get_close_matches(key, [k for place in places for k in place], 1)
+            hint = f"did you mean '{near[0]}'?" if near else "only fields it has can be replaced"
+            problems.append(Problem(f"hf_overrides: '{key}' is not a field; {hint}", source))
+        for place in found:
+            if isinstance(value, dict) and isinstance(place[key], dict):
+                problems += _override(place[key], value, source)
+            else:
+                place[key] = value
+    return problems

@@ -72,11 +72,14 @@ class Attention:
         latent = hidden * mla.latent_dim + mla.kv_lora_rank
         up = mla.kv_lora_rank * heads * (mla.qk_nope_head_dim + mla.v_head_dim)
         output = heads * mla.v_head_dim * hidden
-        index = 0
-        if self.indexer:
-            i = self.indexer
-            index = q_in * i.heads * i.head_dim + hidden * i.head_dim + 2 * i.head_dim + hidden * i.heads
-        return query + latent + up + output + index + self.extra_parameters
+        return query + latent + up + output + self.indexer_parameters(hidden) + self.extra_parameters
+
+    def indexer_parameters(self, hidden: int) -> int:
+        """Parameters of the sparse-attention indexer, whole on every rank."""
+        if self.indexer is None or self.mla is None:
+            return 0
+        i, q_in = self.indexer, self.mla.q_lora_rank or hidden
+        return q_in * i.heads * i.head_dim + hidden * i.head_dim + 2 * i.head_dim + hidden * i.heads
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class MoeFfn:
     """Total width of the shared experts; 0 when there are none."""
     extra_parameters: int = 0
     """Router biases, expert biases, the shared expert's gate."""
-    router_extra_parameters: int = 0
-    """The part of them every token uses."""
+    shared_gate: bool = False
+    """A sigmoid gate scales the shared experts' output (Qwen1.5)."""
 
     def expert_parameters(self, hidden: int) -> int:
         return (3 if self.gated else 2) * hidden * self.width

@@ -13,7 +13,7 @@ from moesim import units
 class Strict(BaseModel):
     """Unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Sourced(Strict):
@@ -24,19 +24,25 @@ class Sourced(Strict):
     note: str | None = None
 
 
-def _in_unit(data: Any, unit: str) -> Any:
+def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
     """Turn the value's written quantity into SI; what is no such map is left to pydantic to refuse."""
-    if isinstance(data, dict) and "value" in data:
-        return data | {"value": units.parse(data["value"], unit)}
-    return data
+    if not isinstance(data, dict) or "value" not in data:
+        return data
+    value = units.parse(data["value"], unit) if unit else data["value"]
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        raise ValueError(f"{data['value']} is not plausible; from {low:g} to {high:g} {unit} is accepted")
+    return data | {"value": value}
 
 
-def _sourced(unit: str) -> Any:
-    return BeforeValidator(partial(_in_unit, unit=unit))
+def _sourced(unit: str, low: float, high: float) -> Any:
+    """A range that catches a slipped prefix: no GPU has less, or more."""
+    return BeforeValidator(partial(_in_unit, unit=unit, low=low, high=high))
 
 
-Count = Sourced
-Bytes = Annotated[Sourced, _sourced("B")]
-BytesPerSecond = Annotated[Sourced, _sourced("B/s")]
-FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s")]
-Watts = Annotated[Sourced, _sourced("W")]
+Count = Annotated[Sourced, _sourced("", 1, 1e5)]
+Size = Annotated[float, BeforeValidator(lambda text: units.parse(text, "B")), Field(gt=0)]
+"""Plain bytes, where the file names the source for a whole table."""
+Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
+BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e14)]
+FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e12, 1e18)]
+Watts = Annotated[Sourced, _sourced("W", 1, 1e5)]

@@ -88,7 +88,7 @@ class Histogram(Strict):
     """How often each expert was picked: one count per expert."""
 
     kind: Literal["histogram"]
-    counts: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    counts: tuple[Annotated[float, Field(ge=0, le=1e15)], ...] = Field(min_length=1)
 
 
 class Trace(Strict):

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-from functools import lru_cache
 from pathlib import Path
 
 from moesim.errors import Problem, SpecError
 
+_MOST_PROBLEMS = 5
 
-@lru_cache(maxsize=16)
+
 def read_trace(file: str, num_experts: int, top_k: int) -> tuple[tuple[int, ...], ...]:
     """Read a trace: one line a token, its k expert numbers separated by commas. Raises SpecError."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SpecError([Problem("is not UTF-8 text; a CSV file is expected", file)]) from None
+    except OSError as error:
+        raise SpecError([Problem(f"cannot be read ({error.strerror or error})", file)]) from None
     problems: list[Problem] = []
     rows: list[tuple[int, ...]] = []
     accepted = f"{top_k} different numbers from 0 to {num_experts - 1}"
-    with Path(file).open(encoding="utf-8", errors="replace", newline="") as stream:
-        for number, cells in enumerate(csv.reader(stream), start=1):
-            if not cells or cells[0].lstrip().startswith("#"):
-                continue
-            try:
-                row = tuple(int(cell) for cell in cells)
-            except ValueError:
-                row = ()
-            if len(set(row)) != top_k or len(row) != top_k or min(row) < 0 or max(row) >= num_experts:
-                problems.append(Problem(f"is {','.join(cells)[:40]!r}; accepted: {accepted}", f"{file}:{number}"))
-                if len(problems) == 5:
-                    break
-            rows.append(row)
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            row = tuple(int(cell) for cell in line.split(","))
+        except ValueError:
+            row = ()
+        if len(set(row)) != top_k or len(row) != top_k or min(row) < 0 or max(row) >= num_experts:
+            problems.append(Problem(f"is {line[:40]!r}; accepted: {accepted}", f"{file}:{number}"))
+            if len(problems) == _MOST_PROBLEMS:
+                break
+        rows.append(row)
     if problems or not rows:
         raise SpecError(problems or [Problem("holds no token", file)])
     return tuple(rows)

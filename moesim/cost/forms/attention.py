@@ -132,7 +132,7 @@ def decode_seconds(p: Mapping[str, float], op: Attention, gpu: GpuNumbers) -> Ti
     return Timing(launch + smooth_max(compute, memory, p["p_join"]), launch, memory, compute)
 
 
-_RANGED = ("sequences", "query", "context", "heads", "kv_heads", "head_dim")
+_RANGED = ("sequences", "query", "past", "context", "heads", "kv_heads", "head_dim")
 PREFILL = Form(
     "attention_prefill",
     "t_launch + max(waves x (t_tile + key blocks x block), longest tile) + exposed traffic + cache write",

@@ -3,7 +3,8 @@
 NCCL runs each message with the protocol that is fastest for it: LL for short ones (low latency, a share of the
 bandwidth), Simple for long ones, in a ring or, for all-reduce over more than four NVSwitch ranks, with the
 switch adding up (NVLS). vLLM's custom all-reduce reads peers' buffers directly: once each below a size, in two
-shots above. Floors grow with ranks, volumes follow nccl-tests' bus factors.
+shots above. Its symmetric-memory all-reduce copies the message in and
+lets the switch add. Floors grow with ranks, volumes follow nccl-tests' bus factors.
 """
 
 from __future__ import annotations
@@ -21,18 +22,6 @@ BUS_FACTOR = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "allt
 
 _NVLS_ABOVE_RANKS = 4
 
-_CUSTOM_LIMIT_BYTES = {
-    "9.0": {2: 64 * 2**20, 4: 32 * 2**20, 6: 2**19, 8: 2**18},
-    "10.0": {2: 2 * 2**20, 4: 2 * 2**20, 6: 2**20, 8: 2**20},
-}
-_CUSTOM_DEFAULT_LIMIT_BYTES = 8 * 2**20
-
-
-def custom_limit_bytes(compute_capability: str, ranks: int) -> float:
-    """Largest message vLLM gives its custom all-reduce inside a node (vLLM 0.24, all_reduce_utils.py). [B]"""
-    return _CUSTOM_LIMIT_BYTES.get(compute_capability, {}).get(ranks, _CUSTOM_DEFAULT_LIMIT_BYTES)
-
-
 NCCL_PARAMETERS = (
     Parameter("t_short", "s", 4e-6, 1e-7, 5e-5, "LL: launch and one hop"),
     Parameter("t_short_hop", "s", 1e-6, 0.0, 1e-5, "LL: each further rank"),
@@ -43,6 +32,7 @@ NCCL_PARAMETERS = (
     Parameter("r_copy", "1", 0.5, 0.02, 20.0, "local copies, share of HBM bandwidth"),
     Parameter("r_nvls", "1", 0.6, 0.1, 1.5, "in-switch reduction, share of the link's datasheet"),
     Parameter("n_half", "B", 1e6, 1.0, 1e8, "message at which the link reaches half of its rate"),
+    Parameter("x_shared", "1", 0.1, 0.0, 3.0, "how bandwidth per rank falls with ranks that share a link (PCIe)"),
     Parameter("p_min", "1", 4.0, 1.0, 20.0, "sharpness of the choice of protocol"),
 )
 
@@ -56,11 +46,26 @@ CUSTOM_PARAMETERS = (
 )
 
 
+SYMMETRIC_PARAMETERS = (
+    Parameter("t_launch", "s", 9e-6, 1e-7, 5e-5, "copy in, barriers and launch"),
+    Parameter("r_link", "1", 0.5, 0.02, 2.0, "in-switch reduction, share of the link's datasheet"),
+    Parameter("r_copy", "1", 0.5, 0.02, 20.0, "the copy in, share of HBM bandwidth"),
+)
+
+
+def symmetric_seconds(p: Mapping[str, float], op: AllReduce, gpu: GpuNumbers) -> Timing:
+    """vLLM's all-reduce through symmetric memory: a copy in, then a multimem reduction. [s]"""
+    message = np.asarray(op.message_bytes, float)
+    copy = 2.0 * message / (gpu.hbm_bytes_per_s * p["r_copy"])
+    transfer = message / (gpu.link_bytes_per_s * p["r_link"]) + copy
+    return Timing(p["t_launch"] + transfer, p["t_launch"], transfer, np.zeros_like(transfer))
+
+
 def nccl_seconds(p: Mapping[str, float], op: AllReduce, gpu: GpuNumbers) -> Timing:
     """An NCCL collective inside a node. [s]"""
     n = np.asarray(op.ranks, float)
     message = np.asarray(op.message_bytes, float)
-    volume = BUS_FACTOR[op.kind] * (n - 1) / n * message
+    volume = BUS_FACTOR[op.kind] * (n - 1) / n * message * (n / 2) ** p["x_shared"]
     copy = message / (gpu.hbm_bytes_per_s * p["r_copy"])
     short = p["t_short"] + p["t_short_hop"] * (n - 2) + volume / (gpu.link_bytes_per_s * p["r_short"])
     link = gpu.link_bytes_per_s * p["r_long"]
@@ -92,6 +97,13 @@ NCCL = Form(
     "min over protocols of t + t_hop (n - 2) + volume/(link r) + copies, NVLS above four ranks",
     NCCL_PARAMETERS,
     nccl_seconds,
+    ("message_bytes", "ranks"),
+)
+SYMMETRIC = Form(
+    "symmetric_memory_all_reduce",
+    "t_launch + m/(link r_link) + 2 m/(HBM r_copy)",
+    SYMMETRIC_PARAMETERS,
+    symmetric_seconds,
     ("message_bytes", "ranks"),
 )
 CUSTOM = Form(

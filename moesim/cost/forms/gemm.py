@@ -121,7 +121,7 @@ def bf16_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
 
 def fp8_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
     """Quantise the input per token, then a CUTLASS scaled GEMM (vLLM's sm90 dispatch). [s]"""
-    peak, hbm, sms = gpu.fp8_flop_per_s, gpu.hbm_bytes_per_s, gpu.sm_count
+    peak, hbm, sms = gpu.flop_per_s(op.arithmetic), gpu.hbm_bytes_per_s, gpu.sm_count
     m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
     small = m <= 64
     bm = np.where((m <= 16) | (small & (n <= 1280)), 16.0, np.where(m <= 128, 64.0, 128.0))

@@ -48,38 +48,40 @@ DECODE_PARAMETERS = (
 
 
 def _linear(
-    p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers, absorbed: Any, kv_tokens: Any, c_act: float
+    p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers, absorbed_tokens: Any, expanded_tokens: Any, c_act: float
 ) -> tuple[Any, Any]:
-    """(GEMM seconds, activation traffic seconds)."""
+    """(GEMM seconds, activation traffic seconds).
+
+    ``absorbed_tokens`` are new tokens that attend in latent space, ``expanded_tokens`` tokens (new and cached)
+    whose latents are expanded to keys and values.
+    """
     fp8 = np.asarray(op.fp8_gemm) > 0
-    peak, tokens = gpu.bf16_flop_per_s, op.tokens
-    rate, width = np.where(fp8, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"]), np.where(fp8, 1.0, 2.0)
+    peak, tokens, hbm = gpu.bf16_flop_per_s, op.tokens, gpu.hbm_bytes_per_s * p["e_weights"]
+    rate, width = np.where(fp8, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"]), op.bytes_per_weight
     m = np.maximum(tokens, 64.0)
     nope, rope, value = op.qk_nope_head_dim, op.qk_rope_head_dim, op.v_head_dim
     latent = op.kv_lora_rank + rope
     q_in = np.where(np.asarray(op.q_lora_rank) > 0, op.q_lora_rank, op.hidden)
 
     def gemm(weights: Any, rows: Any, flop_per_s: Any, bytes_each: Any) -> Any:
-        stream = weights * bytes_each / (gpu.hbm_bytes_per_s * p["e_weights"])
-        return smooth_max(2.0 * rows * weights / flop_per_s, stream, p["p_join"])
+        return smooth_max(2.0 * rows * weights / flop_per_s, weights * bytes_each / hbm, p["p_join"])
 
-    up_rows = np.where(absorbed, m, np.maximum(kv_tokens, 64.0))
+    up = op.kv_lora_rank * (nope + value) * op.heads
+    absorb = gemm(up, np.maximum(absorbed_tokens, 64.0), peak * p["e_gemm"], 2.0)
+    expand = gemm(up, np.maximum(expanded_tokens, 64.0), rate, width)
     gemms = (
         gemm(op.hidden * (op.q_lora_rank + latent), m, rate, width)
         + gemm(q_in * (nope + rope) * op.heads, m, rate, width)
         + gemm(value * op.hidden * op.heads, m, rate, width)
-        + gemm(
-            op.kv_lora_rank * (nope + value) * op.heads,
-            up_rows,
-            np.where(absorbed, peak * p["e_gemm"], rate),
-            np.where(absorbed, 2.0, width),
-        )
+        + np.where(np.asarray(absorbed_tokens) > 0, absorb, 0.0)
+        + np.where(np.asarray(expanded_tokens) > 0, expand, 0.0)
     )
     hidden_bytes = 4.0 * (op.hidden + op.q_lora_rank + latent)
     hidden_bytes = hidden_bytes + np.where(fp8, 3.0 * (op.hidden + op.q_lora_rank), 0.0)
-    inner = np.where(absorbed, 4.0 * op.kv_lora_rank + rope, nope + value)
-    head_bytes = op.heads * (4.0 * (nope + rope + value) + 2.0 * inner + np.where(fp8, 3.0 * value, 0.0))
-    return gemms, tokens * (c_act * hidden_bytes + p["c_head"] * head_bytes) / gpu.hbm_bytes_per_s
+    head_bytes = op.heads * (4.0 * (nope + rope + value) + np.where(fp8, 3.0 * value, 0.0))
+    inner = absorbed_tokens * (4.0 * op.kv_lora_rank + rope) + (tokens - absorbed_tokens) * (nope + value)
+    per_head = tokens * head_bytes + 2.0 * op.heads * inner
+    return gemms, (tokens * c_act * hidden_bytes + p["c_head"] * per_head) / gpu.hbm_bytes_per_s
 
 
 def _floor(p: Mapping[str, float], op: MlaModule) -> Any:
@@ -95,8 +97,9 @@ def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> T
     fp8_kv = np.asarray(op.kv_bytes) < 1.5
     peak, heads = gpu.bf16_flop_per_s, op.heads
     absorbed_flop, expanded_flop, copied = 0.0, 0.0, 0.0
-    kv_tokens: Any = 0.0
-    absorbed: Any = True
+    absorbed_tokens: Any = 0.0
+    expanded_tokens: Any = 0.0
+    few = np.where(np.asarray(heads) <= 8, 1.0, 1 / 7)
     for g in op.groups:
         absorbed = np.asarray(g.query) <= np.where(fp8_kv, 128, 512)
         tokens = g.sequences * g.query
@@ -107,10 +110,10 @@ def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> T
         absorbed_flop = absorbed_flop + np.where(absorbed, 2.0 * latent * (pairs * heads + rows), 0.0)
         edge = g.sequences * heads * np.ceil(g.query / 128) * 128 * 64
         expanded_flop = expanded_flop + np.where(absorbed, 0.0, 2.0 * full * (pairs * heads + edge))
-        few = np.where(np.asarray(heads) <= 8, 1.0, 1 / 7)
         copied = copied + np.where(fp8_kv & absorbed, few, 0.0) * p["t_query_fp8"] * tokens * heads
-        kv_tokens = kv_tokens + g.sequences * (g.query + g.past)
-    gemms, traffic = _linear(p, op, gpu, absorbed, kv_tokens, p["c_act"])
+        absorbed_tokens = absorbed_tokens + np.where(absorbed, tokens, 0.0)
+        expanded_tokens = expanded_tokens + np.where(absorbed, 0.0, g.sequences * (g.query + g.past))
+    gemms, traffic = _linear(p, op, gpu, absorbed_tokens, expanded_tokens, p["c_act"])
     attention = (absorbed_flop / p["e_absorbed"] + expanded_flop / p["e_expanded"]) / peak
     launch = _floor(p, op)
     return Timing(launch + gemms + traffic + attention + copied, launch, traffic + copied, gemms + attention)
@@ -128,17 +131,17 @@ def decode_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Ti
     stream = batch * keys * latent * op.kv_bytes / (gpu.hbm_bytes_per_s * p["e_cache"])
     rate = batch * keys * p["t_key"] / np.minimum(gpu.sm_count, batch * _MAX_SPLITS)
     attention = smooth_max(smooth_max(products, stream, 6), rate, 6)
-    gemms, traffic = _linear(p, op, gpu, True, batch, 1.0)
+    gemms, traffic = _linear(p, op, gpu, batch, 0.0, 1.0)
     tiles = np.ceil(batch * rows / _ROWS / gpu.sm_count) * p["t_tile"]
     few = np.where(np.asarray(op.heads) < 64, 1.0, 1 / 7)
     copied = np.where(fp8_kv, few, 0.0) * p["t_query_fp8"] * batch * op.heads
     launch = _floor(p, op)
     total = launch + gemms + traffic + tiles + attention + copied
-    weights = op.weights * np.where(np.asarray(op.fp8_gemm) > 0, 1.0, 2.0) / (gpu.hbm_bytes_per_s * p["e_weights"])
+    weights = op.weights * op.bytes_per_weight / (gpu.hbm_bytes_per_s * p["e_weights"])
     return Timing(total, launch, weights + stream + traffic, products + rate + tiles)
 
 
-_RANGED = ("sequences", "query", "context", "heads")
+_RANGED = ("sequences", "query", "past", "context", "heads")
 PREFILL = Form(
     "mla_prefill",
     "t_floor + four GEMMs smax(FLOP/(P e), weights/(HBM e)) + activation passes + absorbed or expanded attention",
