@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.spec.config_fields import Fields
 from moesim.spec.model import (
     Attention,
     DenseFfn,
@@ -16,58 +17,6 @@ from moesim.spec.model import (
     MoeFfn,
     Quantization,
 )
-
-_LARGEST = 10**9
-_MOST_LAYERS = 10_000
-
-
-class Fields:
-    """A config.json with required fields asked for by name, all the missing ones collected."""
-
-    def __init__(self, data: dict[str, Any], source: str):
-        self.data, self.source = data, source
-        self.problems: list[Problem] = []
-
-    def whole(self, *names: str, default: int | None = None) -> int:
-        """A positive whole number under the first of ``names`` that is present; 0 where the default is 0."""
-        for name in names:
-            value = self.data.get(name)
-            if value is None:
-                continue
-            least = 0 if default == 0 else 1
-            if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
-                return value
-            self._say(f"'{name}' is {value!r}; a whole number from {least} to {_LARGEST:,} is expected")
-            return 1
-        if default is not None:
-            return default
-        self._say(f"'{names[0]}' is missing; a whole number is expected")
-        return 1
-
-    def layers(self, *names: str) -> int:
-        """A number of layers."""
-        count = self.whole(*(names or ("num_hidden_layers",)))
-        if count > _MOST_LAYERS:
-            self._say(f"{count} layers are more than the {_MOST_LAYERS} accepted")
-        return min(count, _MOST_LAYERS)
-
-    def section(self, name: str) -> dict[str, Any]:
-        """A nested map, empty where absent."""
-        value = self.data.get(name)
-        if value is not None and not isinstance(value, dict):
-            self._say(f"'{name}' is {value!r}; a map is expected")
-        return value if isinstance(value, dict) else {}
-
-    def _say(self, message: str) -> None:
-        problem = Problem(message, self.source)
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        return bool(self.data.get(name, default))
-
-    def optional(self, name: str) -> int | None:
-        return self.whole(name) if self.data.get(name) is not None else None
 
 
 def model_from_config(config: dict[str, Any], name: str, source: str) -> Model:
@@ -200,6 +149,18 @@ def _qwen_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
     return _model(f, name, _by_kind(count, attention, kinds, 2 * hidden))
 
 
+def _routed_and_shared(f: Fields, biased: bool) -> MoeFfn:
+    """DeepSeek's names for experts; ``biased`` routers carry a correction per expert."""
+    experts, width = f.whole("n_routed_experts"), f.whole("moe_intermediate_size")
+    return MoeFfn(
+        experts,
+        f.whole("num_experts_per_tok"),
+        width,
+        shared_width=f.whole("n_shared_experts", default=0) * width,
+        extra_parameters=experts * biased,
+    )
+
+
 def _deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     mla = None
@@ -216,14 +177,7 @@ def _deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
         indexer = Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"), f.whole("index_topk"))
     heads = f.whole("num_attention_heads")
     attention = Attention(heads, heads, mla.qk_head_dim, mla=mla, indexer=indexer) if mla else _gqa(f)
-    experts, width = f.whole("n_routed_experts"), f.whole("moe_intermediate_size")
-    moe = MoeFfn(
-        experts,
-        f.whole("num_experts_per_tok"),
-        width,
-        shared_width=f.whole("n_shared_experts", default=0) * width,
-        extra_parameters=experts if f.data.get("topk_method") == "noaux_tc" else 0,
-    )
+    moe = _routed_and_shared(f, biased=f.data.get("topk_method") == "noaux_tc")
     dense, first = DenseFfn(f.whole("intermediate_size")), f.whole("first_k_dense_replace", default=0)
     every = f.whole("moe_layer_freq", default=1)
     kinds = [dense if i < first or i % every else moe for i in range(count)]
@@ -235,14 +189,7 @@ def _glm4_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     bias, qk_norm = f.flag("attention_bias"), f.flag("use_qk_norm")
     attention = _gqa(f, lambda h, kv, d: (h + 2 * kv) * d * bias + 2 * d * qk_norm)
-    experts, width = f.whole("n_routed_experts"), f.whole("moe_intermediate_size")
-    moe = MoeFfn(
-        experts,
-        f.whole("num_experts_per_tok"),
-        width,
-        shared_width=f.whole("n_shared_experts", default=0) * width,
-        extra_parameters=experts,
-    )
+    moe = _routed_and_shared(f, biased=True)
     dense, first = DenseFfn(f.whole("intermediate_size")), f.whole("first_k_dense_replace", default=0)
     return _model(f, name, _by_kind(count, attention, [dense] * first + [moe] * max(count - first, 0), 2 * hidden))
 

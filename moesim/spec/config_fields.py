@@ -1,0 +1,59 @@
+"""Reading fields of a config.json, with everything wrong collected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesim.errors import Problem
+
+_LARGEST = 10**9
+_MOST_LAYERS = 10_000
+
+
+class Fields:
+    """A config.json with required fields asked for by name, all the missing ones collected."""
+
+    def __init__(self, data: dict[str, Any], source: str):
+        self.data, self.source = data, source
+        self.problems: list[Problem] = []
+
+    def whole(self, *names: str, default: int | None = None) -> int:
+        """A positive whole number under the first of ``names`` that is present; 0 where the default is 0."""
+        for name in names:
+            value = self.data.get(name)
+            if value is None:
+                continue
+            least = 0 if default == 0 else 1
+            if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
+                return value
+            self._say(f"'{name}' is {value!r}; a whole number from {least} to {_LARGEST:,} is expected")
+            return 1
+        if default is not None:
+            return default
+        self._say(f"'{names[0]}' is missing; a whole number is expected")
+        return 1
+
+    def layers(self, *names: str) -> int:
+        """A number of layers."""
+        count = self.whole(*(names or ("num_hidden_layers",)))
+        if count > _MOST_LAYERS:
+            self._say(f"{count} layers are more than the {_MOST_LAYERS} accepted")
+        return min(count, _MOST_LAYERS)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A nested map, empty where absent."""
+        value = self.data.get(name)
+        if value is not None and not isinstance(value, dict):
+            self._say(f"'{name}' is {value!r}; a map is expected")
+        return value if isinstance(value, dict) else {}
+
+    def _say(self, message: str) -> None:
+        problem = Problem(message, self.source)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        return bool(self.data.get(name, default))
+
+    def optional(self, name: str) -> int | None:
+        return self.whole(name) if self.data.get(name) is not None else None
