@@ -230,7 +230,7 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     waiting = reduced(batch.prefill, lambda x: x * waiting_s / prefill_s)
     of_gaps = _relative(summed("", [waiting, batch.decode]))
     per_gap_s = (e2e_s - ttft_s) / gaps
-    median_s, p99_s = (_pooled_gap(batch, q) for q in (0.5, 0.99))
+    median_s, p99_s = _pooled_gaps(batch, (0.5, 0.99))
     per_batch_token_s = (e2e_s - all_first_s) / np.where(tokens_out > 1, tokens_out - 1, np.nan)
     one = gaps / gaps
 
@@ -255,23 +255,21 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     }
 
 
-def _pooled_gap(batch: StaticBatch, q: float) -> Any:
-    """Quantile over every gap of every request: one wait for the others' prefill, then a decode step per token."""
+def _pooled_gaps(batch: StaticBatch, quantiles: tuple[float, ...]) -> list[Any]:
+    """Quantiles over every gap of every request: one wait for others' prefill, then a decode step per token."""
     steps_s, stall_s = batch.decode_step_s, batch.stall_s
-    first_s = stall_s + steps_s[:, :1]
     gaps = np.maximum(batch.output_len - 1, 1)[:, None]
+    first_s = stall_s + steps_s[:, :1]
     values = np.concatenate([first_s, steps_s], axis=1)
-    weights = np.concatenate(
-        [
-            np.full(first_s.shape, 1.0 / first_s.shape[1]),
-            np.broadcast_to((gaps - 1) / steps_s.shape[1], steps_s.shape),
-        ],
-        axis=1,
-    )
-    order = np.argsort(values, axis=1)
-    passed = np.cumsum(np.take_along_axis(weights, order, axis=1), axis=1)
-    at = (passed < q * gaps).sum(1, keepdims=True).clip(max=values.shape[1] - 1)
-    return np.take_along_axis(values, np.take_along_axis(order, at, axis=1), axis=1)[:, 0]
+    weights = np.empty(values.shape)
+    weights[:, : first_s.shape[1]] = 1.0 / first_s.shape[1]
+    weights[:, first_s.shape[1] :] = (gaps - 1) / steps_s.shape[1]
+    order = values.argsort(axis=1)
+    passed = np.take_along_axis(weights, order, axis=1).cumsum(axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+    last = values.shape[1] - 1
+    places = [np.minimum((passed < q * gaps).sum(1, keepdims=True), last) for q in quantiles]
+    return [np.take_along_axis(values, place, axis=1)[:, 0] for place in places]
 
 
 def _relative(cost: Cost) -> tuple[Any, Any]:

@@ -123,7 +123,9 @@ def _prefill(
 
     Equal prompts are priced once.
     """
-    (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
+    back = np.zeros(1, int)
+    if len(batch) > 1:
+        (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
     encoder = steps.rank.model.has_encoder
     per_step = steps.cost("prefill", steps.load(chunks.groups), chunks.finished, encoder=encoder)

@@ -245,8 +245,8 @@ def _all_reduce_rows(kernel: str) -> Callable[[pd.DataFrame, GpuNumbers], pd.Dat
         rule, kept = load_engine().all_reduce, table["backend"] == "vllm_graph"
         for ranks in table["num_gpus"].unique():
             here = table["num_gpus"] == ranks
-            chosen = rule.kernel(gpu.compute_capability, int(ranks), table["message_bytes"].to_numpy())
-            kept = kept & (~here | (chosen == kernel))
+            chosen = rule.kernels(gpu.compute_capability, int(ranks), table["message_bytes"].to_numpy())
+            kept = kept & (~here | chosen.get(kernel, False))
         return table[kept]
 
     return select

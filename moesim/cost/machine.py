@@ -180,13 +180,13 @@ class Machine:
 
     def _collective(self, name: str, op: AllReduce) -> Cost:
         switched = self.hardware.links.kind == "NVSwitch"
-        kernels = np.asarray("nccl")
+        kernels: dict[str, Any] = {"nccl": True}
         if op.kind == "all_reduce" and switched:
-            kernels = self.all_reduce.kernel(self.hardware.compute_capability, int(op.ranks), op.message_bytes)
+            kernels = self.all_reduce.kernels(self.hardware.compute_capability, int(op.ranks), op.message_bytes)
         costs = []
-        for kernel in np.unique(kernels):
+        for kernel, mask in kernels.items():
             family = f"nccl/{op.kind}" if kernel == "nccl" else f"{kernel}_all_reduce"
-            costs.append((kernels == kernel, self._priced(name, op, family, self.gpu, borrowed=not switched)))
+            costs.append((mask, self._priced(name, op, family, self.gpu, borrowed=not switched)))
         return costs[0][1] if len(costs) == 1 else _chosen(costs)
 
     def _host(self, name: str, op: Host) -> Cost:

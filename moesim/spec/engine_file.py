@@ -40,14 +40,17 @@ class AllReduceRule(Strict):
     custom_below: Limits
     symmetric_memory_up_to: Limits
 
-    def kernel(self, compute_capability: str, ranks: int, message_bytes: Any) -> Any:
-        """``custom``, ``symmetric_memory`` or ``nccl`` for each message (array in, array out)."""
-        custom, symmetric = (
+    def kernels(self, compute_capability: str, ranks: int, message_bytes: Any) -> dict[str, Any]:
+        """Which messages go to ``custom``, ``symmetric_memory`` and ``nccl``: a mask each, for those that get any."""
+        below, up_to = (
             limits.get(compute_capability, limits["default"]).get(ranks, 0.0)
             for limits in (self.custom_below, self.symmetric_memory_up_to)
         )
         size = np.asarray(message_bytes)
-        return np.select([size < custom, size <= symmetric], ["custom", "symmetric_memory"], "nccl")
+        custom = size < below
+        symmetric = ~custom & (size <= up_to)
+        masks = {"custom": custom, "symmetric_memory": symmetric, "nccl": ~custom & ~symmetric}
+        return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 class EngineFile(Strict):

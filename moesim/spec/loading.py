@@ -259,13 +259,18 @@ def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
     return _load_model(path, path.stat().st_mtime_ns, json.dumps(overrides or {}, sort_keys=True, default=str))
 
 
+@lru_cache(maxsize=1)
+def _catalogue_names() -> dict[str, str]:
+    return {known.lower(): known for known in catalogue()}
+
+
 def _config_path(name: str) -> Path:
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():
         return path
-    by_name = {known.lower(): known for known in catalogue()}
+    by_name = _catalogue_names()
     known = by_name.get(name.lower().rsplit("/", 1)[-1])
     if known:
         return paths.MODELS / known / "config.json"
