@@ -205,6 +205,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.paths import whole
     from moesim.spec.loading import load
     from moesim.whatif import sweep
 
@@ -225,12 +226,11 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("points", total=None)
         table = sweep(scenario, axes, lambda done, total: bar.update(task, completed=done, total=total))
-    half = options.output.with_name(options.output.name + ".part")
-    if options.output.suffix == ".csv":
-        table.to_csv(half, index=False)
-    else:
-        table.to_parquet(half, index=False)
-    half.replace(options.output)
+    with whole(options.output) as half:
+        if options.output.suffix == ".csv":
+            table.to_csv(half, index=False)
+        else:
+            table.to_parquet(half, index=False)
     print(f"{len(table)} points, {int(table['fits'].sum())} of them fit: {options.output}")
     return 0
 

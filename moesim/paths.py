@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -15,9 +17,21 @@ KERNELS = CALIBRATION / "kernels"
 FITS = CALIBRATION / "fits"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def stored_fits() -> dict[str, Path]:
+    """Stored fits by name ``<gpu>/<stack>``."""
+    return {f"{p.parent.name}/{p.stem}": p for p in sorted(FITS.glob("*/*.json")) if p.stem != "tiles"}
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write into; it takes the place of ``path`` once the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
-    half.write_text(text, encoding="utf-8")
+    yield half
     half.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole(path) as half:
+        half.write_text(text, encoding="utf-8")

@@ -69,8 +69,8 @@ class StepModel:
     def _layers(self, layers: Layers, load: Load) -> Cost:
         priced: dict[int, Cost] = {}
         operations: list[Cost] = []
-        named = list(layer_operations(self.rank, layers, load))
-        for name, op in named:
+        # A list: every operation stays alive, so no id is given twice.
+        for name, op in list(layer_operations(self.rank, layers, load)):
             if id(op) not in priced:
                 priced[id(op)] = self.machine.price(name, op)
             operations.append(replace(priced[id(op)], name=name))

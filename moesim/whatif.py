@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOAD = ("batch_size", "input_len", "output_len")
 SAMPLES = 8
-"""Steps priced per phase and point: enough for 0.2 % of the sum over all steps (tested)."""
+"""Steps priced per phase and point: enough for 0.5 % of the sum over all steps (tested)."""
 MEMORY = ("weights_bytes", "kv_available_bytes", "kv_needed_bytes")
 _POINTS_AT_ONCE = 20_000
 
@@ -52,9 +52,8 @@ def sweep(
     import pandas as pd
 
     fields = dotted_fields()
-    values = {name: _options(name, v) for name, v in axes.items()}
-    settings = [fields.get(n.replace("-", "_"), n) for n in values]
-    if len(set(settings)) < len(settings):
+    values = {name: _options(v) for name, v in axes.items()}
+    if len({_dotted(n) for n in values}) < len(values):
         raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
     for name, options in values.items():
         if name.replace("-", "_") not in fields and not name.startswith(("engine.", "workload.", "routing")):
@@ -73,19 +72,23 @@ def sweep(
             done += len(block["batch_size"])
             if progress:
                 progress(done, total)
-    result = pd.concat(frames, ignore_index=True)
-    return result
+    return pd.concat(frames, ignore_index=True)
 
 
-def _options(name: str, values: Any) -> list[Any]:
+def _options(values: Any) -> list[Any]:
     """An axis as a list; a bare value, a string above all, is one option."""
     if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
         return [values]
     return list(values)
 
 
+def _dotted(name: str) -> str:
+    """A setting's place in the scenario, ``engine.dtype`` for ``dtype``; any other name as it is."""
+    return dotted_fields().get(name.replace("-", "_"), name)
+
+
 def _leaf(name: str) -> str:
-    return dotted_fields().get(name.replace("-", "_"), name).rsplit(".", 1)[-1]
+    return _dotted(name).rsplit(".", 1)[-1]
 
 
 def _load_grid(scenario: Scenario, axes: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -138,7 +141,7 @@ def _with_every_column(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _double(name: str) -> str:
-    return dotted_fields().get(name.replace("-", "_"), name).replace(".", "__")
+    return _dotted(name).replace(".", "__")
 
 
 def _shown(value: Any) -> Any:

@@ -11,7 +11,7 @@ from moesim import load_hardware, paths
 from moesim.calibrate import fitting, powerlaw, store, tables
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.tiles_import import FOLDER, import_tiles
-from moesim.cost.fits import available, load_fits
+from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError, SpecError
@@ -176,8 +176,8 @@ def test_import_tiles(tmp_path, monkeypatch):
 
 
 def test_every_stored_fit_loads_and_tables_have_meta():
-    assert f"{GPU}/{STACK}" in available()
-    for name in available():
+    assert f"{GPU}/{STACK}" in paths.stored_fits()
+    for name in paths.stored_fits():
         assert load_fits(name).families
     for gpu, stack in store.stored_tables():
         folder = paths.KERNELS / gpu / stack

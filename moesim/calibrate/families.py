@@ -7,7 +7,7 @@ fitted, the rows held out together, and the rows set aside by a physical rule ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,8 +106,6 @@ class _FixedLoads:
 
 
 def _with_cached_loads(op: FusedExperts, tile: Tile) -> FusedExperts:
-    from dataclasses import replace
-
     fixed = _FixedLoads(op.loads.distinct(op.tokens), op.loads.blocks(op.tokens, tile.block_m))
     return replace(op, loads=fixed)
 
@@ -200,27 +198,33 @@ def _heads(table: pd.DataFrame) -> pd.Series:
     return table[["num_heads", "num_key_value_heads", "head_dim"]].astype(str).agg("/".join, axis=1)
 
 
-def _attention(table: pd.DataFrame) -> Attention:
+def _sequences(table: pd.DataFrame) -> Group:
+    """A row's batch: decode tables give the context as ``step``, prefill tables the query and what came before."""
     decode = "past" not in table
     query = np.ones(len(table)) if decode else table["isl"].to_numpy(float)
     past = table["step" if decode else "past"].to_numpy(float)
+    return Group(table["batch_size"].to_numpy(float), query, past)
+
+
+def _kv_bytes(table: pd.DataFrame) -> Any:
+    return np.where(table["kv_cache_dtype"] == "fp8", 1.0, 2.0)
+
+
+def _attention(table: pd.DataFrame) -> Attention:
     window = table["window_size"].to_numpy(float) if "window_size" in table else np.zeros(len(table))
     return Attention(
-        (Group(table["batch_size"].to_numpy(float), query, past),),
+        (_sequences(table),),
         heads=table["num_heads"].to_numpy(float),
         kv_heads=table["num_key_value_heads"].to_numpy(float),
         head_dim=table["head_dim"].to_numpy(float),
         window=np.where(window > 0, window, 1e12),
-        kv_bytes=np.where(table["kv_cache_dtype"] == "fp8", 1.0, 2.0),
+        kv_bytes=_kv_bytes(table),
     )
 
 
 def _mla(table: pd.DataFrame) -> MlaModule:
-    decode = "past" not in table
-    query = np.ones(len(table)) if decode else table["isl"].to_numpy(float)
-    past = table["step" if decode else "past"].to_numpy(float)
     return MlaModule(
-        (Group(table["batch_size"].to_numpy(float), query, past),),
+        (_sequences(table),),
         heads=table["num_heads"].to_numpy(float),
         hidden=7168.0,
         q_lora_rank=1536.0,
@@ -228,7 +232,7 @@ def _mla(table: pd.DataFrame) -> MlaModule:
         qk_rope_head_dim=64.0,
         qk_nope_head_dim=128.0,
         v_head_dim=128.0,
-        kv_bytes=np.where(table["kv_cache_dtype"] == "fp8", 1.0, 2.0),
+        kv_bytes=_kv_bytes(table),
         fp8_gemm=np.where(table["gemm_type"] == "bfloat16", 0.0, 1.0),
         bytes_per_weight=np.where(table["gemm_type"] == "bfloat16", 2.0, 1.0),
     )

@@ -40,7 +40,6 @@ class FamilyFit:
     """One row a measured row: group, seconds, predicted, roofline."""
     coverage: float
     set_aside: dict[str, int]
-    baseline_efficiency: float
 
 
 def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> FamilyFit:
@@ -89,7 +88,6 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
         held_out,
         _coverage(predicted, log_ratio, folds),
         set_aside,
-        float(np.exp(np.median(np.log(ideal / measured)))),
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim import paths
 from moesim.errors import CalibrationError
-from moesim.paths import write_whole
+from moesim.paths import whole, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,10 +104,8 @@ def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str) -> list[Pa
             table = pd.read_parquet(io.BytesIO(raw))
             tidy, dropped = tidied(family, table)
             target = folder / f"{family}.parquet"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            half = target.with_suffix(".part")
-            tidy.to_parquet(half, index=False, compression="zstd")
-            half.replace(target)
+            with whole(target) as half:
+                tidy.to_parquet(half, index=False, compression="zstd")
             written.append(target)
             meta[family] = {
                 "file": member,

@@ -111,14 +111,9 @@ UNSWITCHED = "nvidia-l40s-48gb/vllm-0.24.0"
 """The calibration whose collectives stand in on GPUs that talk over PCIe alone."""
 
 
-def available() -> dict[str, Path]:
-    """Stored fits by name ``<gpu>/<stack>``."""
-    return {f"{p.parent.name}/{p.stem}": p for p in sorted(paths.FITS.glob("*/*.json")) if p.stem != "tiles"}
-
-
 def for_gpu(gpu: str) -> str | None:
     """The newest fit made on this GPU."""
-    own = [name for name in available() if name.startswith(gpu + "/")]
+    own = [name for name in paths.stored_fits() if name.startswith(gpu + "/")]
     return max(own, key=_version, default=None)
 
 
@@ -129,10 +124,10 @@ def _version(name: str) -> list[int]:
 @lru_cache(maxsize=32)
 def load_fits(name: str) -> Fits:
     """A stored fit by name or file. Raises SpecError."""
-    path = available().get(name) or Path(name)
+    path = paths.stored_fits().get(name) or Path(name)
     if not path.is_file():
-        known = ", ".join(available())
-        near = difflib.get_close_matches(name, list(available()), 1)
+        known = ", ".join(paths.stored_fits())
+        near = difflib.get_close_matches(name, list(paths.stored_fits()), 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {known}"
         raise SpecError(f"the calibration '{name}' is neither stored nor a file; {hint}")
     try:

@@ -185,7 +185,7 @@ def _transfer_table(data: dict[str, Any]) -> list[str]:
 
 def _other_gpus() -> list[str]:
     columns: dict[str, dict[str, Any]] = {}
-    for name, path in fits_module.available().items():
+    for name, path in paths.stored_fits().items():
         if not name.startswith((GPU, OTHER)):
             columns[name] = json.loads(path.read_text(encoding="utf-8"))["families"]
     lines = [f"| family | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -253,9 +253,7 @@ def _plot(family: Family, target: Path) -> Path:
     axes.set_title(f"{family.name}, H100 SXM, vLLM 0.24: {len(rows):,} rows", fontsize=9)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
     figure.tight_layout()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_suffix(".part")
-    figure.savefig(half, format="png", metadata={"Software": None})
-    half.replace(target)
+    with paths.whole(target) as half:
+        figure.savefig(half, format="png", metadata={"Software": None})
     plt.close(figure)
     return target

@@ -44,11 +44,10 @@ def check(scenario: Scenario) -> list[Finding]:
             )
         )
     if calibration != "auto" and not (paths.FITS / f"{calibration}.json").is_file() and not Path(calibration).is_file():
-        known = sorted(f"{p.parent.name}/{p.stem}" for p in paths.FITS.glob("*/*.json") if p.stem != "tiles")
         findings.append(
             (
                 ("calibration",),
-                f"'{calibration}' is neither stored nor a file; stored: auto, {', '.join(known)}",
+                f"'{calibration}' is neither stored nor a file; stored: auto, {', '.join(paths.stored_fits())}",
             )
         )
     return list(dict.fromkeys(findings))
