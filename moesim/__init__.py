@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moesim.errors import CalibrationError, DoesNotFit, SpecError
+    from moesim.plans import plans
     from moesim.prediction import Prediction, predict
     from moesim.spec.loading import load, load_hardware, load_model
     from moesim.spec.scenario import Scenario
@@ -26,6 +27,7 @@ _HOMES = {
     "Scenario": "moesim.spec.scenario",
     "Prediction": "moesim.prediction",
     "predict": "moesim.prediction",
+    "plans": "moesim.plans",
     "sweep": "moesim.whatif",
     "SpecError": "moesim.errors",
     "DoesNotFit": "moesim.errors",
@@ -34,7 +36,7 @@ _HOMES = {
 
 __all__ = [
     "CalibrationError", "DoesNotFit", "Prediction", "Scenario", "SpecError", "load", "load_hardware", "load_model",
-    "predict", "sweep",
+    "plans", "predict", "sweep",
 ]  # fmt: skip
 
 

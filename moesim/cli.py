@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in {"predict", "sweep"}:
+    if rest and options.command not in {"predict", "sweep", "plan"}:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return options.run(options, rest)
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _extra(options: argparse.Namespace) -> str:
-    return "sweep" if options.command == "sweep" else "calibrate"
+    return {"sweep": "sweep", "plan": "plots", "study": "plots"}.get(options.command, "calibrate")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     _predict_command(commands)
     _sweep_command(commands)
+    _plan_command(commands)
+    _study_command(commands)
     _calibration_commands(commands)
     for name, about, run in (
         ("models", "list the models of the catalogue", _models),
@@ -94,6 +96,27 @@ def _sweep_command(commands: Any) -> None:
     command.set_defaults(run=_sweep)
 
 
+def _plan_command(commands: Any) -> None:
+    about = "every legal parallel plan on a number of GPUs, ranked, with the reason each loses"
+    command = commands.add_parser("plan", help=about, description=about, epilog=_OVERRIDES)
+    command.add_argument("scenario", type=Path)
+    command.add_argument("--gpus", type=int, required=True, help="GPUs to use, all of them")
+    command.add_argument("--metric", default="output_throughput", help="what to rank by: any metric of predict --json")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+    command.add_argument("--explain", action="store_true", help="the best plan's traffic and cost tree")
+    command.add_argument("--picture", type=Path, help="draw the best plan into a .png or .svg file")
+    command.set_defaults(run=_plan)
+
+
+def _study_command(commands: Any) -> None:
+    about = "TP, TP+EP, PP, PP+EP and DP+EP over numbers of GPUs: a table and a picture"
+    command = commands.add_parser("study", help=about, description=about)
+    command.add_argument("scenarios", type=Path, nargs="+")
+    command.add_argument("--gpus", default="1,2,4,8", help="numbers of GPUs, like 1,2,4,8")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for study.md and plots/study.png")
+    command.set_defaults(run=_study)
+
+
 def _calibration_commands(commands: Any) -> None:
     for name, about, run, wheel, names in (
         ("import-tables", "extract kernel tables from an aiconfigurator-core wheel", _import_tables, True,
@@ -101,7 +124,7 @@ def _calibration_commands(commands: Any) -> None:
         ("import-tiles", "extract tuned fused-experts tiles from a vLLM wheel", _import_tiles, True,
          ("gpu", "device-name")),
         ("import-runs", "extract the dense runs the engine's host time is fitted on", _import_runs, True, ()),
-        ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack")),
+        ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
         ("accuracy", "write the accuracy page and its plots under docs/", _accuracy, False, ("output",)),
     ):  # fmt: skip
         command = commands.add_parser(name, help=about, description=about)
@@ -235,6 +258,44 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.plans import plans
+    from moesim.report.plan_text import plans_text, traffic_text
+    from moesim.report.text import explain_text
+    from moesim.spec.loading import load
+
+    if options.gpus < 1:
+        raise SpecError([Problem(f"{options.gpus} is not a number of GPUs; 1 or more is accepted", "--gpus")])
+    if options.picture and options.picture.suffix not in {".png", ".svg"}:
+        raise SpecError([Problem(f"'{options.picture}' must end in .png or .svg", "--picture")])
+    if options.picture and not options.picture.parent.is_dir():
+        raise SpecError([Problem(f"there is no folder '{options.picture.parent}' to write into", "--picture")])
+    found = plans(load(options.scenario, _overrides(options.set, rest)), options.gpus, options.metric)
+    print(plans_text(found, options.metric))
+    best = found[0].prediction
+    if best is None:
+        return DOES_NOT_FIT
+    if options.explain:
+        print(f"\n{found[0].plan.describe()}:\n{traffic_text(best)}\n\n{explain_text(best)}")
+    if options.picture:
+        from moesim.report.plan_picture import draw_plan
+
+        print(draw_plan(best, options.picture))
+    return 0
+
+
+def _study(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.report.study import write_study
+    from moesim.spec.loading import load
+
+    gpus = [int(text) if text.isdigit() else 0 for text in options.gpus.split(",")]
+    if min(gpus) < 1:
+        raise SpecError([Problem(f"'{options.gpus}' is not a list of numbers, like 1,2,4,8", "--gpus")])
+    for path in write_study([load(path) for path in options.scenarios], gpus, options.output):
+        print(path)
+    return 0
+
+
 def _models(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.spec.loading import catalogue, load_model
 
@@ -305,7 +366,7 @@ def _fit(options: argparse.Namespace, rest: list[str]) -> int:
     if not chosen:
         raise CalibrationError("there are no imported tables for that GPU and stack")
     for gpu, stack in chosen:
-        print(fit_and_store(gpu, stack, lambda text: print(f"  {text}", file=sys.stderr)))
+        print(fit_and_store(gpu, stack, lambda text: print(f"  {text}", file=sys.stderr), options.only or ""))
     return 0
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, MlaModule, Operation
+from moesim.ops import (
+    Attention,
+    Collective,
+    Elementwise,
+    ExpertAllToAll,
+    FusedExperts,
+    Gemm,
+    MlaModule,
+    Operation,
+)
 from moesim.ops.attention import Group, virtual_batches
 from moesim.ops.formats import ARITHMETIC, BYTES_PER_WEIGHT
 from moesim.rank import Rank
@@ -18,6 +27,8 @@ from moesim.spec.model import DenseFfn, Layers, MoeFfn
 Named = tuple[str, Operation]
 
 _BF16 = 2.0
+EXCHANGES = {"gather_tokens", "scatter_tokens", "dispatch", "dispatch_slices", "combine", "combine_slices"}
+"""Operations that move tokens between data-parallel ranks."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,10 @@ def layer_operations(rank: Rank, layers: Layers, load: Load) -> Iterator[Named]:
         yield from reduce
     yield "post_norm", norm
     if isinstance(layers.ffn, MoeFfn):
-        yield from _moe(rank, layers.ffn, tokens)
+        yield from _moe(rank, layers.ffn, tokens, reduce)
     else:
-        yield from _dense(rank, layers.ffn, tokens, "mlp")
-    yield from reduce
+        yield from _dense(rank, layers.ffn, tokens, "mlp", rank.tp)
+        yield from reduce
 
 
 def _norm(tokens: Any, hidden: int) -> Elementwise:
@@ -63,7 +74,14 @@ def _norm(tokens: Any, hidden: int) -> Elementwise:
 
 def _reduce(rank: Rank, tokens: Any) -> Iterator[Named]:
     if rank.tp > 1:
-        yield "all_reduce", AllReduce(_BF16 * tokens * rank.model.hidden_size, rank.tp)
+        yield "all_reduce", _collective(rank, ("tp",), "all_reduce", _BF16 * tokens * rank.model.hidden_size)
+
+
+def _collective(rank: Rank, axes: tuple[str, ...], kind: str, message_bytes: Any, **more: Any) -> Collective:
+    members = rank.plan.members(*axes)
+    if kind == "all_reduce":
+        more["algorithm"] = rank.plan.algorithm
+    return Collective(message_bytes, len(members), kind, members, **more)
 
 
 def _attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
@@ -117,45 +135,116 @@ def _cross_attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Na
     yield "cross_o_proj", Gemm(tokens, hidden, heads * dim, rank.linear)
 
 
-def _dense(rank: Rank, ffn: DenseFfn, tokens: Any, name: str) -> Iterator[Named]:
-    hidden, width = rank.model.hidden_size, ffn.width // rank.tp
+def _dense(rank: Rank, ffn: DenseFfn, tokens: Any, name: str, slices: int) -> Iterator[Named]:
+    hidden, width = rank.model.hidden_size, ffn.width // slices
     up = (1 + ffn.gated) * width
     yield f"{name}_up_proj", Gemm(tokens, up, hidden, rank.linear)
     yield f"{name}_act", Elementwise(tokens, _BF16 * tokens * (up + width))
     yield f"{name}_down_proj", Gemm(tokens, hidden, width, rank.linear)
 
 
-def _moe(rank: Rank, ffn: MoeFfn, tokens: Any) -> Iterator[Named]:
-    hidden = rank.model.hidden_size
+def _moe(rank: Rank, ffn: MoeFfn, tokens: Any, reduce: list[Named]) -> Iterator[Named]:
+    """Router, routed experts and shared experts; how tokens and experts meet is the plan's.
+
+    Without data parallelism every rank of the TP group holds all tokens and one all-reduce adds up the parts. With it,
+    tokens are gathered (or dispatched) to the experts' ranks and results scattered (or combined) back; under expert
+    parallelism the TP ranks of a replica then split its tokens among themselves (vLLM's sequence-parallel MoE).
+    """
+    plan, hidden = rank.plan, rank.model.hidden_size
+    mine = np.ceil(np.asarray(tokens) / plan.tp).astype(np.int64) if plan.exchanges and plan.tp > 1 else tokens
     # A tile has 64 columns: a router of fewer experts costs as much as one of 64.
-    yield "router", Gemm(tokens, max(ffn.num_experts, 64), hidden)
-    yield "top_k", Elementwise(tokens, tokens * (_BF16 * ffn.num_experts + 8.0 * ffn.num_experts_per_tok))
-    yield (
-        "experts",
-        FusedExperts(
-            tokens, hidden, ffn.width // rank.tp, ffn.num_experts, ffn.num_experts_per_tok, rank.loads(ffn),
-            ffn.gated, rank.experts,
-        ),
+    yield "router", Gemm(mine, max(ffn.num_experts, 64), hidden)
+    yield "top_k", Elementwise(mine, mine * (_BF16 * ffn.num_experts + 8.0 * ffn.num_experts_per_tok))
+    everyone = tokens * plan.dp
+    experts = FusedExperts(
+        everyone, hidden, ffn.width // plan.expert_tp, rank.slots(ffn), ffn.num_experts_per_tok, rank.loads(ffn),
+        ffn.gated, rank.experts,
+        all_experts=ffn.num_experts if plan.ep > 1 else None,
+        local_only=_sorts_own_rows(plan.backend if plan.exchanges else "", rank.experts),
     )  # fmt: skip
+    if plan.dp == 1:
+        yield "experts", experts
+    elif plan.exchanges:
+        yield from _exchanged(rank, ffn, mine, everyone, experts)
+    else:
+        yield "gather_tokens", _collective(rank, ("dp",), "all_gather", _token_bytes(ffn, hidden) * everyone)
+        yield "experts", experts
+        yield "scatter_tokens", _collective(rank, ("dp",), "reduce_scatter", _BF16 * hidden * everyone)
     if ffn.shared_width:
-        yield from _dense(rank, DenseFfn(ffn.shared_width, ffn.gated), tokens, "shared")
+        slices = 1 if plan.exchanges else plan.tp
+        yield from _dense(rank, DenseFfn(ffn.shared_width, ffn.gated), mine, "shared", slices)
         if ffn.shared_gate:
-            yield "shared_gate", Elementwise(tokens, _BF16 * tokens * hidden, 2)
-        yield "shared_add", Elementwise(tokens, 3 * _BF16 * tokens * hidden)
+            yield "shared_gate", Elementwise(mine, _BF16 * mine * hidden, 2)
+        yield "shared_add", Elementwise(mine, 3 * _BF16 * mine * hidden)
+    if not plan.exchanges:
+        yield from reduce
+    elif plan.tp > 1:
+        yield "gather_sequence", _collective(rank, ("tp",), "all_gather", _BF16 * tokens * hidden)
+
+
+def _sorts_own_rows(backend: str, weights: str) -> bool:
+    """Whether kernels around the experts see a rank's own rows only: sent to it alone, or sorted out first."""
+    return backend not in {"", "allgather_reducescatter"} or weights == "mxfp4"
+
+
+def _token_bytes(ffn: MoeFfn, hidden: int) -> float:
+    """A token, its expert numbers and their weights."""
+    return _BF16 * hidden + 8.0 * ffn.num_experts_per_tok
+
+
+def _exchanged(rank: Rank, ffn: MoeFfn, mine: Any, everyone: Any, experts: FusedExperts) -> Iterator[Named]:
+    """Tokens of each rank to their experts' ranks and back; the busiest rank receives most."""
+    plan, hidden, group = rank.plan, rank.model.hidden_size, ("tp", "dp")
+    loads, k = experts.loads, ffn.num_experts_per_tok
+    if plan.backend == "allgather_reducescatter":
+        yield "gather_tokens", _collective(rank, group, "all_gather", _token_bytes(ffn, hidden) * everyone)
+        yield "experts", experts
+        yield "scatter_tokens", _collective(rank, group, "reduce_scatter", _BF16 * hidden * everyone)
+        return
+    busiest = loads.imbalance(everyone) if plan.ep > 1 else 1.0
+    members = plan.members(*group)
+    # Block-scaled fp8 is quantised before it is sent; combine is always bfloat16.
+    sent = {"dispatch": 1.0 if rank.experts == "fp8_block" else _BF16, "combine": _BF16}
+    for phase in ("dispatch", "combine"):
+        if phase == "combine":
+            yield "experts", experts
+        if plan.backend.startswith("deepep"):
+            yield phase, ExpertAllToAll(
+                plan.backend, phase, mine, hidden, k, ffn.num_experts, plan.ep, bytes_per_element=sent[phase],
+                n_group=ffn.n_group, topk_group=ffn.topk_group, busiest=busiest, members=members,
+            )  # fmt: skip
+            continue
+        message = mine * k * hidden * sent[phase]
+        if plan.backend == "coordinated" and plan.tp > 1:
+            # DeepSpeed-MoE (arXiv 2201.05596, section 5.2): ranks of equal slice exchange, then a gather over slices.
+            yield phase, _collective(rank, ("dp",), "alltoall", message, busiest=busiest)
+            yield f"{phase}_slices", _collective(rank, ("tp",), "all_gather", message * plan.tp)
+            continue
+        algorithm = plan.backend if plan.backend in {"two_level", "two_dh"} else "auto"
+        yield phase, _collective(rank, group, "alltoall", message, algorithm=algorithm, busiest=busiest)
+
+
+def hop_operation(rank: Rank, load: Load) -> Named:
+    """Hidden states and residual to the next pipeline stage, each TP rank its slice (vLLM's intermediate tensors)."""
+    message = 2 * _BF16 * load.padded_tokens * rank.model.hidden_size / rank.tp
+    return "send_recv", _collective(rank, ("pp",), "send_recv", message)
 
 
 def head_operations(rank: Rank, load: Load, sampled: Any) -> Iterator[Named]:
-    """Embedding in, and norm, head and sampling out, for ``sampled`` sequences."""
+    """Embedding in, and norm, head and sampling out, for ``sampled`` sequences; what this stage holds of it."""
     model, tokens = rank.model, load.padded_tokens
     hidden, vocabulary = model.hidden_size, int(np.ceil(model.vocab_size / rank.tp))
-    yield "embedding", Elementwise(tokens, 2 * _BF16 * tokens * hidden)
-    yield from _reduce(rank, tokens)
+    if rank.first:
+        yield "embedding", Elementwise(tokens, 2 * _BF16 * tokens * hidden)
+        yield from _reduce(rank, tokens)
+    if not rank.last:
+        return
     yield "final_norm", _norm(tokens, hidden)
     yield "lm_head", Gemm(np.maximum(sampled, 1), vocabulary, hidden)
     if rank.tp > 1:
         yield (
             "gather_logits",
-            AllReduce(_BF16 * np.maximum(sampled, 1) * model.vocab_size, rank.tp, "all_gather"),
+            _collective(rank, ("tp",), "all_gather", _BF16 * np.maximum(sampled, 1) * model.vocab_size),
         )
     yield (
         "sampling",

@@ -71,7 +71,11 @@ class Room:
 def weight_bytes(rank: Rank) -> float:
     """Weights one rank holds: split by TP, except norms, router, KV heads beyond their number, MLA's latent."""
     model, tp = rank.model, rank.tp
-    total = model.embedding_parameters / tp * _BF16 + model.other_parameters * _BF16
+    head = model.vocab_size * model.hidden_size if rank.last else 0
+    tied = model.tie_word_embeddings and rank.first and rank.last
+    embedding = (model.embedding_rows or model.vocab_size) * model.hidden_size if rank.first else 0
+    total = (embedding + (0 if tied else head)) / tp * _BF16
+    total += model.other_parameters * _BF16 if rank.first else 0.0
     for layers in model.layers:
         total += layers.count * (_attention_bytes(rank, layers) + _ffn_bytes(rank, layers, model.hidden_size))
         total += layers.count * layers.norm_parameters * _BF16
@@ -96,9 +100,12 @@ def _ffn_bytes(rank: Rank, layers: Layers, hidden: int) -> float:
     ffn, tp = layers.ffn, rank.tp
     if not isinstance(ffn, MoeFfn):
         return ffn.parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.linear]
-    experts = ffn.num_experts * ffn.expert_parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.experts]
-    shared = ffn.shared_parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.linear]
-    return experts + shared + (hidden * ffn.num_experts + ffn.extra_parameters / tp) * _BF16
+    plan = rank.plan
+    experts = rank.slots(ffn) * ffn.expert_parameters(hidden) / plan.expert_tp * BYTES_PER_WEIGHT[rank.experts]
+    # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
+    shared = ffn.shared_parameters(hidden) / (1 if plan.exchanges else tp) * BYTES_PER_WEIGHT[rank.linear]
+    extra = ffn.extra_parameters * rank.slots(ffn) / ffn.num_experts / plan.expert_tp
+    return experts + shared + (hidden * ffn.num_experts + extra) * _BF16
 
 
 def kv_bytes_per_token(rank: Rank) -> float:
@@ -145,14 +152,47 @@ def _layer_activations(rank: Rank, layers: Layers, tokens: int) -> float:
     attention = _BF16 * tokens * (heads * (3 * spec.head_dim + value) + hidden)
     if not isinstance(ffn, MoeFfn):
         return max(attention, _BF16 * tokens * ((2 + ffn.gated) * ffn.width / tp + hidden))
-    width = ffn.width / tp
-    rows = tokens * ffn.num_experts_per_tok
+    width = ffn.width / rank.plan.expert_tp
+    # Replicas' tokens come together where experts are; dispatched rows are the busiest rank's own.
+    rows = tokens * rank.plan.dp * ffn.num_experts_per_tok
+    if rank.plan.exchanges and rank.plan.backend != "allgather_reducescatter":
+        rows = float(rank.loads(ffn).rows(tokens * rank.plan.dp))
     experts = _BF16 * rows * (max((1 + ffn.gated) * width, hidden) + width)
     return max(attention, experts + _BF16 * tokens * hidden)
 
 
+def communication_bytes(rank: Rank, hardware: Hardware) -> float:
+    """Buffers of every group a rank belongs to, as the engine's file and DeepEP size them. [B]"""
+    plan, reserves = rank.plan, load_engine().reserves
+    total = reserves.communication_bytes(plan.tp, custom=plan.custom_all_reduce)
+    total += reserves.communication_bytes(plan.pp, custom=False)
+    total += reserves.communication_bytes(plan.dp * (plan.tp if plan.ep > 1 else 1) if plan.dp > 1 else 1, custom=False)
+    moe = next((g.ffn for g in rank.model.layers if isinstance(g.ffn, MoeFfn)), None)
+    if not plan.exchanges or moe is None or not plan.backend.startswith("deepep"):
+        return total
+    nodes = -(-plan.world // hardware.gpus_per_node)
+    if plan.backend == "deepep_high_throughput":
+        return total + reserves.deepep_buffer.value * (2 if nodes > 1 else 1)
+    return (
+        total
+        + reserves.deepep_buffer.value
+        + low_latency_buffer_bytes(
+            int(reserves.deepep_low_latency_tokens.value), rank.model.hidden_size, moe.num_experts
+        )
+    )
+
+
+def low_latency_buffer_bytes(tokens: int, hidden: int, experts: int) -> float:
+    """DeepEP's low-latency buffers, two of each: a slot for every token and expert (DeepEP csrc/config.hpp). [B]"""
+    dispatch = 16 + max(2 * hidden, hidden + hidden // 128 * 4)
+    combine = 2 * hidden
+    send = max(tokens * dispatch, experts * tokens * combine)
+    receive = experts * tokens * max(dispatch, combine)
+    return 2.0 * (send + receive + 4 * experts)
+
+
 def memory_room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int = 0) -> Room:
-    """How memory is used and what fits.
+    """How memory is used and what fits; the fullest stage of a pipeline counts.
 
     Parameters
     ----------
@@ -161,12 +201,17 @@ def memory_room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, cont
     source_len : int
         Encoder tokens per sequence (encoder-decoder models).
     """
+    rooms = [_room(stage, hardware, limits, batch, context, source_len) for stage in rank.stages()]
+    return min(rooms, key=lambda room: room.kv_available - room.kv_needed)
+
+
+def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int) -> Room:
     reserves = load_engine().reserves
     total = hardware.gpu.memory.value
     usable = min(limits.gpu_memory_utilization * total, total - reserves.cuda_context.value)
     weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
     graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
-    communication = reserves.communication_bytes(rank.tp)
+    communication = communication_bytes(rank, hardware)
     other = reserves.attention_workspace.value
     available = usable - weights - activations - graphs - communication - other
     per_token = kv_bytes_per_token(rank)

@@ -10,6 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "hwspecs").is_dir() else _PACKAGE / "_data"
 
 HWSPECS = ROOT / "hwspecs"
+CLUSTERS = HWSPECS / "clusters"
 SCENARIOS = ROOT / "scenarios"
 MODELS = SCENARIOS / "models"
 CALIBRATION = ROOT / "calibration"

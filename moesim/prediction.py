@@ -18,10 +18,12 @@ from moesim.spec.checks import check
 from moesim.spec.defaults import max_num_batched_tokens, max_num_seqs
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
+from moesim.spec.plan import Plan
 from moesim.spec.scenario import Scenario
 from moesim.step import StepModel
 
 _STRICT_SHARE = 0.01
+_NORMAL_99 = 2.326
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def assemble(scenario: Scenario) -> Parts:
     hardware = load_hardware(scenario.hardware)
     rank = _rank(scenario)
     machine = machine_of(hardware, scenario.calibration)
-    return Parts(hardware, rank, limits_of(scenario, hardware), StepModel(rank, machine, engine.enforce_eager))
+    in_flight = engine.pipeline_micro_batches or engine.pipeline_parallel_size
+    steps = StepModel(rank, machine, engine.enforce_eager, in_flight)
+    return Parts(hardware, rank, limits_of(scenario, hardware), steps)
 
 
 def _rank(scenario: Scenario) -> Rank:
@@ -111,7 +115,7 @@ def _rank(scenario: Scenario) -> Rank:
     else:
         experts, linear = chosen or shipped.experts, chosen or shipped.linear
     kv_bytes = 1.0 if engine.kv_cache_dtype == "fp8" else 2.0
-    return Rank(model, engine.tensor_parallel_size, experts, linear, kv_bytes, scenario.routing)
+    return Rank(model, Plan.of(engine), experts, linear, kv_bytes, scenario.routing)
 
 
 @lru_cache(maxsize=32)
@@ -137,7 +141,8 @@ def room_of(scenario: Scenario, parts: Parts) -> Room:
     encoder = parts.rank.model.has_encoder
     context = load.output_len if encoder else load.input_len + load.output_len
     source = load.input_len if encoder else 0
-    return memory_room(parts.rank, parts.hardware, parts.limits, load.batch_size, context, source)
+    replica = -(-load.batch_size // parts.rank.plan.dp)
+    return memory_room(parts.rank, parts.hardware, parts.limits, replica, context, source)
 
 
 def ways_out(scenario: Scenario) -> tuple[str, ...]:
@@ -208,6 +213,7 @@ def _dominant_bound(cost: Cost) -> str:
 METRICS = (
     "mean_ttft_ms", "max_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "median_itl_ms", "p99_itl_ms", "mean_e2el_ms",
     "request_throughput", "output_throughput", "total_token_throughput", "itl_per_batch_token_ms",
+    "median_decode_step_ms", "p99_decode_step_ms",
 )  # fmt: skip
 
 
@@ -216,7 +222,7 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
 
     TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap; ``itl_per_batch_token_ms`` is
     (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end latency. Metrics that
-    need a second output token are NaN without one.
+    need a second output token are NaN without one. ``*_decode_step_ms`` are over steps and routing draws.
     """
     prefill_s, decode_s = batch.prefill.seconds, batch.decode.seconds
     first_s = batch.decode_step_s[:, 0] if batch.first_token_is_decoded else 0.0
@@ -251,8 +257,18 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
         "request_throughput": rate(batch.batch / e2e_s),
         "output_throughput": rate(tokens_out / e2e_s),
         "total_token_throughput": rate(batch.batch * (batch.input_len + batch.output_len) / e2e_s),
-        "itl_per_batch_token_ms": times(per_batch_token_s, of_decode),
+        "itl_per_batch_token_ms": times(one * per_batch_token_s, of_decode),
+        "median_decode_step_ms": times(one * np.median(batch.decode_step_s, axis=1), of_decode),
+        "p99_decode_step_ms": times(one * _slow_step(batch), of_decode),
     }
+
+
+def _slow_step(batch: StaticBatch) -> Any:
+    """The decode step that one in a hundred exceeds: long contexts, and routing that fills one rank."""
+    steps_s = batch.decode_step_s
+    middle, late = np.median(steps_s, axis=1), np.quantile(steps_s, 0.99, axis=1)
+    draws = batch.decode.variance / np.maximum(batch.output_len - 1, 1)
+    return middle + np.hypot(late - middle, _NORMAL_99 * np.sqrt(draws))
 
 
 def _pooled_gaps(batch: StaticBatch, quantiles: tuple[float, ...]) -> list[Any]:

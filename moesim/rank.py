@@ -1,30 +1,57 @@
-"""A model as one GPU of a tensor-parallel group holds it."""
+"""A model as one GPU of a parallel plan holds it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from moesim import routing
+from moesim.placement import group_loads
 from moesim.spec.model import Attention, Model, MoeFfn
+from moesim.spec.plan import Plan
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A model as one of ``tp`` ranks holds it. Numbers are per rank after sharding."""
+    """The part of a model on one rank of ``plan``. Numbers are per rank after sharding."""
 
     model: Model
-    tp: int
+    """The whole model, or one pipeline stage's layers."""
+    plan: Plan
     experts: str
     """Weight format of routed experts."""
     linear: str
     """Weight format of the other linear layers; embeddings, head and router stay bfloat16."""
     kv_bytes: float
     routing: Any
+    first: bool = True
+    """Holds the embedding."""
+    last: bool = True
+    """Holds the head."""
+
+    @property
+    def tp(self) -> int:
+        return self.plan.tp
+
+    def stages(self) -> tuple[Rank, ...]:
+        """The ranks of a pipeline, one a stage."""
+        many = self.plan.pp
+        if many == 1:
+            return (self,)
+        return tuple(
+            replace(self, model=self.model.stage(i, many), first=i == 0, last=i == many - 1) for i in range(many)
+        )
 
     def kv_heads(self, attention: Attention) -> int:
         """KV heads on a rank: at least one, replicated once TP exceeds them."""
         return max(attention.num_key_value_heads // self.tp, 1)
 
-    def loads(self, ffn: MoeFfn) -> routing.Loads:
-        return routing.loads(self.routing, ffn.num_experts, ffn.num_experts_per_tok)
+    def slots(self, ffn: MoeFfn) -> int:
+        """Experts a rank has room for, replicas among them."""
+        return -(-(ffn.num_experts + self.plan.redundant) // self.plan.ep)
+
+    def loads(self, ffn: MoeFfn) -> Any:
+        """What the busiest rank does of the routed work: see ``routing.Loads``."""
+        plan = self.plan
+        return group_loads(
+            self.routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant
+        )

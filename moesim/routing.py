@@ -81,7 +81,7 @@ def _without_each(everyone: Array, chance: Array) -> Array:
 
 
 @lru_cache(maxsize=4096)
-def _expected_blocks(tokens: int, q: float, block: int) -> float:
+def expected_blocks(tokens: int, q: float, block: int) -> float:
     """E[ceil(n / block)] for n binomial(tokens, q): the sum over j of P(n > j block)."""
     if q >= 1.0:
         return float(-(-tokens // block))
@@ -107,20 +107,23 @@ class Loads:
     kind: str
     inclusion: tuple[tuple[float, int], ...] = ()
     """Distinct inclusion probabilities and how many experts share each."""
+    popularity: tuple[float, ...] = ()
+    """Inclusion probability of every expert, in the experts' own order."""
     rho: float = 0.0
     alpha: float = 0.0
     trace: tuple[tuple[int, ...], ...] = ()
 
     def distinct(self, tokens: Any) -> Array:
         """Expected number of distinct experts that ``tokens`` touch (array in, array out)."""
-        return self._per_token_count(tokens, self._distinct)
+        return self.per_token_count(tokens, self._distinct)
 
     def blocks(self, tokens: Any, block: Any) -> Array:
         """Expected blocks of ``block`` rows after padding: the sum over experts of ceil(n_e / block)."""
-        tokens, block = np.broadcast_arrays(np.asarray(tokens), np.asarray(block))
-        pairs, back = np.unique(np.stack([tokens.ravel(), block.ravel()]), axis=1, return_inverse=True)
-        values = np.array([self._blocks(int(n), int(b)) for n, b in pairs.T])
-        return values[back.ravel()].reshape(tokens.shape)
+        return self.per_token_and_block(tokens, block, self._blocks)
+
+    def rows(self, tokens: Any) -> Any:
+        """Rows (token, expert) in all: k a token."""
+        return tokens * self.top_k
 
     def spread(self, tokens: Any) -> Array:
         """Half-width, in the logarithm, of 90 % of the draws around the expected distinct experts.
@@ -129,14 +132,23 @@ class Loads:
         """
         if self.kind != "power_law":
             return np.zeros(np.shape(tokens))
-        return self._per_token_count(tokens, self._draw_spread)
+        return self.per_token_count(tokens, self._draw_spread)
 
     def _draw_spread(self, n: int) -> float:
-        distinct = (_power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1)
+        distinct = (power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1)
         return _NORMAL_90 * float(distinct.std() / distinct.mean())
 
     @staticmethod
-    def _per_token_count(tokens: Any, value: Any) -> Array:
+    def per_token_and_block(tokens: Any, block: Any, value: Any) -> Array:
+        """``value`` of every (tokens, block), each pair worked out once."""
+        tokens, block = np.broadcast_arrays(np.asarray(tokens), np.asarray(block))
+        pairs, back = np.unique(np.stack([tokens.ravel(), block.ravel()]), axis=1, return_inverse=True)
+        values = np.array([value(int(n), int(b)) for n, b in pairs.T])
+        return values[back.ravel()].reshape(tokens.shape)
+
+    @staticmethod
+    def per_token_count(tokens: Any, value: Any) -> Array:
+        """``value`` of every number of tokens, each worked out once."""
         tokens = np.asarray(tokens)
         if tokens.ndim == 0:
             return np.asarray(value(int(tokens)))
@@ -149,9 +161,9 @@ class Loads:
         if self.kind == "balanced":
             return float(min(self.num_experts, n * self.top_k))
         if self.kind == "power_law":
-            return float((_power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1).mean())
+            return float((power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1).mean())
         if self.kind == "trace" and n <= len(self.trace):
-            return float(np.mean([(c > 0).sum() for c in self._windows(n)]))
+            return float(np.mean([(c > 0).sum() for c in self.windows(n)]))
         effective = n / (1 + (n - 1) * self.rho)
         return sum(many * (1 - (1 - q) ** effective) for q, many in self.inclusion)
 
@@ -163,12 +175,12 @@ class Loads:
             low, extra = divmod(n * self.top_k, active)
             return float((active - extra) * -(-low // block) + extra * -(-(low + 1) // block))
         if self.kind == "power_law":
-            counts = _power_law_counts(self.num_experts, self.top_k, n, self.alpha)
+            counts = power_law_counts(self.num_experts, self.top_k, n, self.alpha)
             return float(np.ceil(counts / block).sum(1).mean())
         if self.kind == "trace" and n <= len(self.trace):
-            return float(np.mean([np.ceil(c / block).sum() for c in self._windows(n)]))
+            return float(np.mean([np.ceil(c / block).sum() for c in self.windows(n)]))
         if self.rho == 0:
-            return sum(many * _expected_blocks(n, q, block) for q, many in self.inclusion)
+            return sum(many * expected_blocks(n, q, block) for q, many in self.inclusion)
         return self._clustered_blocks(n, block)
 
     def _clustered_blocks(self, n: int, block: int) -> float:
@@ -186,7 +198,7 @@ class Loads:
                 total += weight * many * float(_binomial(clusters, q) @ np.ceil(np.round(m / rows, 9)))
         return total
 
-    def _windows(self, n: int) -> Array:
+    def windows(self, n: int) -> Array:
         picks = np.array(self.trace)
         count = len(picks) // n
         rows = picks[: count * n].reshape(count, n * picks.shape[1])
@@ -202,12 +214,12 @@ def _binomial(n: int, q: float) -> Array:
     return weight / weight.sum()
 
 
-@lru_cache(maxsize=512)
-def _power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
+@lru_cache(maxsize=2048)
+def power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
     """Tokens of each expert in ``_DRAWS`` draws of the power law described in ``PowerLaw``; shape (draws, E).
 
     No expert gets more than all tokens, and every token still picks k experts: what the heaviest cannot take
-    goes to the others in proportion.
+    goes to the others in proportion, fractions of a token to the largest remainders.
     """
     low, high = (1.0, 0.8 * tokens) if tokens * k > experts else (0.01, 2.0)
     uniform = np.random.default_rng(0).random((_DRAWS, experts))
@@ -224,23 +236,12 @@ def _power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
         left = wanted - tokens * full.sum(1, keepdims=True)
         scale = left / np.maximum(rest.sum(1, keepdims=True), 1e-12)
         expected = np.where(full, float(tokens), rest * np.maximum(scale, 1.0))
-    counts = np.round(expected)
-    for row in counts:
-        _settle(row, int(wanted - row.sum()), tokens)
+    counts = np.floor(expected)
+    remainder = expected - counts
+    for row, left_over in zip(counts, remainder, strict=True):
+        order = np.argsort(-left_over, kind="stable")
+        row[order[: int(wanted - row.sum())]] += 1
     return counts
-
-
-def _settle(row: Array, missing: int, most: int) -> None:
-    """Spread a rounding remainder over the heaviest experts with room, in place."""
-    order = np.argsort(-row)
-    while missing > 0:
-        room = order[row[order] < most][:missing]
-        row[room] += 1
-        missing -= len(room)
-    while missing < 0:
-        positive = order[row[order] > 0][:-missing]
-        row[positive] -= 1
-        missing += len(positive)
 
 
 def loads(routing: Any, num_experts: int, top_k: int) -> Loads:
@@ -252,25 +253,29 @@ def loads(routing: Any, num_experts: int, top_k: int) -> Loads:
 @lru_cache(maxsize=256)
 def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
     kind = routing.kind
-    even = ((top_k / num_experts, num_experts),)
     if kind == "balanced":
         return Loads(num_experts, top_k, kind)
     if kind == "power_law":
         return Loads(num_experts, top_k, kind, alpha=routing.alpha)
+
+    def of(popularity: Array, **more: Any) -> Loads:
+        return Loads(num_experts, top_k, kind, _grouped(popularity), tuple(popularity.tolist()), **more)
+
+    even = np.full(num_experts, top_k / num_experts)
     if kind == "correlated":
-        return Loads(num_experts, top_k, kind, even, rho=routing.rho)
+        return of(even, rho=routing.rho)
     if kind == "identical":
-        return Loads(num_experts, top_k, kind, even, rho=1.0)
+        return of(even, rho=1.0)
     if kind == "zipf":
         shares = np.arange(1, num_experts + 1) ** -float(routing.s)
-        return Loads(num_experts, top_k, kind, _grouped(inclusion_probabilities(shares, top_k)))
+        return of(inclusion_probabilities(shares, top_k))
     if kind == "histogram":
-        return Loads(num_experts, top_k, kind, _grouped(_from_counts(np.array(routing.counts), top_k)))
+        return of(_from_counts(np.array(routing.counts), top_k))
     if kind == "trace":
         trace = read_trace(routing.file, num_experts, top_k)
         counts = np.bincount(np.array(trace).ravel(), minlength=num_experts).astype(float)
-        return Loads(num_experts, top_k, kind, _grouped(_from_counts(counts, top_k)), trace=trace)
-    return Loads(num_experts, top_k, "uniform", even)
+        return of(_from_counts(counts, top_k), trace=trace)
+    return of(even)
 
 
 def _from_counts(counts: Array, k: int) -> Array:

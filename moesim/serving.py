@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost, reduced
+from moesim.cost.cost import Cost, reduced, summed
 from moesim.ops.attention import Group
+from moesim.pipeline import decode_cycle, prefill_steps
 from moesim.step import StepModel
 
 Array = np.ndarray[Any, Any]
@@ -105,12 +106,16 @@ def static_batch(
     """
     batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
     encoder = steps.rank.model.has_encoder
-    prefill, mean_finish, stall = _prefill(steps, batch, input_len, budget, samples)
+    # Data-parallel replicas share the requests out evenly; the fullest one counts.
+    replica = -(-batch // steps.rank.plan.dp)
+    prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples)
     count = output_len if encoder else output_len - 1
     context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, samples)
     source = input_len[:, None] if encoder else 0
-    groups = (Group(batch[:, None], 1, context),)
-    at_nodes = steps.cost("decode", steps.load(groups, source), batch[:, None])
+    in_flight = np.minimum(steps.micro_batches, replica)[:, None]
+    sequences = -(-replica[:, None] // in_flight)
+    groups = (Group(sequences, 1, context),)
+    at_nodes = decode_cycle(steps, steps.load(groups, source), sequences, in_flight)
     decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
     node_s = np.broadcast_to(at_nodes.seconds, context.shape)
     return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, stall, node_s, encoder)
@@ -128,7 +133,7 @@ def _prefill(
         (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
     encoder = steps.rank.model.has_encoder
-    per_step = steps.cost("prefill", steps.load(chunks.groups), chunks.finished, encoder=encoder)
+    per_step, leaving = prefill_steps(steps, steps.load(chunks.groups), chunks.finished, encoder=encoder)
 
     steps_of = np.bincount(chunks.point, chunks.weight, len(batch))
 
@@ -144,14 +149,24 @@ def _prefill(
     before = (elapsed[first] - each[first])[chunks.point]
     finished = chunks.finished * chunks.weight
     total = np.bincount(chunks.point, (elapsed - before) * finished, len(batch))
-    mean_finish = total / np.bincount(chunks.point, finished, len(batch))
+    ends = np.append(first[1:], len(elapsed)) - 1
+    drain = np.broadcast_to(leaving, chunks.point.shape)[ends]
+    mean_finish = total / np.bincount(chunks.point, finished, len(batch)) + drain
     ended = np.cumsum(finished)
     ended_before = np.concatenate([[0.0], ended[first[1:] - 1]])
     share = (np.arange(_REQUEST_QUANTILES) + 0.5) / _REQUEST_QUANTILES
     count = np.diff(np.append(ended_before, ended[-1]))
     step = np.searchsorted(ended, ended_before[:, None] + share * count[:, None])
-    last = elapsed[np.append(first[1:], len(elapsed)) - 1]
-    return reduced(per_step, over_steps), mean_finish[back], (last[:, None] - elapsed[step])[back]
+    whole = reduced(per_step, over_steps)
+    if steps.rank.plan.pp > 1:
+        whole = summed("prefill", [*whole.children, _leaving(drain[back])])
+    return whole, mean_finish[back], (elapsed[ends][:, None] - elapsed[step])[back]
+
+
+def _leaving(seconds: Array) -> Cost:
+    """The last prefill step on its way through the other stages."""
+    return Cost("leaving the pipeline", seconds, {}, bound="pipeline", variance=0.0 * seconds,
+                formula="sum of stages - slowest stage", source="other stages")  # fmt: skip
 
 
 def _weighted_sum(x: Any, weight: Array) -> Array:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost, summed
+from moesim.cost.cost import Cost, overlapped, summed
 from moesim.cost.machine import Machine
-from moesim.layer import Load, head_operations, layer_operations
-from moesim.ops import Elementwise, Gemm, Host
+from moesim.layer import EXCHANGES, Load, head_operations, hop_operation, layer_operations
+from moesim.ops import Elementwise, ExpertAllToAll, Gemm, Host
 from moesim.rank import Rank
 from moesim.spec.model import Layers, MoeFfn
 
@@ -28,11 +28,13 @@ def padded_tokens(tokens: Any, eager: bool) -> Any:
 
 @dataclass(frozen=True)
 class StepModel:
-    """Prices steps of a model on one rank of a machine."""
+    """Prices steps of a model on one rank of a machine, or on a pipeline of them."""
 
     rank: Rank
     machine: Machine
     eager: bool = False
+    micro_batches: int = 1
+    """Batches a pipeline keeps in flight."""
 
     def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
         tokens = sum(g.sequences * g.query for g in groups)
@@ -52,29 +54,69 @@ class StepModel:
         encoder : bool
             Run the encoder's layers instead of the decoder's, and no head.
         """
-        parts = self.gpu_costs(load, sampled, encoder)
+        parts = self.gpu_costs(self.rank, load, sampled, encoder)
+        return summed(name, [*parts, self.host_cost(parts, load)])
+
+    def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
+        """The same for each stage of a pipeline, with its hop to the next."""
+        stages = self.rank.stages()
+        found = []
+        for number, rank in enumerate(stages):
+            parts = self.gpu_costs(rank, load, sampled)
+            if not rank.last:
+                parts.append(self.machine.price(*hop_operation(rank, load)))
+            found.append(summed(f"stage {number}", parts))
+        return found
+
+    def host_cost(self, parts: list[Cost], load: Load) -> Cost:
+        """What the host adds to a step whose GPU parts are ``parts``."""
         kernels = sum(part.count * len(part.children) for part in parts)
         gpu_s = sum(part.total for part in parts)
-        host = self.machine.price("host", Host(load.sequences, kernels, load.graph, gpu_s))
-        return summed(name, [*parts, host])
+        return self.machine.price("host", Host(load.sequences, kernels, load.graph, gpu_s))
 
-    def gpu_costs(self, load: Load, sampled: Any, encoder: bool = False) -> list[Cost]:
-        """What the GPU does in a step: the layers by kind, then the head."""
-        parts = [self._layers(layers, load) for layers in self.rank.model.layers if layers.encoder == encoder]
+    def gpu_costs(self, rank: Rank, load: Load, sampled: Any, encoder: bool = False) -> list[Cost]:
+        """What the GPU of a rank does in a step: its layers by kind, then embedding and head."""
+        parts = [self._layers(rank, layers, load) for layers in rank.model.layers if layers.encoder == encoder]
         if encoder:
             return parts + self._cross_caches(load)
-        head = [self.machine.price(n, op) for n, op in head_operations(self.rank, load, sampled)]
-        return [*parts, summed("embedding and head", head)]
+        head = [self.machine.price(n, op) for n, op in head_operations(rank, load, sampled)]
+        return [*parts, summed("embedding and head", head)] if head else parts
 
-    def _layers(self, layers: Layers, load: Load) -> Cost:
+    def _layers(self, rank: Rank, layers: Layers, load: Load) -> Cost:
+        if rank.plan.overlap and isinstance(layers.ffn, MoeFfn) and self._overlaps(load):
+            return summed(_layer_name(layers), self._overlapped(rank, layers, load), layers.count)
+        return summed(_layer_name(layers), self._operations(rank, layers, load), layers.count)
+
+    def _operations(self, rank: Rank, layers: Layers, load: Load) -> list[Cost]:
         priced: dict[int, Cost] = {}
         operations: list[Cost] = []
         # A list: every operation stays alive, so no id is given twice.
-        for name, op in list(layer_operations(self.rank, layers, load)):
+        for name, op in list(layer_operations(rank, layers, load)):
             if id(op) not in priced:
                 priced[id(op)] = self.machine.price(name, op)
             operations.append(replace(priced[id(op)], name=name))
-        return summed(_layer_name(layers), operations, layers.count)
+        return operations
+
+    def _overlaps(self, load: Load) -> bool:
+        """vLLM splits a step in two above a number of tokens (config/parallel.py, dbo_*_token_threshold)."""
+        decode = all(np.all(np.asarray(g.query) == 1) for g in load.groups)
+        return bool(np.min(load.padded_tokens) > (32 if decode else 512))
+
+    def _overlapped(self, rank: Rank, layers: Layers, load: Load) -> list[Cost]:
+        """Two half batches; one exchanges tokens while the other computes on the SMs that are left."""
+        half = replace(
+            load,
+            groups=tuple(g._replace(sequences=g.sequences * 0.5) for g in load.groups),
+            padded_tokens=np.ceil(np.asarray(load.padded_tokens) / 2).astype(np.int64),
+        )
+        operations = [replace(cost, count=2) for cost in self._operations(rank, layers, half)]
+        moving = [cost for cost in operations if cost.name in EXCHANGES]
+        computing = [cost for cost in operations if cost.name not in EXCHANGES]
+        hidden = overlapped("hidden by overlap", summed("", moving), summed("", computing))
+        lent = max((getattr(c.op, "sms", 0.0) for c in moving if isinstance(c.op, ExpertAllToAll)), default=0.0)
+        if lent and rank.plan.backend == "deepep_high_throughput":
+            hidden = replace(hidden, seconds=hidden.seconds * (1 - lent / self.machine.gpu.sm_count))
+        return [*operations, hidden]
 
     def _cross_caches(self, load: Load) -> list[Cost]:
         """Keys and values of the source for every decoder layer that attends across."""

@@ -159,11 +159,12 @@ def _fits(
     if encoder:
         source = sequence_kv_bytes(parts.rank, 0, parts.limits.block_size, 1)
         each = each + source * grid["input_len"]
-    needed = grid["batch_size"] * each
+    replica = -(-grid["batch_size"] // parts.rank.plan.dp)
+    needed = replica * each
     limit = scenario.engine.max_model_len or parts.rank.model.max_position_embeddings or np.inf
     problem = np.full(len(needed), "", dtype=object)
     problem[needed > room.kv_available] = "the KV cache does not fit"
-    problem[grid["batch_size"] > parts.limits.max_num_seqs] = "batch_size exceeds max_num_seqs"
+    problem[replica > parts.limits.max_num_seqs] = "batch_size exceeds max_num_seqs"
     problem[total > limit] = "input_len + output_len exceeds the model's positions"
     if room.kv_available <= 0:
         problem[:] = "the weights do not fit"

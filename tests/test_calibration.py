@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moesim import load_hardware, paths
-from moesim.calibrate import fitting, powerlaw, store, tables
+from moesim.calibrate import fitting, store, tables, unseen
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.tiles_import import FOLDER, import_tiles
 from moesim.cost.fits import load_fits
@@ -53,7 +53,7 @@ def test_held_out_accuracy(refitted, target, record_property):
 
 
 def test_power_law_rows_are_predicted_through_routing_alone():
-    for name, error in powerlaw.power_law_errors(GPU, STACK).items():
+    for name, error in unseen.power_law_errors(GPU, STACK).items():
         print(f"\n{name}: power-law rows {error.mean:.1%}")
         assert error.mean <= 0.12, name
 

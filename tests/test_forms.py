@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moesim import load_hardware, routing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.machine import Machine
-from moesim.ops import AllReduce, Attention, Elementwise, FusedExperts, Gemm, MlaModule
+from moesim.ops import Attention, Collective, Elementwise, FusedExperts, Gemm, MlaModule
 from moesim.ops.attention import Group
 from moesim.spec.scenario import Uniform, Zipf
 
@@ -109,7 +109,7 @@ def test_mla_modules():
 @settings(max_examples=60, deadline=None)
 def test_collectives_grow_with_bytes_and_obey_the_link(size, kind):
     for ranks in (2, 4, 8):
-        op = AllReduce(size, ranks, kind)
+        op = Collective(size, ranks, kind)
         assert seconds(replace(op, message_bytes=2 * size)) >= 0.999 * seconds(op)
         assert seconds(op) > (ranks - 1) / ranks * size / GPU.link_bytes_per_s
 
@@ -176,14 +176,14 @@ def test_host_time_says_where_it_comes_from():
 
 def test_all_reduce_follows_the_engine_by_size():
     def source(size, hardware=MACHINE):
-        return hardware.price("a", AllReduce(np.array([size]), 8)).source
+        return hardware.price("a", Collective(np.array([size]), 8)).source
 
     assert source(2.0**17).endswith(":custom_all_reduce")
     assert source(2.0**18).endswith(":symmetric_memory_all_reduce")
     assert source(2.0**26 + 1).endswith(":nccl/all_reduce")
     assert source(2.0**17, Machine(load_hardware("l40s"))).endswith(":nccl/all_reduce")
-    mixed = MACHINE.price("a", AllReduce(np.array([2.0**17, 2.0**20]), 8))
-    alone = [MACHINE.price("a", AllReduce(np.array([s]), 8)).seconds[0] for s in (2.0**17, 2.0**20)]
+    mixed = MACHINE.price("a", Collective(np.array([2.0**17, 2.0**20]), 8))
+    alone = [MACHINE.price("a", Collective(np.array([s]), 8)).seconds[0] for s in (2.0**17, 2.0**20)]
     assert mixed.seconds.tolist() == alone
 
 

@@ -54,7 +54,7 @@ workload:
     ("change", "message"),
     [
         ({"tp": 3}, "3 does not divide the 32 attention heads"),
-        ({"tp": 16}, "16 exceeds the 8 GPUs of a node"),
+        ({"tp": 16}, "16 GPUs (TP 16 x PP 1 x DP 1), more than the 8 of nvidia-h100-sxm5-80gb; name a cluster"),
         ({"isl": 40000}, "more than the positions of Mixtral-8x7B-v0.1"),
         ({"max_model_len": 99999}, "99999 exceeds the 32768 positions"),
         ({"max_model_len": 100}, "more than max_model_len"),

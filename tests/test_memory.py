@@ -8,11 +8,12 @@ from moesim import DoesNotFit, load_model, predict
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes, weight_bytes
 from moesim.prediction import assemble, room_of
 from moesim.rank import Rank
+from moesim.spec.plan import Plan
 from moesim.spec.scenario import Scenario, Uniform, Workload
 
 
 def rank(model="Mixtral-8x7B-v0.1", tp=1, weights="bfloat16", kv_bytes=2.0) -> Rank:
-    return Rank(load_model(model), tp, weights, weights, kv_bytes, Uniform())
+    return Rank(load_model(model), Plan(tp=tp, expert_tp=tp), weights, weights, kv_bytes, Uniform())
 
 
 def scenario(model="Mixtral-8x7B-v0.1", hardware="h100-sxm", batch=8, isl=2048, osl=512, **changes) -> Scenario:

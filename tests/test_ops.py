@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim import routing
-from moesim.ops import AllReduce, Attention, FusedExperts, Gemm, MlaModule, attended_pairs
+from moesim.ops import Attention, Collective, FusedExperts, Gemm, MlaModule, attended_pairs
 from moesim.ops.attention import Group, virtual_batches
 from moesim.spec.scenario import Uniform
 
@@ -58,5 +58,5 @@ def test_mla_weights_of_deepseek_v3():
 
 
 def test_all_reduce_volume():
-    assert AllReduce(1000.0, 4).link_bytes == pytest.approx(2 * 3 / 4 * 1000)
-    assert AllReduce(1000.0, 1).link_bytes == 0
+    assert Collective(1000.0, 4).link_bytes == pytest.approx(2 * 3 / 4 * 1000)
+    assert Collective(1000.0, 1).link_bytes == 0

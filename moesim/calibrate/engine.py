@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RUNS = paths.CALIBRATION / "runs" / "h100-vllm-qwen3-32b.csv"
 _SAMPLE = "aiconfigurator_core/systems/silicon_sample.csv"
-GPU = "nvidia-h100-sxm5-80gb"
+GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.24.0"
 _MODEL, _SYSTEM = "Qwen/Qwen3-32B", "h100_sxm"
 _COLUMNS = {
     "backend_version": "backend_version",
@@ -88,7 +88,7 @@ def _gpu_seconds(row: Any, calibration: str) -> tuple[float, float]:
     steps = assemble(scenario).steps
 
     def gpu_seconds(groups: tuple[Group, ...]) -> float:
-        return float(sum(part.total for part in steps.gpu_costs(steps.load(groups), 1)))
+        return float(sum(part.total for part in steps.gpu_costs(steps.rank, steps.load(groups), 1)))
 
     decode = gpu_seconds((Group(c, 1, isl + osl // 2),))
     return decode, (c - 1) / osl * gpu_seconds((Group(1, isl, 0),))

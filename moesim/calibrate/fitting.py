@@ -17,6 +17,7 @@ from moesim.cost.fits import Residuals, ranged_fields
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import TunedTiles
 from moesim.errors import CalibrationError
+from moesim.ops import Collective, ExpertAllToAll
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,12 +63,12 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     if folds.max() < 1:
         raise CalibrationError(f"{family.name} has one group only, so nothing can be held out")
     measured = rows["seconds"].to_numpy(float)
-    everything = _solve(family, rows, gpu, tuned)
+    everything = solve(family, rows, gpu, tuned)
     predicted, refits, roofline = np.empty(len(rows)), [], np.empty(len(rows))
     ideal = ideal_seconds(family, rows, gpu)
     for fold in range(folds.max() + 1):
         out = folds == fold
-        p = _solve(family, rows[~out], gpu, tuned)
+        p = solve(family, rows[~out], gpu, tuned)
         refits.append([p[q.name] for q in family.form.parameters])
         predicted[out] = family.evaluator(rows[out], gpu, tuned)(p).seconds
         roofline[out] = ideal[out] * np.exp(np.median(np.log(measured[~out] / ideal[~out])))
@@ -100,9 +101,10 @@ def family_counts(family: Family, rows: pd.DataFrame, broken: Array) -> dict[str
 def ideal_seconds(family: Family, rows: pd.DataFrame, gpu: GpuNumbers) -> Array:
     """The plain roofline at full efficiency: max(FLOP / peak, bytes / bandwidth), links for collectives. [s]"""
     op = family.operation(rows)
-    if hasattr(op, "link_bytes"):
-        factor = np.ones(len(rows)) if op.kind == "all_reduce" else 0.5
-        return np.asarray(op.link_bytes * factor / gpu.link_bytes_per_s)
+    if isinstance(op, Collective):
+        return np.asarray(op.link_bytes / gpu.link_bytes_per_s)
+    if isinstance(op, ExpertAllToAll):
+        return np.maximum(op.link_bytes / gpu.link_bytes_per_s, op.node_bytes / gpu.nic_bytes_per_s)
     flop, moved = np.broadcast_arrays(np.asarray(op.flop, float), np.asarray(op.hbm_bytes, float))
     return np.maximum(flop / gpu.flop_per_s(family.arithmetic), moved / gpu.hbm_bytes_per_s)
 
@@ -121,7 +123,7 @@ def _folds(family: Family, rows: pd.DataFrame) -> Array:
     return order[index] % family.folds
 
 
-def _solve(family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> dict[str, float]:
+def solve(family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> dict[str, float]:
     """Robust least squares of log(predicted / measured) within the parameters' bounds, from the form's own start.
 
     Never from another fit: a fold that starts where all rows led would have seen the rows left out.

@@ -28,12 +28,12 @@ def stored_tables() -> list[tuple[str, str]]:
     return sorted((p.parent.parent.name, p.parent.name) for p in paths.KERNELS.glob("*/*/meta.yaml"))
 
 
-def fit_all(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None) -> list[FamilyFit]:
-    """Fit every family for which ``gpu``'s tables hold rows."""
+def fit_all(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None, only: str = "") -> list[FamilyFit]:
+    """Fit every family for which ``gpu``'s tables hold rows, or those whose name begins with ``only``."""
     numbers, tuned = GpuNumbers.of(load_hardware(gpu)), tuned_tiles(gpu)
     fits: list[FamilyFit] = []
     for family in FAMILIES:
-        if not table_path(gpu, stack, family.table).is_file():
+        if not family.name.startswith(only) or not table_path(gpu, stack, family.table).is_file():
             continue
         try:
             fits.append(fit_family(family, read_table(gpu, stack, family.table), numbers, tuned))
@@ -129,20 +129,27 @@ def as_data(gpu: str, stack: str, fits: list[FamilyFit]) -> dict[str, Any]:
     }
 
 
-def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None) -> Path:
-    """Fit all families, then the engine's host time where its runs were made on this GPU, and store both at once."""
+def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None, only: str = "") -> Path:
+    """Fit families, then the engine's host time where its runs were made on this GPU, and store all at once.
+
+    ``only`` refits the families whose name begins with it and keeps the others as they are stored.
+    """
     from moesim.calibrate import engine
     from moesim.cost.fits import load_fits
     from moesim.prediction import machine_of
 
-    data = as_data(gpu, stack, fit_all(gpu, stack, progress))
-    if gpu == engine.GPU and engine.RUNS.is_file():
+    target = paths.FITS / gpu / f"{stack}.json"
+    data = as_data(gpu, stack, fit_all(gpu, stack, progress, only))
+    if only and target.is_file():
+        stored = json.loads(target.read_text(encoding="utf-8"))["families"]
+        fitted = stored | data["families"]
+        data["families"] = {f.name: fitted[f.name] for f in FAMILIES if f.name in fitted}
+    if gpu == engine.GPU and stack == engine.STACK and engine.RUNS.is_file():
         with tempfile.TemporaryDirectory() as folder:
             kernels_only = Path(folder) / f"{stack}.json"
             write_whole(kernels_only, json.dumps(data))
             data["families"]["host"] = engine.fit_host(str(kernels_only))
         progress("host")
-    target = paths.FITS / gpu / f"{stack}.json"
     write_whole(target, json.dumps(data, indent=1) + "\n")
     load_fits.cache_clear()
     machine_of.cache_clear()

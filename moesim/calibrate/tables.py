@@ -23,21 +23,32 @@ if TYPE_CHECKING:
 
 DATA = "aiconfigurator_core/systems/data"
 
-SOURCES: dict[str, str] = {
-    "fused_moe": "moe/vllm/{version}/moe_perf.parquet",
-    "gemm": "gemm/vllm/{version}/gemm_perf.parquet",
-    "attention_prefill": "attention/vllm/{version}/context_attention_perf.parquet",
-    "attention_decode": "attention/vllm/{version}/generation_attention_perf.parquet",
-    "mla_prefill": "mla/vllm/{version}/mla_context_module_perf.parquet",
-    "mla_decode": "mla/vllm/{version}/mla_generation_module_perf.parquet",
-    "elementwise": "quantize/vllm/{version}/scale_matrix_perf.parquet",
-    "custom_all_reduce": "comm/vllm/{version}/custom_allreduce_perf.parquet",
-    "nccl": "comm/nccl/{nccl}/nccl_perf.parquet",
+SOURCES: dict[str, dict[str, str]] = {
+    "vllm": {
+        "fused_moe": "moe/vllm/{version}/moe_perf.parquet",
+        "gemm": "gemm/vllm/{version}/gemm_perf.parquet",
+        "attention_prefill": "attention/vllm/{version}/context_attention_perf.parquet",
+        "attention_decode": "attention/vllm/{version}/generation_attention_perf.parquet",
+        "mla_prefill": "mla/vllm/{version}/mla_context_module_perf.parquet",
+        "mla_decode": "mla/vllm/{version}/mla_generation_module_perf.parquet",
+        "elementwise": "quantize/vllm/{version}/scale_matrix_perf.parquet",
+        "custom_all_reduce": "comm/vllm/{version}/custom_allreduce_perf.parquet",
+        "nccl": "comm/nccl/{nccl}/nccl_perf.parquet",
+        "deepep_low_latency": "comm/vllm/{version}/moe_a2a_perf.parquet",
+        "deepep_high_throughput": "comm/vllm/{version}/moe_a2a_perf.parquet",
+    },
+    "sglang": {
+        "deepep_low_latency": "comm/sglang/{version}/wideep_deepep_ll_perf.parquet",
+        "deepep_high_throughput": "comm/sglang/{version}/wideep_deepep_normal_perf.parquet",
+    },
 }
+"""Engine -> table -> where the wheel keeps it."""
 
 _DROPPED_COLUMNS = [
     "framework", "version", "device", "op_name", "latency", "beam_width", "model", "architecture", "tp_size",
+    "comm_dtype", "comm_backend", "transmit_us", "notify_us",
 ]  # fmt: skip
+_MEASURED_COLUMNS = {"latency", "seconds", "transmit_us", "notify_us", "notify_seconds"}
 
 
 def _nccl(table: pd.DataFrame) -> pd.DataFrame:
@@ -56,11 +67,56 @@ def _context(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"step": "past"})
 
 
+_DEEPEP_MODES = {"deepep_low_latency": "ll", "deepep_high_throughput": "ht"}
+
+
+def _deepep(mode: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """One mode of DeepEP, a row a direction, microseconds in the source."""
+
+    def tidy(table: pd.DataFrame) -> pd.DataFrame:
+        if "comm_backend" in table:
+            return _deepep_of_vllm(table[table["comm_backend"] == f"deepep_{_DEEPEP_MODES[mode]}"])
+        return _deepep_of_sglang(table, "sms" if f"{_DIRECTIONS[0]}_sms" in table else None)
+
+    return tidy
+
+
+_DIRECTIONS = ("dispatch", "combine")
+
+
+def _deepep_of_vllm(table: pd.DataFrame) -> pd.DataFrame:
+    """Dispatch in bfloat16: it takes as long as combine, and twice SGLang's fp8."""
+    return table.rename(columns={"node_num": "nodes"}).assign(seconds=table["latency"] * 1e-6, bytes_per_element=2.0)
+
+
+def _deepep_of_sglang(table: pd.DataFrame, sms: str | None) -> pd.DataFrame:
+    """Both directions of a row become rows of their own. Eight GPUs a node; dispatch in fp8."""
+    import pandas as pd
+
+    rows = []
+    for phase in _DIRECTIONS:
+        one = table[["num_experts", "hidden_size"]].assign(
+            topk=table["num_topk"],
+            num_tokens=table["num_token"],
+            nodes=table["node_num"],
+            ep_size=8 * table["node_num"],
+            phase=phase,
+            bytes_per_element=1.0 if phase == "dispatch" else 2.0,
+            seconds=table[f"{phase}_transmit_us" if sms else f"{phase}_avg_t_us"] * 1e-6,
+            sms=table[f"{phase}_sms"] if sms else 0,
+        )
+        if sms:
+            one["notify_seconds"] = table[f"{phase}_notify_us"] * 1e-6
+        rows.append(one)
+    return pd.concat(rows, ignore_index=True)
+
+
 TIDY: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "nccl": _nccl,
     "custom_all_reduce": _custom_all_reduce,
     "attention_prefill": _context,
     "mla_prefill": _context,
+    **{mode: _deepep(mode) for mode in _DEEPEP_MODES},
 }
 
 
@@ -85,7 +141,9 @@ def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str) -> list[Pa
     """
     import pandas as pd
 
-    version = stack.removeprefix("vllm-")
+    engine, _, version = stack.partition("-")
+    if engine not in SOURCES:
+        raise CalibrationError(f"the stack '{stack}' is of no known engine; known: {', '.join(SOURCES)}")
     try:
         archive = zipfile.ZipFile(wheel)
     except (OSError, zipfile.BadZipFile) as error:
@@ -96,7 +154,7 @@ def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str) -> list[Pa
         meta: dict[str, Any] = {}
         written: list[Path] = []
         folder = paths.KERNELS / gpu / stack
-        for family, pattern in SOURCES.items():
+        for family, pattern in SOURCES[engine].items():
             member = f"{DATA}/{source_gpu}/{pattern.format(version=version, nccl=nccl)}"
             if member not in names:
                 continue
@@ -123,18 +181,20 @@ def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str) -> list[Pa
 
 def tidied(family: str, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Seconds and bytes instead of the source's units; unusable rows dropped and counted by reason."""
+    if "latency" in table:
+        table = table.assign(seconds=table["latency"] * 1e-3)
+    table = TIDY.get(family, lambda t: t)(table)
     dropped: dict[str, int] = {}
-    bad = ~(table["latency"] > 0)
+    bad = ~(table["seconds"] > 0)
     if bad.any():
         dropped["latency missing or not positive"] = int(bad.sum())
     table = table[~bad]
-    keys = [c for c in table.columns if c != "latency"]
+    keys = [c for c in table.columns if c not in _MEASURED_COLUMNS]
     twins = int(table.duplicated(keys).sum())
     if twins:
         dropped["measured more than once: median kept"] = twins
-        table = table.groupby(keys, sort=False, dropna=False)["latency"].median().reset_index()
-    tidy = TIDY.get(family, lambda t: t)(table.assign(seconds=table["latency"] * 1e-3))
-    tidy = tidy.drop(columns=[c for c in _DROPPED_COLUMNS if c in tidy.columns])
+        table = table.groupby(keys, sort=False, dropna=False)["seconds"].median().reset_index()
+    tidy = table.drop(columns=[c for c in _DROPPED_COLUMNS if c in table.columns])
     return tidy.reset_index(drop=True), dropped
 
 

@@ -32,6 +32,8 @@ class Cost:
     """The operation priced, where this is a leaf."""
     children: list[Cost] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    variance: Any = 0.0
+    """Of the seconds, from one routing draw to the next: which rank is busiest, and how busy. [s2]"""
 
     @property
     def total(self) -> Any:
@@ -43,12 +45,14 @@ def summed(name: str, children: list[Cost], count: int = 1) -> Cost:
     """A node whose time is the sum of its children's."""
     seconds: Any = 0.0
     spread: Spread = {}
+    variance: Any = 0.0
     for child in children:
         seconds = seconds + child.total
+        variance = variance + child.count * child.variance
         for family, (down, up) in child.spread.items():
             before = spread.get(family, (0.0, 0.0))
             spread[family] = (before[0] + child.count * down, before[1] + child.count * up)
-    return Cost(name, seconds, spread, bound="sum", count=count, children=children)
+    return Cost(name, seconds, spread, bound="sum", count=count, children=children, variance=variance)
 
 
 def interval(seconds: Any, spread: Spread) -> tuple[Any, Any]:
@@ -63,8 +67,14 @@ def reduced(cost: Cost, total: Callable[[Any], Any]) -> Cost:
     return Cost(
         cost.name, total(cost.seconds), {f: (total(d), total(u)) for f, (d, u) in cost.spread.items()},
         cost.bound, cost.formula, cost.source, cost.tag, cost.count, cost.op,
-        [reduced(child, total) for child in cost.children], cost.notes,
+        [reduced(child, total) for child in cost.children], cost.notes, total(cost.variance),
     )  # fmt: skip
+
+
+def overlapped(name: str, hidden: Cost, behind: Cost) -> Cost:
+    """What two costs that run at once save: the shorter one's time, as a negative cost."""
+    saved = np.minimum(hidden.total, behind.total)
+    return Cost(name, -saved, {}, bound="overlap", formula="-min(computation, communication)", source="both above")
 
 
 def leaf_seconds(cost: Cost, times: float = 1.0) -> list[tuple[Cost, Any]]:

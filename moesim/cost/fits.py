@@ -111,9 +111,27 @@ UNSWITCHED = "nvidia-l40s-48gb/vllm-0.24.0"
 """The calibration whose collectives stand in on GPUs that talk over PCIe alone."""
 
 
+_DEEPEP_STACKS = {
+    "deepep_low_latency": "sglang-0.5.12",
+    "deepep_low_latency_nodes": "sglang-0.5.6.post2",
+    "deepep_high_throughput": "vllm-0.24.0",
+    "deepep_high_throughput_nodes": "sglang-0.5.6.post2",
+}
+"""Whose timing of DeepEP's kernels is used: SGLang's for low latency, which a CUDA graph replays without the host
+time vLLM's table holds; vLLM's for high throughput, which waits for the host at every dispatch; the only ones between
+nodes."""
+
+
+def deepep_fits(family: str, gpu: str) -> str:
+    """The fit of a DeepEP family: the GPU's own, or H100's."""
+    stack = _DEEPEP_STACKS[family.partition("/")[0]]
+    own = f"{gpu}/{stack}"
+    return own if own in paths.stored_fits() else f"{DEFAULT.partition('/')[0]}/{stack}"
+
+
 def for_gpu(gpu: str) -> str | None:
-    """The newest fit made on this GPU."""
-    own = [name for name in paths.stored_fits() if name.startswith(gpu + "/")]
+    """The newest fit of vLLM made on this GPU."""
+    own = [name for name in paths.stored_fits() if name.startswith(f"{gpu}/vllm-")]
     return max(own, key=_version, default=None)
 
 

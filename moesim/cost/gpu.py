@@ -20,6 +20,7 @@ class GpuNumbers:
     sm_count: int
     l2_bytes: float
     link_bytes_per_s: float
+    nic_bytes_per_s: float
     compute_capability: str
 
     @classmethod
@@ -33,6 +34,7 @@ class GpuNumbers:
             sm_count=int(gpu.sm_count.value),
             l2_bytes=gpu.l2_cache.value,
             link_bytes_per_s=hardware.links.gpu_to_gpu.value,
+            nic_bytes_per_s=hardware.links.nic.value if hardware.links.nic else float("inf"),
             compute_capability=hardware.compute_capability,
         )
 

@@ -11,14 +11,15 @@ import numpy as np
 from moesim.cost import fits as fits_module
 from moesim.cost.cost import Cost
 from moesim.cost.fits import Fits, FittedFamily, load_fits, ranged_fields
-from moesim.cost.forms import attention, collective, elementwise, fused_moe, gemm, mla
+from moesim.cost.forms import attention, collective, deepep, elementwise, fused_moe, gemm, mla
 from moesim.cost.forms.form import Form, Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tile_for, tuned_tiles
 from moesim.errors import SpecError
-from moesim.ops import AllReduce, Attention, FusedExperts, Gemm, Host, MlaModule, Operation
+from moesim.ops import Attention, Collective, ExpertAllToAll, FusedExperts, Gemm, Host, MlaModule, Operation
 from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
+from moesim.topology import Route, route
 
 FORMS: dict[str, Form] = {
     "fused_moe": fused_moe.FORM,
@@ -32,6 +33,10 @@ FORMS: dict[str, Form] = {
     "nccl": collective.NCCL,
     "custom_all_reduce": collective.CUSTOM,
     "symmetric_memory_all_reduce": collective.SYMMETRIC,
+    "deepep_low_latency": deepep.LOW_LATENCY,
+    "deepep_low_latency_nodes": deepep.LOW_LATENCY,
+    "deepep_high_throughput": deepep.HIGH_THROUGHPUT,
+    "deepep_high_throughput_nodes": deepep.HIGH_THROUGHPUT,
     "elementwise": elementwise.FORM,
     "host": elementwise.HOST,
 }
@@ -58,6 +63,10 @@ _WIDER_ON_ANOTHER_GPU = 1.5
 """Least widening on a GPU that was not fitted, of the same architecture too."""
 _WIDER_WHEN_BORROWED = 2.0
 """Widening where a related kernel's constants stand in."""
+_WIDEST = 2.2
+"""A factor of nine either way: wider says nothing more."""
+WIDER_IN_A_GROUP = 1.5
+"""Widening for a rank that holds a part of the experts: none was fitted."""
 
 
 class Machine:
@@ -84,8 +93,10 @@ class Machine:
         """Time of one operation, with its interval and where it comes from."""
         if isinstance(op, Host):
             return self._host(name, op)
-        if isinstance(op, AllReduce):
+        if isinstance(op, Collective):
             return self._collective(name, op)
+        if isinstance(op, ExpertAllToAll):
+            return self._expert_all_to_all(name, op)
         if isinstance(op, FusedExperts):
             family, kernel = EXPERT_KERNELS[op.weights]
             tile = tile_for(kernel, op.weights, op, self.tuned)
@@ -93,21 +104,26 @@ class Machine:
             return self._priced(name, op, family, self.gpu, tile, borrowed)
         if isinstance(op, Gemm):
             return self._gemm(name, op)
-        if isinstance(op, Attention):
-            related = op.related or not op.causal
-            if _is_decode(op):
-                return self._priced(name, op, "attention_decode", self._cold, borrowed=related)
-            return self._priced(name, op, "attention_prefill", self.gpu, borrowed=related)
+        if isinstance(op, (Attention, MlaModule)):
+            return self._attention(name, op)
+        return self._priced(name, op, "elementwise", self.gpu, borrowed=True)
+
+    def _attention(self, name: str, op: Attention | MlaModule) -> Cost:
+        decode = _is_decode(op)
         if isinstance(op, MlaModule):
-            family = "mla_decode" if _is_decode(op) else "mla_prefill"
             other_shape = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != (7168, 1536, 512)
             other_shape = other_shape or op.top_k is not None or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
-            return self._priced(name, op, family, self.gpu, borrowed=other_shape)
-        return self._priced(name, op, "elementwise", self.gpu, borrowed=True)
+            return self._priced(name, op, "mla_decode" if decode else "mla_prefill", self.gpu, borrowed=other_shape)
+        related = op.related or not op.causal
+        if decode:
+            return self._priced(name, op, "attention_decode", self._cold, borrowed=related)
+        return self._priced(name, op, "attention_prefill", self.gpu, borrowed=related)
 
     def _family(self, name: str) -> tuple[FittedFamily, Fits]:
         fits = self.fits
-        if name not in fits.families or (name.startswith("nccl/") and self._other_links(fits)):
+        if name.startswith("deepep"):
+            fits = load_fits(fits_module.deepep_fits(name, self.hardware.name))
+        elif name not in fits.families or (name.startswith("nccl/") and self._other_links(fits)):
             unswitched = name.startswith("nccl/") and self.hardware.links.kind == "none"
             fits = load_fits(fits_module.UNSWITCHED) if unswitched else self.fallback
         return fits.family(name), fits
@@ -117,13 +133,13 @@ class Machine:
         return fits.gpu != self.hardware.name and self.hardware.links.kind == "none"
 
     def _priced(
-        self, name: str, op: Any, family_name: str, gpu: GpuNumbers, tile: Any = None, borrowed: bool = False
+        self, name: str, op: Any, family_name: str, gpu: GpuNumbers, extra: Any = None, borrowed: bool = False
     ) -> Cost:
+        """``extra`` is what a form takes beyond parameters, work and GPU: a tile, a route."""
         family, fits = self._family(family_name)
         form = _form(family_name)
         assert form is not None
-        extra = () if tile is None else (tile,)
-        timing: Timing = form.seconds(family.parameters, op, gpu, *extra)
+        timing: Timing = form.seconds(family.parameters, op, gpu, *(() if extra is None else (extra,)))
         return self._cost(name, op, timing, family, fits, form, borrowed)
 
     def _cost(
@@ -131,9 +147,12 @@ class Machine:
     ) -> Cost:
         seconds = timing.seconds
         width = family.residuals.interval(seconds)
-        if isinstance(op, FusedExperts):
-            width = _with_spread(width, op)
         notes: list[str] = []
+        if isinstance(op, FusedExperts):
+            if op.parallel:
+                width = WIDER_IN_A_GROUP * width
+                notes.append("a part of the experts on each rank was never fitted")
+            width = _with_spread(width, op)
         octaves, outside = _octaves_outside(family, op, form)
         if outside:
             width = width * (1 + _WIDER_PER_OCTAVE * octaves) + 0.1 * octaves
@@ -148,13 +167,14 @@ class Machine:
         return Cost(
             name,
             seconds,
-            {family.name: _around(seconds, width)},
+            {family.name: _around(seconds, np.minimum(width, _WIDEST))},
             bound=_bound(timing),
             formula=form.text,
             source=f"{fits.name}:{family.name}",
             tag="extrapolated" if notes else "fitted",
             op=op,
             notes=tuple(notes),
+            variance=_draws(op, timing),
         )
 
     def _gemm(self, name: str, op: Gemm) -> Cost:
@@ -178,16 +198,32 @@ class Machine:
             borrowed=timing.seconds < family.parameters["t_host"],
         )
 
-    def _collective(self, name: str, op: AllReduce) -> Cost:
-        switched = self.hardware.links.kind == "NVSwitch"
+    def _route(self, members: tuple[int, ...]) -> Route | None:
+        """What lies between GPUs of a cluster; None is a node as the GPU's own file describes it."""
+        return route(self.hardware, members) if self.hardware.cluster and members else None
+
+    def _collective(self, name: str, op: Collective) -> Cost:
+        way = self._route(op.members)
+        switched = way.switched if way else self.hardware.links.kind == "NVSwitch"
         kernels: dict[str, Any] = {"nccl": True}
-        if op.kind == "all_reduce" and switched:
+        if op.kind == "all_reduce" and switched and op.algorithm == "auto":
             kernels = self.all_reduce.kernels(self.hardware.compute_capability, int(op.ranks), op.message_bytes)
         costs = []
         for kernel, mask in kernels.items():
-            family = f"nccl/{op.kind}" if kernel == "nccl" else f"{kernel}_all_reduce"
-            costs.append((mask, self._priced(name, op, family, self.gpu, borrowed=not switched)))
+            if kernel == "nccl":
+                kind = "alltoall" if op.kind == "send_recv" else op.kind
+                cost = self._priced(name, op, f"nccl/{kind}", self.gpu, way, borrowed=not switched)
+            else:
+                cost = self._priced(name, op, f"{kernel}_all_reduce", self.gpu)
+            costs.append((mask, _between_nodes(cost, way)))
         return costs[0][1] if len(costs) == 1 else _chosen(costs)
+
+    def _expert_all_to_all(self, name: str, op: ExpertAllToAll) -> Cost:
+        way = self._route(op.members)
+        nodes = way.nodes if way else 1
+        family = f"{op.backend}{'_nodes' if nodes > 1 else ''}/{op.phase}"
+        cost = self._priced(name, replace(op, nodes=nodes) if nodes > 1 else op, family, self.gpu)
+        return _between_nodes(cost, way)
 
     def _host(self, name: str, op: Host) -> Cost:
         family, fits = self._family("host")
@@ -195,6 +231,13 @@ class Machine:
         waits = ~np.asarray(op.graph) & (op.kernels * family.parameters["t_kernel_eager"] > op.gpu_s)
         cost = self._cost(name, op, timing, family, fits, elementwise.HOST, borrowed=waits)
         return replace(cost, bound="host", tag="assumed" if np.any(waits) else cost.tag)
+
+
+def _between_nodes(cost: Cost, way: Route | None) -> Cost:
+    """Says which link is the busiest where a cluster's wiring decides."""
+    if way is None or way.switched or not way.bottleneck:
+        return cost
+    return replace(cost, notes=(*cost.notes, f"busiest link {way.bottleneck}"))
 
 
 def _form(family: str) -> Form | None:
@@ -211,6 +254,13 @@ def _check(fits: Fits) -> None:
                 f"the calibration '{fits.name}' lacks {', '.join(missing)} of '{name}': "
                 "it was written by another version; run `moesim fit`"
             )
+
+
+def _draws(op: Any, timing: Timing) -> Any:
+    """Variance of a rank's routed work, whose variable part follows the busiest rank's rows. [s2]"""
+    if not isinstance(op, FusedExperts) or not op.parallel:
+        return 0.0
+    return (op.loads.deviation(op.tokens) * (timing.seconds - timing.launch)) ** 2
 
 
 def _with_spread(width: Any, op: FusedExperts) -> Any:

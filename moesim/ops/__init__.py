@@ -4,14 +4,16 @@ Structure (heads, widths, formats) is scalar; load (tokens, contexts) may be an 
 arrays, one entry a measured row.
 """
 
+from moesim.ops.all_to_all import ExpertAllToAll
 from moesim.ops.attention import Attention, MlaModule, attended_pairs
-from moesim.ops.collective import AllReduce
+from moesim.ops.collective import Collective
 from moesim.ops.elementwise import Elementwise, Host
 from moesim.ops.experts import FusedExperts
 from moesim.ops.gemm import Gemm
 
-Operation = Gemm | FusedExperts | Attention | MlaModule | AllReduce | Elementwise | Host
+Operation = Gemm | FusedExperts | Attention | MlaModule | Collective | ExpertAllToAll | Elementwise | Host
 
 __all__ = [
-    "AllReduce", "Attention", "Elementwise", "FusedExperts", "Gemm", "Host", "MlaModule", "Operation", "attended_pairs",
+    "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Host", "MlaModule",
+    "Operation", "attended_pairs",
 ]  # fmt: skip

@@ -1,18 +1,30 @@
-"""Messages between GPUs."""
+"""Messages between GPUs, counted as nccl-tests counts them (PERFORMANCE.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+BUS_FACTOR = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "alltoall": 1.0}
+"""Bytes a rank sends over the message: this times (n - 1) / n."""
+
 
 @dataclass(frozen=True, slots=True)
-class AllReduce:
-    """Sum of ``message_bytes`` over ``ranks`` GPUs of a node, result on each."""
+class Collective:
+    """``kind`` (a key of ``BUS_FACTOR``, or ``send_recv`` to one other rank) over ``ranks`` GPUs.
+
+    ``message_bytes`` is the whole buffer of a rank: what is summed, gathered, scattered, exchanged or sent.
+    """
 
     message_bytes: Any
     ranks: Any
     kind: str = "all_reduce"
+    members: tuple[int, ...] = ()
+    """The GPUs' places in the cluster; empty means neighbours of one node."""
+    algorithm: str = "auto"
+    """``auto`` is what the library would choose."""
+    busiest: Any = 1.0
+    """All-to-all: what the busiest rank receives over the mean."""
 
     flop = 0.0
 
@@ -23,5 +35,7 @@ class AllReduce:
 
     @property
     def link_bytes(self) -> Any:
-        """Sent by each rank: 2 (n - 1) / n of the message (nccl-tests, PERFORMANCE.md). [B]"""
-        return 2.0 * (self.ranks - 1) / self.ranks * self.message_bytes
+        """Sent by each rank: 2 (n - 1) / n of the message for an all-reduce, (n - 1) / n for the others. [B]"""
+        if self.kind == "send_recv":
+            return 1.0 * self.message_bytes
+        return BUS_FACTOR[self.kind] * (self.ranks - 1) / self.ranks * self.message_bytes * self.busiest

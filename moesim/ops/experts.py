@@ -12,7 +12,8 @@ from moesim.ops.formats import ACTIVATION_BYTES, ARITHMETIC, BYTES_PER_WEIGHT
 class FusedExperts:
     """``tokens`` through the top-k of ``num_experts`` experts of ``width`` (on this rank) and ``hidden`` size.
 
-    ``loads`` answers ``distinct(tokens)`` and ``blocks(tokens, block)``: see ``moesim.routing.Loads``.
+    ``loads`` answers ``rows(tokens)``, ``distinct(tokens)`` and ``blocks(tokens, block)`` for this rank: see
+    ``moesim.routing.Loads``. Under expert parallelism ``num_experts`` are the rank's own, of ``all_experts``.
     """
 
     tokens: Any
@@ -23,6 +24,15 @@ class FusedExperts:
     loads: Any
     gated: Any = True
     weights: str = "bfloat16"
+    all_experts: Any = None
+    """Experts of the whole layer; None where the rank holds them all."""
+    local_only: Any = False
+    """The kernels around the products see this rank's rows alone, not all ``tokens x k`` of the group."""
+
+    @property
+    def parallel(self) -> Any:
+        """Whether the rank holds a part of the experts."""
+        return self.all_experts is not None
 
     @property
     def arithmetic(self) -> str:
@@ -30,8 +40,13 @@ class FusedExperts:
 
     @property
     def rows(self) -> Any:
-        """Rows the experts compute: tokens times k."""
-        return self.tokens * self.top_k
+        """Rows this rank's experts compute: tokens times k where it holds them all."""
+        return self.loads.rows(self.tokens)
+
+    @property
+    def rows_around(self) -> Any:
+        """Rows that activation and weighted sum run over."""
+        return self.rows if self.local_only else self.tokens * self.top_k
 
     @property
     def matrices(self) -> Any:

@@ -39,7 +39,8 @@ def cost_data(cost: Cost) -> dict[str, Any]:
     }
     if cost.children:
         return data | {"children": [cost_data(child) for child in cost.children]}
-    flop, moved = (float(np.mean(getattr(cost.op, name))) for name in ("flop", "hbm_bytes"))
+    # Waiting and overlap are no work of their own.
+    flop, moved = (float(np.mean(getattr(cost.op, name, 0.0))) for name in ("flop", "hbm_bytes"))
     return data | {
         "bound": cost.bound,
         "tag": cost.tag,

@@ -8,6 +8,7 @@ from moesim.errors import DoesNotFit
 from moesim.memory import Room
 from moesim.prediction import Metric, Prediction
 from moesim.spec.loading import load_model
+from moesim.spec.plan import Plan
 from moesim.units import bytes_text
 
 _ROWS = (
@@ -16,6 +17,8 @@ _ROWS = (
     ("TPOT, mean", "mean_tpot_ms", "ms", "decode"),
     ("ITL, median", "median_itl_ms", "ms", ""),
     ("ITL, p99", "p99_itl_ms", "ms", ""),
+    ("decode step, median", "median_decode_step_ms", "ms", ""),
+    ("decode step, p99", "p99_decode_step_ms", "ms", ""),
     ("ITL per batch token", "itl_per_batch_token_ms", "ms", ""),
     ("end-to-end latency", "mean_e2el_ms", "ms", ""),
     ("requests", "request_throughput", "req/s", ""),
@@ -29,7 +32,10 @@ def prediction_text(prediction: Prediction) -> str:
     """Metrics with intervals, what bounds them, memory, and what is not known well."""
     lines = [_title(prediction), ""]
     lines.append(f"{'':22}{'':>12}  {'90 % interval':^23}  bound by")
+    shared = Plan.of(prediction.scenario.engine).ep > 1
     for label, name, unit, phase in _ROWS:
+        if name.endswith("decode_step_ms") and not shared:
+            continue
         lines.append(_metric_line(label, prediction.metrics[name], unit, prediction.bounds.get(phase, "")))
     lines += ["", *memory_lines(prediction.memory), *_start_note(prediction), "", *_knowledge(prediction)]
     return "\n".join(lines)
@@ -37,9 +43,10 @@ def prediction_text(prediction: Prediction) -> str:
 
 def _title(prediction: Prediction) -> str:
     scenario = prediction.scenario
-    load, tp = scenario.workload, scenario.engine.tensor_parallel_size
+    load, plan = scenario.workload, Plan.of(scenario.engine)
+    how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
     return (
-        f"{scenario.model} on {tp} x {scenario.hardware}: "
+        f"{scenario.model} on {plan.world} x {scenario.hardware}{how}: "
         f"batch {load.batch_size}, {load.input_len} in, {load.output_len} out, {scenario.routing.kind} routing"
     )
 

@@ -7,16 +7,20 @@ from pathlib import Path
 
 from moesim import paths
 from moesim.errors import SpecError
-from moesim.spec.defaults import max_num_seqs
+from moesim.spec.defaults import max_num_batched_tokens, max_num_seqs
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
+from moesim.spec.plan import Plan
+from moesim.spec.plan_checks import plan_findings
 from moesim.spec.scenario import Scenario
 from moesim.spec.trace import read_trace
 
 Finding = tuple[tuple[str | int, ...], str]
 
 _TP = ("engine", "tensor_parallel_size")
+_LOW_LATENCY_TOKENS = 1024
+"""The most their tables were measured with on a node."""
 
 
 def check(scenario: Scenario) -> list[Finding]:
@@ -33,6 +37,7 @@ def check(scenario: Scenario) -> list[Finding]:
         findings += [(("hardware",), str(problem)) for problem in error.problems]
     if model:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
+        findings += plan_findings(scenario.engine, model)
     if hardware:
         findings += _hardware(scenario, hardware, model)
     engine, calibration = scenario.engine, scenario.calibration
@@ -62,11 +67,16 @@ def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
         yield _TP, f"{tp} does not divide the {min(heads)} attention heads of {model.name}; accepted: {fits}"
     elif any(k % tp and tp % k for k in kv):
         yield _TP, f"{tp} neither divides nor is a multiple of the {min(kv)} KV heads of {model.name}"
-    widths = {g.ffn.width for g in model.layers} | {
-        g.ffn.shared_width for g in model.layers if isinstance(g.ffn, MoeFfn) and g.ffn.shared_width
-    }
-    for width in sorted(w for w in widths if w % tp):
+    plan = Plan.of(scenario.engine)
+    shared = {g.ffn.shared_width for g in model.layers if isinstance(g.ffn, MoeFfn) and not plan.exchanges}
+    dense = {g.ffn.width for g in model.layers if isinstance(g.ffn, DenseFfn)}
+    for width in sorted(w for w in dense | shared if w % tp):
         yield _TP, f"{tp} does not divide the feed-forward width {width} of {model.name}"
+    slices = plan.expert_tp
+    for width in sorted({g.ffn.width for g in model.layers if isinstance(g.ffn, MoeFfn) and g.ffn.width % slices}):
+        where = ("engine", "expert_tensor_parallel_size") if plan.ep > 1 else _TP
+        flat = "" if plan.ep > 1 or plan.dp == 1 else " (without expert parallelism vLLM slices experts TP x DP times)"
+        yield where, f"{slices} does not divide the expert width {width} of {model.name}{flat}"
     for group in model.layers:
         ffn = group.ffn
         if isinstance(ffn, DenseFfn):
@@ -130,14 +140,25 @@ def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
 
 
 def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> Iterator[Finding]:
-    tp = scenario.engine.tensor_parallel_size
-    if tp > hardware.gpus_per_node:
-        yield _TP, f"{tp} exceeds the {hardware.gpus_per_node} GPUs of a node of {hardware.name}"
-    batch, most = scenario.workload.batch_size, max_num_seqs(scenario.engine, hardware)
+    plan = Plan.of(scenario.engine)
+    if plan.world > hardware.gpus:
+        where = ("engine", max(("pipeline_parallel_size", plan.pp), ("data_parallel_size", plan.dp),
+                               ("tensor_parallel_size", plan.tp), key=lambda item: item[1])[0])  # fmt: skip
+        what = f"{plan.world} GPUs (TP {plan.tp} x PP {plan.pp} x DP {plan.dp})"
+        hint = "" if hardware.cluster else "; name a cluster as hardware for more than a node"
+        yield where, f"the plan takes {what}, more than the {hardware.gpus} of {hardware.title}{hint}"
+    batch, most = -(-scenario.workload.batch_size // plan.dp), max_num_seqs(scenario.engine, hardware)
     if batch > most:
+        each = " on each data-parallel replica" if plan.dp > 1 else ""
         yield (
             ("workload", "batch_size"),
-            f"{batch} exceeds max_num_seqs ({most}), so requests would queue; lower it or raise max_num_seqs",
+            f"{batch}{each} exceeds max_num_seqs ({most}), so requests would queue; lower it or raise max_num_seqs",
+        )
+    most_tokens = max_num_batched_tokens(scenario.engine, hardware)
+    if plan.exchanges and plan.backend == "deepep_low_latency" and most_tokens > _LOW_LATENCY_TOKENS:
+        yield (
+            ("engine", "max_num_batched_tokens"),
+            f"{most_tokens} exceeds the {_LOW_LATENCY_TOKENS} tokens DeepEP's low-latency kernels take",
         )
     scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
     where = ("engine", "quantization") if scenario.engine.quantization else ("model",)

@@ -14,7 +14,9 @@ def _large(hardware: Hardware) -> bool:
 
 
 def max_num_batched_tokens(engine: Engine, hardware: Hardware) -> int:
-    """Tokens of a step."""
+    """Tokens of a step; DeepEP's low-latency kernels have room for 256 of each rank."""
+    if engine.all2all_backend == "deepep_low_latency":
+        return engine.max_num_batched_tokens or 256
     return engine.max_num_batched_tokens or (8192 if _large(hardware) else 2048)
 
 

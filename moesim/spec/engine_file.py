@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim import paths
 from moesim.spec import yaml
-from moesim.spec.quantities import Bytes, Size, Strict
+from moesim.spec.quantities import Bytes, Count, Size, Strict
 
 
 class Reserves(Strict):
@@ -21,13 +21,15 @@ class Reserves(Strict):
     custom_all_reduce: Bytes
     cuda_graphs: Bytes
     attention_workspace: Bytes
+    deepep_buffer: Bytes
+    deepep_low_latency_tokens: Count
 
-    def communication_bytes(self, ranks: int) -> float:
-        """Buffers of a tensor-parallel group. [B]"""
+    def communication_bytes(self, ranks: int, custom: bool) -> float:
+        """Buffers of a group: NCCL's, and the custom all-reduce's where it has one. [B]"""
         if ranks == 1:
             return 0.0
         nccl = self.nccl_2_ranks if ranks == 2 else self.nccl_more_ranks
-        return nccl.value + self.custom_all_reduce.value
+        return nccl.value + (self.custom_all_reduce.value if custom else 0.0)
 
 
 Limits = dict[str, dict[int, Size]]

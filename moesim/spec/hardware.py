@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from moesim.spec.cluster import Cluster
 from moesim.spec.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Strict, Watts
 
 
@@ -27,6 +28,8 @@ class Links(Strict):
     kind: str
     gpu_to_gpu: BytesPerSecond
     host: BytesPerSecond
+    nic: BytesPerSecond | None = None
+    """A GPU's share of its node's NICs, where nodes were measured together."""
 
 
 class Hardware(Strict):
@@ -42,10 +45,35 @@ class Hardware(Strict):
     gpus_per_node: int = Field(ge=1)
     measured: dict[str, FlopPerSecond] = {}
     doubts: list[str] = []
+    cluster: Cluster | None = Field(default=None, exclude=True)
+    """What the GPU stands in, where the scenario names a cluster."""
 
     def __hash__(self) -> int:
         """By name; equality compares every value."""
         return hash(self.name)
+
+    @property
+    def title(self) -> str:
+        """What the user called it: the cluster, or the GPU."""
+        return self.cluster.name if self.cluster else self.name
+
+    @property
+    def gpus(self) -> int:
+        """GPUs there are to use."""
+        return self.cluster.gpus if self.cluster else self.gpus_per_node
+
+    def within(self, cluster: Cluster) -> Hardware:
+        """The same GPU in a cluster, whose wiring replaces the links of the GPU's own file."""
+        node, links = cluster.node, self.links
+        if node.nvlink == "none":
+            links = links.model_copy(update={"kind": "none", "gpu_to_gpu": node.pcie or links.host})
+        elif node.nvlink != "switch":
+            links = links.model_copy(update={"kind": "bridge"})
+        if node.nic:
+            share = min(node.nics / node.gpus, 1.0)
+            nic = node.nic.model_copy(update={"value": node.nic.value * share})
+            links = links.model_copy(update={"nic": nic})
+        return self.model_copy(update={"cluster": cluster, "links": links, "gpus_per_node": node.gpus})
 
     def peak_flop_per_s(self, number_format: str) -> float:
         """Dense arithmetic rate for operands of ``number_format``: bfloat16, fp8 or int8. [FLOP/s]"""

@@ -92,9 +92,15 @@ def _model(f: Fields, name: str, layers: tuple[Layers, ...], norm: int = 1, othe
 
 
 def _by_kind(count: int, attention: Attention, kinds: list[DenseFfn | MoeFfn], norms: int) -> tuple[Layers, ...]:
-    """Group equal layers; order does not change any cost."""
+    """Group equal layers; their order matters to pipelines alone, where dense layers may come first."""
     kinds = kinds[:count]
-    return tuple(Layers(kinds.count(ffn), attention, ffn, norms) for ffn in dict.fromkeys(kinds))
+    different = list(dict.fromkeys(kinds))
+    groups = []
+    for ffn in different:
+        many = kinds.count(ffn)
+        leading = len(different) > 1 and kinds[:many] == [ffn] * many
+        groups.append(Layers(many, attention, ffn, norms, leading=leading))
+    return tuple(groups)
 
 
 def _llama(f: Fields, name: str, config: dict[str, Any]) -> Model:
@@ -158,6 +164,8 @@ def _routed_and_shared(f: Fields, biased: bool) -> MoeFfn:
         width,
         shared_width=f.whole("n_shared_experts", default=0) * width,
         extra_parameters=experts * biased,
+        n_group=f.whole("n_group", default=1),
+        topk_group=f.whole("topk_group", default=1),
     )
 
 

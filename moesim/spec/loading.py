@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.spec import yaml
+from moesim.spec.cluster import Cluster
 from moesim.spec.hardware import Hardware
 from moesim.spec.huggingface import model_from_config
 from moesim.spec.model import Model
@@ -203,11 +204,16 @@ def _squeezed(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
+def hardware_files() -> list[Path]:
+    """Every shipped file of a GPU or a cluster."""
+    return [*sorted(paths.HWSPECS.glob("*.yaml")), *sorted(paths.CLUSTERS.glob("*.yaml"))]
+
+
 @lru_cache(maxsize=1)
 def _hardware_names() -> dict[str, Path]:
     """Every shipped hardware file by its names; only the heads of the files are read."""
     names: dict[str, Path] = {}
-    for path in sorted(paths.HWSPECS.glob("*.yaml")):
+    for path in hardware_files():
         names[_squeezed(path.stem)] = path
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("aliases:"):
@@ -217,10 +223,10 @@ def _hardware_names() -> dict[str, Path]:
 
 
 def load_hardware(name: str) -> Hardware:
-    """A GPU by name, alias or file. Raises SpecError."""
+    """A GPU or a cluster of them by name, alias or file. Raises SpecError."""
     path = _hardware_names().get(_squeezed(name)) or Path(name)
     if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-        known = _known(paths.HWSPECS, "*.yaml")
+        known = [file.stem for file in hardware_files()]
         near = difflib.get_close_matches(_squeezed(name), list(_hardware_names()), 1)
         hint = f"did you mean '{_hardware_names()[near[0]].stem}'? Known: " if near else "known: "
         raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
@@ -230,10 +236,19 @@ def load_hardware(name: str) -> Hardware:
 @lru_cache(maxsize=64)
 def _load_hardware(path: Path, _stamp: int) -> Hardware:
     document = yaml.read(path)
-    hardware, problems = _validated(Hardware, document.data, document)
-    if hardware is None:
+    if "node" not in document.data:
+        hardware, problems = _validated(Hardware, document.data, document)
+        if hardware is None:
+            raise SpecError(problems)
+        return hardware
+    cluster, problems = _validated(Cluster, document.data, document)
+    if cluster is None:
         raise SpecError(problems)
-    return hardware
+    beside = path.parent / cluster.gpu
+    gpu = load_hardware(str(beside) if beside.is_file() else cluster.gpu)
+    if gpu.cluster:
+        raise SpecError([Problem(f"'{cluster.gpu}' is a cluster; a GPU is expected", document.where(("gpu",)))])
+    return gpu.within(cluster)
 
 
 def catalogue() -> list[str]:

@@ -6,7 +6,7 @@ Names are Hugging Face's. Parameter counts are exact: every matrix, bias and nor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 
@@ -107,6 +107,9 @@ class MoeFfn:
     """Router biases, expert biases, the shared expert's gate."""
     shared_gate: bool = False
     """A sigmoid gate scales the shared experts' output (Qwen1.5)."""
+    n_group: int = 1
+    topk_group: int = 1
+    """Node-limited routing: a token's experts come from ``topk_group`` of ``n_group`` equal groups (DeepSeek-V3)."""
 
     def expert_parameters(self, hidden: int) -> int:
         return (3 if self.gated else 2) * hidden * self.width
@@ -128,6 +131,8 @@ class Layers:
     ffn: DenseFfn | MoeFfn
     norm_parameters: int
     encoder: bool = False
+    leading: bool = False
+    """All of them come before the others; groups that are not alternate evenly."""
 
     def parameters(self, hidden: int) -> int:
         """Parameters of all ``count`` layers."""
@@ -163,6 +168,32 @@ class Model:
     @cached_property
     def num_hidden_layers(self) -> int:
         return sum(group.count for group in self.layers)
+
+    def stage(self, index: int, stages: int) -> Model:
+        """The layers of one pipeline stage, split as vLLM splits them (distributed/utils.py, get_pp_indices)."""
+        if stages == 1:
+            return self
+        sizes = [self.num_hidden_layers // stages] * stages
+        for i in range(2, self.num_hidden_layers % stages + 2):
+            sizes[-i] += 1
+        start = sum(sizes[:index])
+        groups = [replace(g, count=self._below(g, start + sizes[index]) - self._below(g, start)) for g in self.layers]
+        return replace(self, layers=tuple(g for g in groups if g.count))
+
+    def _below(self, group: Layers, layer: int) -> int:
+        """How many layers of a group come before layer number ``layer``."""
+        first = sum(g.count for g in self.layers if g.leading)
+        if group.leading:
+            earlier = sum(g.count for g in self.layers[: self.layers.index(group)] if g.leading)
+            return min(max(layer - earlier, 0), group.count)
+        others = [g for g in self.layers if not g.leading]
+        passed, total, taken = max(layer - first, 0), self.num_hidden_layers - first, 0
+        for g in others[:-1]:
+            count = round(g.count * passed / total)
+            if g is group:
+                return count
+            taken += count
+        return passed - taken
 
     @cached_property
     def is_moe(self) -> bool:

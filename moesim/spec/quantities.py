@@ -45,4 +45,7 @@ Size = Annotated[float, BeforeValidator(lambda text: units.parse(text, "B")), Fi
 Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
 BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e14)]
 FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e12, 1e18)]
+Seconds = Annotated[Sourced, _sourced("s", 1e-9, 1e-2)]
+Share = Annotated[Sourced, _sourced("", 1e-2, 1)]
+Ratio = Annotated[Sourced, _sourced("", 1, 100)]
 Watts = Annotated[Sourced, _sourced("W", 1, 1e5)]

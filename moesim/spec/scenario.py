@@ -12,21 +12,55 @@ Whole = Annotated[int, Field(ge=1)]
 
 ALIASES = {
     "tp": "engine.tensor_parallel_size",
+    "pp": "engine.pipeline_parallel_size",
+    "dp": "engine.data_parallel_size",
+    "ep": "engine.enable_expert_parallel",
     "isl": "workload.input_len",
     "osl": "workload.output_len",
 }
 """Short names people type, accepted on input."""
 
 
+All2All = Literal[
+    "allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency", "nccl_all_to_all", "two_level", "two_dh",
+    "coordinated",
+]  # fmt: skip
+"""vLLM's first three; NCCL's plain all-to-all; within nodes, then between them; Tutel's 2DH; DeepSpeed-MoE's
+parallelism-coordinated exchange."""
+
+
 class Engine(Strict):
     """Engine settings under vLLM's names and meanings."""
 
     tensor_parallel_size: Whole = 1
+    pipeline_parallel_size: Whole = 1
+    data_parallel_size: Whole = 1
+    """Attention replicas; the layers' experts are shared among TP x DP ranks."""
+    enable_expert_parallel: bool = False
+    """Whole experts on TP x DP ranks instead of slices of every expert."""
+    expert_tensor_parallel_size: Whole = 1
+    """Ranks that slice each expert under expert parallelism (Megatron's name; vLLM knows 1 only)."""
+    expert_placement_strategy: Literal["linear", "round_robin", "load_sorted"] = "linear"
+    enable_eplb: bool = False
+    num_redundant_experts: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Replicas of hot experts, placed by load (vLLM's eplb_config)."""
+    all2all_backend: All2All | None = None
+    """How tokens reach their experts' ranks; null is vLLM's allgather_reducescatter."""
+    enable_dbo: bool = False
+    """Dual-batch overlap: two micro-batches, one computes while the other communicates."""
+    nccl_algo: Literal["auto", "ring", "tree", "nvls"] = "auto"
+    """Forces NCCL's all-reduce, as NCCL_ALGO does."""
+    disable_custom_all_reduce: bool = False
+    rank_order: tuple[Literal["tp", "pp", "dp"], ...] = ("tp", "pp", "dp")
+    """Which ranks are neighbours: innermost axis first; vLLM's own order by default."""
+    pipeline_micro_batches: Whole | None = None
+    """Batches in flight in a pipeline; null is one a stage, as vLLM's scheduler keeps."""
     quantization: Literal["none", "fp8", "fp8_block", "int8", "int4", "mxfp4"] | None = None
     """Weight format; null takes what the model's config.json ships."""
     kv_cache_dtype: Literal["auto", "bfloat16", "fp8"] = "auto"
     max_num_batched_tokens: Whole | None = None
-    """null is vLLM's own default for the GPU: 8192 with 70 GiB or more (not A100), else 2048."""
+    """null is vLLM's own default: 8192 on GPUs with 70 GiB or more (not A100), else 2048; 256 under DeepEP's
+    low-latency kernels."""
     max_num_seqs: Whole | None = None
     """null is vLLM's own default for the GPU: 1024 with 70 GiB or more (not A100), else 256."""
     max_model_len: Whole | None = None
@@ -110,7 +144,7 @@ class Scenario(Strict):
     model: str
     """A name of the catalogue, a folder, or a config.json file."""
     hardware: str
-    """A name under hwspecs/, or a YAML file of that form."""
+    """A GPU or a cluster: a name under hwspecs/, or a YAML file of that form."""
     workload: Workload
     engine: Engine = Engine()
     routing: Routing = Uniform()

@@ -10,9 +10,10 @@ Arithmetic: padded row blocks x column tiles over the SMs, partly in whole waves
 multiply-adds, its operand loads from L2, and a fixed time. Kernels that load whole tiles through TMA (CUTLASS)
 also pay for the rows of a block beyond an expert's last token; kernels that mask them (Triton) do not.
 
-Around them: alignment of tokens to blocks (skipped below E/4 rows, as vLLM does), the activation, and the
-weighted sum over the k rows of a token, which vLLM runs in its own kernel for k = 2, 3, 4 and through a slower
-generic reduction otherwise. Widths that are no multiple of 16 lose vectorised loads in the second GEMM.
+Around them: alignment of tokens to blocks (skipped below E/4 rows, as vLLM does on a rank that holds all experts),
+the activation, and the weighted sum over the k rows of a token, which vLLM runs in its own kernel for k = 2, 3, 4
+and through a slower generic reduction otherwise. A rank of an expert-parallel group runs them over every row of the
+group, its own or not. Widths that are no multiple of 16 lose vectorised loads in the second GEMM.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from moesim.ops.formats import ACTIVATION_BYTES, BYTES_PER_WEIGHT
 
 _SHARED_MEMORY_BYTES = 227e3
 _REGISTERS = 65536
+_LEAST = 1e-3
+"""A rank without a token still launches its kernels."""
 
 PARAMETERS = (
     Parameter("t_fixed", "s", 18e-6, 2e-6, 1e-3, "kernels that always run: router copies, activation, sum"),
@@ -105,18 +108,21 @@ def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Tim
         As the kernel picks it for this op.
     """
     tokens, rows, width, hidden = op.tokens, op.rows, op.width, op.hidden
-    distinct, blocks = op.loads.distinct(tokens), op.loads.blocks(tokens, tile.block_m)
+    distinct = np.maximum(op.loads.distinct(tokens), _LEAST)
+    blocks = np.maximum(op.loads.blocks(tokens, tile.block_m), _LEAST)
     unaligned = np.where(np.mod(width, 16) != 0, 1.0, 0.0)
-    first = (blocks, distinct, (1.0 + op.gated) * width, hidden, tokens, rows, 0.0)
+    first = (blocks, distinct, (1.0 + op.gated) * width, hidden, np.minimum(tokens, rows), rows, 0.0)
     second = (blocks, distinct, hidden, width, rows, rows, unaligned)
     memory1, compute1 = _grouped_gemm(p, gpu, op, tile, first)
     memory2, compute2 = _grouped_gemm(p, gpu, op, tile, second)
     gemms = smooth_max(memory1, compute1, p["p_join"]) + smooth_max(memory2, compute2, p["p_join"])
 
-    row_bytes = rows * (2.0 * width * (2.0 + op.gated) + 2.0 * hidden)
-    generic = np.where((op.top_k >= 2) & (op.top_k <= 4), 0.0, 2.0 * tokens * hidden)
-    around = (row_bytes / p["e_rows"] + generic / p["e_sum"]) / gpu.hbm_bytes_per_s + rows * p["t_row"]
-    launch = p["t_fixed"] + 2 * p["t_kernel"] + np.where(rows * 4 <= op.num_experts, 0.0, p["t_align"])
+    around_rows = op.rows_around
+    row_bytes = around_rows * (2.0 * width * (2.0 + op.gated) + 2.0 * hidden)
+    generic = np.where((op.top_k >= 2) & (op.top_k <= 4), 0.0, 2.0 * around_rows / op.top_k * hidden)
+    around = (row_bytes / p["e_rows"] + generic / p["e_sum"]) / gpu.hbm_bytes_per_s + around_rows * p["t_row"]
+    aligned = (tokens * op.top_k * 4 > op.num_experts) | op.parallel
+    launch = p["t_fixed"] + 2 * p["t_kernel"] + np.where(aligned, p["t_align"], 0.0)
     return Timing(launch + gemms + around, launch, memory1 + memory2 + around, compute1 + compute2)
 
 

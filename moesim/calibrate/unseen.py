@@ -1,0 +1,80 @@
+"""Rows of the fused-experts tables that no fit sees, predicted from the balanced single-rank fit alone.
+
+Skewed rows try routing, rows of expert-parallel ranks try placement and the busiest rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from moesim.calibrate.families import FAMILIES, Family, implied_bound_broken, moe_shape, never_fitted
+from moesim.calibrate.fitting import ideal_seconds
+from moesim.calibrate.tables import read_table
+from moesim.cost.fits import FittedFamily, load_fits
+from moesim.cost.gpu import GpuNumbers
+from moesim.cost.machine import WIDER_IN_A_GROUP
+from moesim.cost.tiles import tuned_tiles
+from moesim.spec.loading import load_hardware
+
+
+@dataclass(frozen=True)
+class UnseenError:
+    """How rows that no fit saw come out: mean over rows, worst model shape, coverage of the interval."""
+
+    rows: int
+    mean: float
+    worst: float
+    roofline: float
+    coverage: float
+
+
+@lru_cache(maxsize=8)
+def power_law_errors(gpu: str, stack: str) -> dict[str, UnseenError]:
+    """Errors on power-law rows of a rank with all experts, by fused-experts family."""
+    return _errors(gpu, stack, "power_law", parallel=False)
+
+
+@lru_cache(maxsize=8)
+def expert_parallel_errors(gpu: str, stack: str) -> dict[str, UnseenError]:
+    """Errors on rows of expert-parallel ranks, balanced and power-law, by fused-experts family."""
+    return _errors(gpu, stack, "", parallel=True)
+
+
+def _errors(gpu: str, stack: str, distribution: str, parallel: bool) -> dict[str, UnseenError]:
+    fits, numbers = load_fits(f"{gpu}/{stack}"), GpuNumbers.of(load_hardware(gpu))
+    found: dict[str, UnseenError] = {}
+    for family in FAMILIES:
+        if family.form.name != "fused_moe" or family.name not in fits.families:
+            continue
+        unseen = never_fitted(family, distribution, parallel)
+        rows = unseen.select(read_table(gpu, stack, family.table), numbers)
+        if not rows.empty:
+            found[family.name] = _error(family, unseen, fits.family(family.name), gpu, stack)
+    return found
+
+
+def _error(family: Family, unseen: Family, fitted: FittedFamily, gpu: str, stack: str) -> UnseenError:
+    numbers = GpuNumbers.of(load_hardware(gpu))
+    table = read_table(gpu, stack, family.table)
+    balanced = family.select(table, numbers)
+    efficiency = float(np.median(balanced["seconds"] / ideal_seconds(family, balanced, numbers)))
+    rows = unseen.select(table, numbers)
+    rows = rows[~implied_bound_broken(unseen, rows, numbers)].reset_index(drop=True)
+    predicted = np.asarray(unseen.evaluator(rows, numbers, tuned_tiles(gpu))(fitted.parameters).seconds)
+    measured = rows["seconds"].to_numpy()
+    errors = np.abs(predicted / measured - 1)
+    routing_spread = family.operation(rows).loads.spread(rows["num_tokens"].to_numpy())
+    wider = WIDER_IN_A_GROUP if (rows["moe_ep_size"] > 1).any() else 1.0
+    half_width = np.hypot(wider * fitted.residuals.interval(predicted), routing_spread)
+    roofline = np.abs(ideal_seconds(family, rows, numbers) * efficiency / measured - 1)
+    by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]
+    return UnseenError(
+        len(rows),
+        float(errors.mean()),
+        float(max(by_shape)),
+        float(roofline.mean()),
+        float((np.abs(np.log(measured / predicted)) <= half_width).mean()),
+    )

@@ -1,0 +1,67 @@
+"""Plans no engine could run, and plans vLLM refuses (config/parallel.py and config/vllm.py of vLLM 0.24)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moesim.spec.model import Model, MoeFfn
+from moesim.spec.plan import Plan
+from moesim.spec.scenario import Engine
+
+Finding = tuple[tuple[str | int, ...], str]
+
+
+def plan_findings(engine: Engine, model: Model) -> Iterator[Finding]:
+    """Every reason a plan cannot be, as (location, sentence)."""
+    plan = Plan.of(engine)
+    experts = [g.ffn.num_experts for g in model.layers if isinstance(g.ffn, MoeFfn)]
+    yield from _pipeline(plan, model)
+    if engine.enable_expert_parallel and experts:
+        yield from _shares(engine, plan, min(experts))
+    elif engine.enable_expert_parallel:
+        yield _at("enable_expert_parallel"), f"{model.name} has no experts; false is accepted"
+    yield from _switches(engine, plan)
+
+
+def _at(name: str) -> tuple[str, str]:
+    return "engine", name
+
+
+def _pipeline(plan: Plan, model: Model) -> Iterator[Finding]:
+    if plan.pp > model.num_hidden_layers:
+        yield _at("pipeline_parallel_size"), f"{plan.pp} exceeds the {model.num_hidden_layers} layers of {model.name}"
+    if plan.pp > 1 and model.has_encoder:
+        yield _at("pipeline_parallel_size"), f"{model.name} has an encoder; 1 is accepted"
+    if sorted(plan.rank_order) != ["dp", "pp", "tp"]:
+        yield _at("rank_order"), "must name tp, pp and dp once each"
+
+
+def _shares(engine: Engine, plan: Plan, experts: int) -> Iterator[Finding]:
+    """Whether the experts can be shared out among TP x DP ranks as asked."""
+    flat, sliced, replicas = plan.tp * plan.dp, engine.expert_tensor_parallel_size, engine.num_redundant_experts
+    if flat % sliced:
+        yield _at("expert_tensor_parallel_size"), f"{sliced} does not divide the {flat} ranks of TP x DP"
+    if plan.ep > experts + replicas:
+        yield _at("enable_expert_parallel"), f"{plan.ep} ranks (TP x DP) are more than the {experts} experts"
+    elif replicas and (experts + replicas) % plan.ep:
+        yield (
+            _at("num_redundant_experts"),
+            f"{experts} experts and {replicas} replicas do not divide evenly among {plan.ep} ranks",
+        )
+
+
+def _switches(engine: Engine, plan: Plan) -> Iterator[Finding]:
+    """Settings that need another one."""
+    if engine.expert_tensor_parallel_size > 1 and not engine.enable_expert_parallel:
+        yield _at("expert_tensor_parallel_size"), "needs enable_expert_parallel; without it TP x DP ranks slice experts"
+    if engine.enable_eplb and not (engine.enable_expert_parallel and plan.tp * plan.dp > 1):
+        yield _at("enable_eplb"), "needs enable_expert_parallel and more than one rank of TP x DP; vLLM refuses it"
+    if engine.num_redundant_experts and not engine.enable_eplb:
+        yield _at("num_redundant_experts"), f"is {engine.num_redundant_experts}; set enable_eplb, or 0 as vLLM demands"
+    if engine.all2all_backend and not plan.exchanges:
+        yield (
+            _at("all2all_backend"),
+            "has a part only with data_parallel_size above 1 and enable_expert_parallel; leave it out",
+        )
+    if engine.enable_dbo and not (plan.exchanges and plan.backend.startswith("deepep")):
+        yield _at("enable_dbo"), "needs exchanged tokens through a DeepEP backend; vLLM refuses any other"
