@@ -1,7 +1,7 @@
 """Speed, measured with pytest-benchmark: ``pytest benchmarks --benchmark-enable``.
 
-Aims: a warm predict of Mixtral TP4 2048/2048 within 5 ms, 100,000 sweep points in seconds, and a cold
-``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``.
+Aims: a warm predict of Mixtral TP4 2048/2048 within 5 ms, 100,000 sweep points in seconds, all plans of eight GPUs in a
+second, and a cold ``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``.
 """
 
 import subprocess
@@ -32,6 +32,13 @@ def test_sweep_of_100_000_points(benchmark):
     }
     table = benchmark.pedantic(moesim.sweep, (scenario, axes), rounds=3)
     assert len(table) == 100_000
+
+
+def test_all_plans_of_eight_gpus(benchmark):
+    scenario = moesim.load(SCENARIO)
+    moesim.plans(scenario, 8)
+    found = benchmark.pedantic(moesim.plans, (scenario, 8), rounds=5)
+    assert len(found) == 31
 
 
 def _run(*arguments: str) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from moesim.errors import CalibrationError, DoesNotFit, Problem, SpecError
 
-_FLAGS = {"enforce_eager"}
+_FLAGS = {
+    "enforce_eager", "enable_expert_parallel", "ep", "enable_dbo", "enable_eplb", "disable_custom_all_reduce",
+}  # fmt: skip
 """Settings that are true when named without a value, as in vLLM."""
 _MOST_VALUES = 1_000_000
 
@@ -100,7 +102,12 @@ def _plan_command(commands: Any) -> None:
     about = "every legal parallel plan on a number of GPUs, ranked, with the reason each loses"
     command = commands.add_parser("plan", help=about, description=about, epilog=_OVERRIDES)
     command.add_argument("scenario", type=Path)
-    command.add_argument("--gpus", type=int, required=True, help="GPUs to use, all of them")
+    command.add_argument(
+        "--gpus",
+        type=int,
+        required=True,
+        help="GPUs to use, all of them; TP, PP, DP, EP and the exchange are varied, other settings kept",
+    )
     command.add_argument("--metric", default="output_throughput", help="what to rank by: any metric of predict --json")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
     command.add_argument("--explain", action="store_true", help="the best plan's traffic and cost tree")
@@ -109,7 +116,7 @@ def _plan_command(commands: Any) -> None:
 
 
 def _study_command(commands: Any) -> None:
-    about = "TP, TP+EP, PP, PP+EP and DP+EP over numbers of GPUs: a table and a picture"
+    about = "TP, PP and DP, with and without EP, over numbers of GPUs: a table and a picture"
     command = commands.add_parser("study", help=about, description=about)
     command.add_argument("scenarios", type=Path, nargs="+")
     command.add_argument("--gpus", default="1,2,4,8", help="numbers of GPUs, like 1,2,4,8")

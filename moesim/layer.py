@@ -227,7 +227,7 @@ def _exchanged(rank: Rank, ffn: MoeFfn, mine: Any, everyone: Any, experts: Fused
 def hop_operation(rank: Rank, load: Load) -> Named:
     """Hidden states and residual to the next pipeline stage, each TP rank its slice (vLLM's intermediate tensors)."""
     message = 2 * _BF16 * load.padded_tokens * rank.model.hidden_size / rank.tp
-    return "send_recv", _collective(rank, ("pp",), "send_recv", message)
+    return "send_recv", Collective(message, 2, "send_recv", rank.plan.members("pp")[:2])
 
 
 def head_operations(rank: Rank, load: Load, sampled: Any) -> Iterator[Named]:

@@ -16,6 +16,8 @@ from moesim.routing import Loads, expected_blocks, loads, power_law_counts
 
 Array = np.ndarray[Any, Any]
 STRATEGIES = ("linear", "round_robin", "load_sorted")
+_EVEN = {"uniform", "correlated", "identical"}
+"""Kinds of routing that favour no expert."""
 _POINTS = 801
 _REACH = 7.0
 _FEW_ROWS = 400.0
@@ -158,17 +160,31 @@ def _of_moments(group: GroupLoads, n: int) -> _Work:
     mean, variance = _rank_moments(group)
     effective = n / (1 + (n - 1) * group.whole.rho)
     shares = _placement(group)
-    even = np.ptp(mean) < 1e-9 * mean.max() and not group.redundant
-    k, experts = group.whole.top_k, group.whole.num_experts
-    if even and group.kind == "uniform" and n * mean[0] <= _FEW_ROWS:
-        rows, spread = counted_maximum(n, k, experts, group.ranks)
+    k, total = group.whole.top_k, n * group.whole.top_k
+    even = np.ptp(mean) < 1e-9 * mean.max() and group.kind in _EVEN and not group.redundant
+    if even and effective * mean[0] <= _FEW_ROWS:
+        rows, spread = _clusters_maximum(effective, k, group.whole.num_experts, group.ranks)
+        rows, spread = rows * n / effective, spread * n / effective
     else:
         rows, spread = expected_maximum(n * mean, np.sqrt(variance * n * n / effective))
+    # Whole rows: some rank has at least their mean, rounded up.
+    rows = max(rows, float(-(-total // group.ranks)))
     most = float(np.max(np.minimum((shares > 0).sum(1), k))) * n
     touched = 1 - (1 - np.asarray(group.whole.popularity)[None, :] * shares) ** effective
     distinct, _ = expected_maximum(touched.sum(1), np.sqrt((touched * (1 - touched)).sum(1)))
-    distinct = min(distinct, float((shares > 0).sum(1).max()), rows if group.whole.rho == 0 else np.inf)
+    distinct = min(distinct, float((shares > 0).sum(1).max()), rows)
     return _Work(min(rows, most), distinct, spread / max(rows, 1e-9))
+
+
+def _clusters_maximum(clusters: float, k: int, experts: int, ranks: int) -> tuple[float, float]:
+    """``counted_maximum`` of correlated tokens that act as so many clusters, between two whole numbers of them."""
+    low = int(clusters)
+    part = clusters - low
+    below = counted_maximum(low, k, experts, ranks)
+    if part < 1e-9:
+        return below
+    above = counted_maximum(low + 1, k, experts, ranks)
+    return below[0] * (1 - part) + above[0] * part, below[1] * (1 - part) + above[1] * part
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from moesim.errors import DoesNotFit, SpecError
 from moesim.prediction import METRICS, Prediction, predict
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.plan import Plan
-from moesim.spec.scenario import Scenario
+from moesim.spec.scenario import Engine, Scenario
 from moesim.units import bytes_text
 
 BACKENDS = ("allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency")
@@ -83,9 +83,19 @@ def _combinations(scenario: Scenario, gpus: int) -> Iterator[dict[str, Any]]:
                 yield {
                     "tensor_parallel_size": tp, "pipeline_parallel_size": pp, "data_parallel_size": dp,
                     "enable_expert_parallel": expert_parallel, "all2all_backend": backend,
-                    "enable_dbo": False, "enable_eplb": False, "num_redundant_experts": 0,
                     "expert_tensor_parallel_size": 1,
+                    **_kept(scenario.engine, expert_parallel, backend, pp),
                 }  # fmt: skip
+
+
+def _kept(engine: Engine, expert_parallel: bool, backend: str | None, stages: int) -> dict[str, Any]:
+    """The user's other parallel settings, where the plan has a part for them."""
+    return {
+        "enable_dbo": engine.enable_dbo and (backend or "").startswith("deepep"),
+        "enable_eplb": engine.enable_eplb and expert_parallel,
+        "num_redundant_experts": engine.num_redundant_experts if expert_parallel else 0,
+        "pipeline_micro_batches": engine.pipeline_micro_batches if stages > 1 else None,
+    }
 
 
 def _divisors(number: int) -> list[int]:
@@ -102,6 +112,8 @@ def _ranked(found: list[tuple[Scenario, Prediction | None, str]], metric: str) -
 
     found.sort(key=order)
     best = found[0][1]
+    if best and best.metrics[metric] is None:
+        raise SpecError(f"'{metric}' needs a second output token; output_len is 1")
     ranked = []
     for scenario, prediction, shortfall in found:
         reason = shortfall

@@ -31,8 +31,8 @@ class Route:
     """What rings through all of them carry past each GPU."""
     direct_bytes_per_s: float
     """What each sends when all send equal shares to all others."""
-    nic_bytes_per_s: float
-    """A GPU's own share of its node's NICs."""
+    remote_bytes_per_s: float
+    """What of that can leave its node."""
     latency_s: float
     """One message to another node, before its first byte arrives."""
     gap_s: float
@@ -142,13 +142,9 @@ def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
     fabric, nodes, many = cluster.fabric, len(by_node), len(members)
     switched = nodes == 1 and cluster.node.nvlink == "switch"
     torus = fabric is not None and fabric.kind == "torus"
-    nic = _UNLIMITED
-    if cluster.node.nic and fabric:
-        share = cluster.node.nics / per_node if per_node > cluster.node.nics else 1.0
-        nic = cluster.node.nic.value * fabric.achieved.value * share
     if switched or many == 1:
         link = hardware.links.gpu_to_gpu.value
-        return Route(many, nodes, link, link, nic, 0.0, 0.0, switched, "NVSwitch")
+        return Route(many, nodes, link, link, _UNLIMITED, 0.0, 0.0, switched, "NVSwitch")
     paths = _paths(hardware, members)
     rings = list(_rings(by_node)) if not torus else [tuple(members)]
     hops = Counter[tuple[Vertex, Vertex]]()
@@ -165,8 +161,10 @@ def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
         ((edge, count / rate[edge]["bytes_per_s"]) for edge, count in everyone.items()), key=lambda item: item[1]
     )
     far = fabric is not None and (nodes > 1 or torus)
+    direct = (many - 1) / direct_s
+    away = many - many / nodes
     return Route(
-        many, 1 if torus else nodes, 1.0 / ring_s, (many - 1) / direct_s, nic,
+        many, 1 if torus else nodes, 1.0 / ring_s, direct, direct * away / (many - 1) if away else _UNLIMITED,
         fabric.latency.value if far and fabric else 0.0, fabric.gap.value if far and fabric else 0.0,
         switched, " to ".join(_name(v) for v in busiest),
     )  # fmt: skip

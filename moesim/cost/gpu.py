@@ -21,6 +21,7 @@ class GpuNumbers:
     l2_bytes: float
     link_bytes_per_s: float
     nic_bytes_per_s: float
+    nic_latency_s: float
     compute_capability: str
 
     @classmethod
@@ -35,6 +36,7 @@ class GpuNumbers:
             l2_bytes=gpu.l2_cache.value,
             link_bytes_per_s=hardware.links.gpu_to_gpu.value,
             nic_bytes_per_s=hardware.links.nic.value if hardware.links.nic else float("inf"),
+            nic_latency_s=0.0,
             compute_capability=hardware.compute_capability,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from moesim.errors import SpecError
 from moesim.ops import Attention, Collective, ExpertAllToAll, FusedExperts, Gemm, Host, MlaModule, Operation
 from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
-from moesim.topology import Route, route
+
+if TYPE_CHECKING:
+    from moesim.topology import Route
 
 FORMS: dict[str, Form] = {
     "fused_moe": fused_moe.FORM,
@@ -200,7 +202,11 @@ class Machine:
 
     def _route(self, members: tuple[int, ...]) -> Route | None:
         """What lies between GPUs of a cluster; None is a node as the GPU's own file describes it."""
-        return route(self.hardware, members) if self.hardware.cluster and members else None
+        if not self.hardware.cluster or not members:
+            return None
+        from moesim.topology import route
+
+        return route(self.hardware, members)
 
     def _collective(self, name: str, op: Collective) -> Cost:
         way = self._route(op.members)
@@ -220,10 +226,13 @@ class Machine:
 
     def _expert_all_to_all(self, name: str, op: ExpertAllToAll) -> Cost:
         way = self._route(op.members)
-        nodes = way.nodes if way else 1
-        family = f"{op.backend}{'_nodes' if nodes > 1 else ''}/{op.phase}"
-        cost = self._priced(name, replace(op, nodes=nodes) if nodes > 1 else op, family, self.gpu)
-        return _between_nodes(cost, way)
+        if way is None or way.nodes == 1:
+            return self._priced(name, op, f"{op.backend}/{op.phase}", self.gpu)
+        name_of_family = f"{op.backend}_nodes/{op.phase}"
+        # The NIC's share was fitted with the NIC: what the fabric leaves of it is the rest.
+        left = way.remote_bytes_per_s / self._family(name_of_family)[0].parameters["r_nic"]
+        gpu = replace(self.gpu, nic_bytes_per_s=min(self.gpu.nic_bytes_per_s, left), nic_latency_s=way.latency_s)
+        return _between_nodes(self._priced(name, replace(op, nodes=way.nodes), name_of_family, gpu), way)
 
     def _host(self, name: str, op: Host) -> Cost:
         family, fits = self._family("host")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moesim import paths
+from moesim.placement import linear
 from moesim.prediction import Prediction
 from moesim.report.plan_text import traffic
 from moesim.spec.hardware import Hardware
@@ -119,7 +122,8 @@ def _experts(flat: int, plan: Plan, experts: int) -> str:
         return f"experts: {rank}, {rank + plan.ep}, ..{sliced}"
     if plan.placement == "load_sorted":
         return f"experts: {-(-experts // plan.ep)} by load{sliced}"
-    first, last = rank * experts // plan.ep, (rank + 1) * experts // plan.ep - 1
+    held = np.flatnonzero(linear(experts, plan.ep)[rank])
+    first, last = int(held[0]), int(held[-1])
     return f"experts: {first}-{last}{sliced}" if last > first else f"expert: {first}{sliced}"
 
 

@@ -66,10 +66,17 @@ def traffic(prediction: Prediction) -> list[tuple[str, str, int, float, float]]:
     load, plan = prediction.scenario.workload, Plan.of(prediction.scenario.engine)
     in_flight = min(prediction.scenario.engine.pipeline_micro_batches or plan.pp, -(-load.batch_size // plan.dp))
     steps = {"decode": max(load.output_len - 1, 1) * in_flight}
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], tuple[int, float, float]] = {}
     for phase in prediction.cost.children:
-        _collect(phase, phase.name, 1.0, steps.get(phase.name, 1), found)
-    return [(phase, name, int(v[0]), v[1], v[2]) for (phase, name), v in found.items()]
+        stages = [part for part in phase.children if part.name.startswith("stage ")] or [phase]
+        for stage in stages:
+            moved: dict[tuple[str, str], list[float]] = {}
+            _collect(stage, phase.name, phase.count if stage is not phase else 1.0, steps.get(phase.name, 1), moved)
+            for key, (ranks, sent, seconds) in moved.items():
+                # A GPU belongs to one stage: the one that sends most is shown.
+                if sent > found.get(key, (0, -1.0, 0.0))[1]:
+                    found[key] = (int(ranks), sent, seconds)
+    return [(phase, name, *moved) for (phase, name), moved in found.items()]
 
 
 def _collect(cost: Cost, phase: str, times: float, steps: int, found: dict[tuple[str, str], list[float]]) -> None:

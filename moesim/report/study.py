@@ -1,4 +1,4 @@
-"""TP against TP+EP against PP against PP+EP against DP+EP, over numbers of GPUs: a table and a picture."""
+"""TP, PP and DP, each with and without EP, over numbers of GPUs: a table and a picture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from moesim.errors import DoesNotFit, SpecError
 from moesim.prediction import Prediction, predict
 from moesim.spec.scenario import Scenario
 
-FAMILIES = ("TP", "TP+EP", "PP", "PP+EP", "DP+EP")
-_MARKERS = dict(zip(FAMILIES, "osD^v", strict=True))
+FAMILIES = ("TP", "TP+EP", "PP", "PP+EP", "DP", "DP+EP")
+_MARKERS = dict(zip(FAMILIES, "osD^vX", strict=True))
 
 
 def settings(family: str, gpus: int) -> dict[str, Any] | None:
@@ -42,6 +42,8 @@ def study(scenarios: list[Scenario], gpus: list[int]) -> list[tuple[Scenario, in
                 changes = settings(family, many)
                 if changes is not None:
                     rows.append((scenario, many, family, _outcome(scenario, changes)))
+    if not any(isinstance(outcome, Prediction) for *_, outcome in rows):
+        raise SpecError(f"no plan of the study runs: {rows[0][3]}")
     return rows
 
 
@@ -114,7 +116,7 @@ def _draw(rows: list[tuple[Scenario, int, str, Prediction | str]], target: Path)
             points = [(n, m) for n, m in found if m is not None]
             if not points:
                 continue
-            shift = 1.0 + 0.03 * (FAMILIES.index(family) - 2)
+            shift = 1.0 + 0.03 * (FAMILIES.index(family) - 2.5)
             x, y = [n * shift for n, _ in points], [m.value for _, m in points]
             bars = [[m.value - m.low for _, m in points], [m.high - m.value for _, m in points]]
             axes.errorbar(x, y, yerr=bars, marker=_MARKERS[family], markersize=5, capsize=2, linewidth=1, label=family)

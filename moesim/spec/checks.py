@@ -19,6 +19,7 @@ from moesim.spec.trace import read_trace
 Finding = tuple[tuple[str | int, ...], str]
 
 _TP = ("engine", "tensor_parallel_size")
+_FP8_BLOCK = 128
 _LOW_LATENCY_TOKENS = 1024
 """The most their tables were measured with on a node."""
 
@@ -72,11 +73,7 @@ def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
     dense = {g.ffn.width for g in model.layers if isinstance(g.ffn, DenseFfn)}
     for width in sorted(w for w in dense | shared if w % tp):
         yield _TP, f"{tp} does not divide the feed-forward width {width} of {model.name}"
-    slices = plan.expert_tp
-    for width in sorted({g.ffn.width for g in model.layers if isinstance(g.ffn, MoeFfn) and g.ffn.width % slices}):
-        where = ("engine", "expert_tensor_parallel_size") if plan.ep > 1 else _TP
-        flat = "" if plan.ep > 1 or plan.dp == 1 else " (without expert parallelism vLLM slices experts TP x DP times)"
-        yield where, f"{slices} does not divide the expert width {width} of {model.name}{flat}"
+    yield from _expert_slices(scenario, model, plan)
     for group in model.layers:
         ffn = group.ffn
         if isinstance(ffn, DenseFfn):
@@ -90,6 +87,28 @@ def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
         if ffn.num_experts_per_tok < 1:
             yield ("engine", "hf_overrides"), "num_experts_per_tok is 0; at least 1 is needed"
             break
+
+
+def _expert_slices(scenario: Scenario, model: Model, plan: Plan) -> Iterator[Finding]:
+    """Whether experts can be cut as finely as the plan cuts them."""
+    engine, slices = scenario.engine, plan.expert_tp
+    where, why = ("engine", "expert_tensor_parallel_size"), ""
+    if not engine.enable_expert_parallel:
+        where = _TP
+        why = " (without expert parallelism vLLM slices experts TP x DP times)" if plan.dp > 1 else ""
+    elif plan.tp * plan.dp % slices:
+        return
+    widths = sorted({g.ffn.width for g in model.layers if isinstance(g.ffn, MoeFfn)})
+    blocks = (engine.quantization or model.quantization.experts) == "fp8_block"
+    for width in widths:
+        if width % slices:
+            yield where, f"{slices} does not divide the expert width {width} of {model.name}{why}"
+        elif blocks and width // slices % _FP8_BLOCK:
+            yield (
+                where,
+                f"{slices} slices of {model.name}'s expert width {width} are {width // slices} wide, no multiple of the "
+                f"{_FP8_BLOCK} of block-scaled fp8; vLLM refuses that{why}",
+            )
 
 
 def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
@@ -153,6 +172,11 @@ def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> It
         yield (
             ("workload", "batch_size"),
             f"{batch}{each} exceeds max_num_seqs ({most}), so requests would queue; lower it or raise max_num_seqs",
+        )
+    if plan.exchanges and plan.backend.startswith("deepep") and not hardware.has_deepep:
+        yield (
+            ("engine", "all2all_backend"),
+            f"DeepEP needs NVSwitch and Hopper or later; {hardware.title} is not that: leave all2all_backend out",
         )
     most_tokens = max_num_batched_tokens(scenario.engine, hardware)
     if plan.exchanges and plan.backend == "deepep_low_latency" and most_tokens > _LOW_LATENCY_TOKENS:

@@ -31,6 +31,11 @@ class Node(Strict):
         for group in [*pairs, *self.pcie_switches]:
             if any(not 0 <= g < self.gpus for g in group):
                 raise ValueError(f"{list(group)} names a GPU beyond the {self.gpus} of the node")
+            if len(set(group)) < len(group):
+                raise ValueError(f"{list(group)} names a GPU twice")
+        switched = [g for group in self.pcie_switches for g in group]
+        if len(set(switched)) < len(switched):
+            raise ValueError("'pcie_switches' puts a GPU under two switches")
         if bool(self.nics) != (self.nic is not None):
             raise ValueError("'nics' and 'nic' (the bandwidth of one) go together")
         if self.nics and self.gpus % self.nics:
@@ -82,6 +87,8 @@ class Cluster(Strict):
             raise ValueError("more than one node needs a 'fabric'")
         if self.nodes > 1 and self.fabric and self.fabric.kind != "torus" and not self.node.nics:
             raise ValueError("more than one node needs 'nics' on each")
+        if self.node.nvlink == "torus" and (self.fabric is None or self.fabric.kind != "torus"):
+            raise ValueError("node.nvlink 'torus' needs a fabric of kind 'torus'")
         if self.fabric and self.fabric.kind == "torus":
             chips = 1
             for side in self.fabric.shape:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pydantic import Field
 
-from moesim.spec.cluster import Cluster
 from moesim.spec.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Strict, Watts
+
+if TYPE_CHECKING:
+    from moesim.spec.cluster import Cluster
 
 
 class Gpu(Strict):
@@ -45,8 +49,8 @@ class Hardware(Strict):
     gpus_per_node: int = Field(ge=1)
     measured: dict[str, FlopPerSecond] = {}
     doubts: list[str] = []
-    cluster: Cluster | None = Field(default=None, exclude=True)
-    """What the GPU stands in, where the scenario names a cluster."""
+    cluster: Any = Field(default=None, exclude=True)
+    """The ``Cluster`` the GPU stands in, where the scenario names one; None otherwise."""
 
     def __hash__(self) -> int:
         """By name; equality compares every value."""
@@ -61,6 +65,12 @@ class Hardware(Strict):
     def gpus(self) -> int:
         """GPUs there are to use."""
         return self.cluster.gpus if self.cluster else self.gpus_per_node
+
+    @property
+    def has_deepep(self) -> bool:
+        """Whether DeepEP's kernels run there: NVLink between all GPUs of a node, compute capability 9.0 or later."""
+        capability = self.compute_capability.split(".")[0]
+        return self.links.kind == "NVSwitch" and capability.isdigit() and int(capability) >= 9
 
     def within(self, cluster: Cluster) -> Hardware:
         """The same GPU in a cluster, whose wiring replaces the links of the GPU's own file."""

@@ -8,18 +8,17 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.spec import yaml
-from moesim.spec.cluster import Cluster
 from moesim.spec.hardware import Hardware
 from moesim.spec.huggingface import model_from_config
 from moesim.spec.model import Model
-from moesim.spec.scenario import Engine, Scenario, Workload, dotted_fields
+from moesim.spec.scenario import Scenario, dotted_fields
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -183,16 +182,29 @@ def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridd
     where = "override" if dotted in overridden else document.where(location)
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        section: type[BaseModel] = {"engine": Engine, "workload": Workload}.get(str(location[0]), kind)
-        if len(location) == 1:
-            section = kind
-        known = sorted(section.model_fields)
+        known = sorted(_section(kind, location[:-1]).model_fields)
         near = difflib.get_close_matches(str(location[-1]), known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return Problem(f"'{dotted}' is not a known key; {hint}", where)
     if item["type"] == "missing":
         return Problem(f"'{dotted}' is missing", where)
-    return Problem(f"'{dotted}': {message[0].lower()}{message[1:]} (found {item['input']!r})", where)
+    said = f"{message[0].lower()}{message[1:]}"
+    if isinstance(item["input"], dict):
+        # What several keys say together: the whole section would be shown as found.
+        return Problem(f"'{dotted}': {said}" if dotted else said, where)
+    return Problem(f"'{dotted}': {said} (found {item['input']!r})", where)
+
+
+def _section(kind: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    """The model of the section at ``location``, as far as plain nesting goes."""
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        options = [field.annotation, *get_args(field.annotation)] if field else []
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not inner:
+            break
+        kind = inner[0]
+    return kind
 
 
 def _known(folder: Path, pattern: str) -> list[str]:
@@ -241,11 +253,16 @@ def _load_hardware(path: Path, _stamp: int) -> Hardware:
         if hardware is None:
             raise SpecError(problems)
         return hardware
+    from moesim.spec.cluster import Cluster
+
     cluster, problems = _validated(Cluster, document.data, document)
     if cluster is None:
         raise SpecError(problems)
     beside = path.parent / cluster.gpu
-    gpu = load_hardware(str(beside) if beside.is_file() else cluster.gpu)
+    try:
+        gpu = load_hardware(str(beside) if beside.is_file() else cluster.gpu)
+    except SpecError as error:
+        raise SpecError([Problem(p.message, p.where or document.where(("gpu",))) for p in error.problems]) from None
     if gpu.cluster:
         raise SpecError([Problem(f"'{cluster.gpu}' is a cluster; a GPU is expected", document.where(("gpu",)))])
     return gpu.within(cluster)

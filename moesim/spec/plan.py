@@ -37,7 +37,7 @@ class Plan:
         return cls(
             tp, engine.pipeline_parallel_size, dp, max(flat // sliced, 1), sliced,
             redundant=engine.num_redundant_experts,
-            placement=engine.expert_placement_strategy,
+            placement="load_sorted" if engine.enable_eplb else engine.expert_placement_strategy,
             backend=engine.all2all_backend or "allgather_reducescatter",
             overlap=engine.enable_dbo,
             algorithm=engine.nccl_algo,

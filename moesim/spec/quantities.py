@@ -30,7 +30,7 @@ def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
         return data
     value = units.parse(data["value"], unit) if unit else data["value"]
     if isinstance(value, (int, float)) and not low <= value <= high:
-        raise ValueError(f"{data['value']} is not plausible; from {low:g} to {high:g} {unit} is accepted")
+        raise ValueError(f"{data['value']} is not plausible; from {low:g} to {high:g}{unit and ' ' + unit} is accepted")
     return data | {"value": value}
 
 

@@ -22,14 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops.collective import BUS_FACTOR, Collective
-from moesim.topology import Route
+
+if TYPE_CHECKING:
+    from moesim.topology import Route
 
 _NVLS_ABOVE_RANKS = 4
 _SHARPNESS = 8.0
@@ -132,7 +134,7 @@ def _protocols(
     def through(share: float, bytes_sent: Any) -> Any:
         return bytes_sent / np.minimum(link * share, bytes_per_s)
 
-    ll = p["t_ll"] + p["h_ll"] * hops + through(p["r_ll"], ll_volume)
+    ll = p["t_ll"] + p["h_ll"] * hops + np.maximum(ll_volume / (link * p["r_ll"]), volume / bytes_per_s)
     ll128 = p["t_ll"] + p["t_ll128"] + (p["h_ll"] + p["h_ll128"]) * hops + through(p["r_ll128"], volume)
     filling = p["n_fill"] * (1.0 - np.exp(-volume / p["n_fill"]))
     copy = copied / (gpu.hbm_bytes_per_s * p["r_copy"])
@@ -196,7 +198,7 @@ def _two_level(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: R
         return _direct(p, op, gpu, route)
     local, nodes = route.local_ranks, route.nodes
     inside = _direct(p, replace(op, ranks=local), gpu, None) if local > 1 else (0.0, 0.0)
-    between = replace(route, ranks=nodes, nodes=nodes, direct_bytes_per_s=route.nic_bytes_per_s)
+    between = replace(route, ranks=nodes, nodes=nodes, direct_bytes_per_s=route.remote_bytes_per_s)
     across = _direct(p, replace(op, ranks=nodes), gpu, between)
     pieces = p["h_ll"] * (np.asarray(op.ranks) - local)
     return inside[0] + across[0] + pieces, inside[1] + across[1] + pieces

@@ -39,9 +39,9 @@ def low_latency_seconds(p: Mapping[str, float], op: ExpertAllToAll, gpu: GpuNumb
     sms = np.ceil(experts / per_sm)
     tokens = np.asarray(op.tokens, float) * op.busiest
     launch = p["t_launch"] + p["t_experts"] * per_sm + p["t_hidden"] * op.token_bytes
-    launch = launch + np.where(np.asarray(op.nodes) > 1, p["t_remote"], 0.0)
+    launch = launch + np.where(np.asarray(op.nodes) > 1, np.maximum(p["t_remote"], gpu.nic_latency_s), 0.0)
     work = tokens * (p["t_token"] + op.copies * p["t_copy"]) / sms
-    link = (op.link_bytes - op.node_bytes) / (gpu.link_bytes_per_s * p["r_link"])
+    link = np.maximum(op.link_bytes - op.node_bytes, 0.0) / (gpu.link_bytes_per_s * p["r_link"])
     nic = op.node_bytes / (gpu.nic_bytes_per_s * p["r_nic"])
     moved = smooth_max(smooth_max(link, work, p["p_join"]), nic, p["p_join"])
     return _timing(p, launch, moved)
@@ -72,7 +72,7 @@ def high_throughput_seconds(p: Mapping[str, float], op: ExpertAllToAll, gpu: Gpu
     moved = smooth_max(smooth_max(link, each, p["p_join"]), nic, p["p_join"])
     volume = tokens * copies * op.token_bytes
     filling = p["n_fill"] * (1.0 - np.exp(-volume / max(p["n_fill"], 1.0))) / (p["bw_sm"] * op.sms)
-    launch = p["t_launch"] + p["t_hidden"] * op.token_bytes
+    launch = np.maximum(p["t_launch"], gpu.nic_latency_s) + p["t_hidden"] * op.token_bytes
     return _timing(p, launch, filling + moved)
 
 
