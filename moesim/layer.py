@@ -21,6 +21,7 @@ from moesim.ops import (
 from moesim.ops.attention import Group, virtual_batches
 from moesim.ops.formats import ARITHMETIC, BYTES_PER_WEIGHT
 from moesim.rank import Rank
+from moesim.spec.engine_file import load_engine
 from moesim.spec.model import Attention as AttentionSpec
 from moesim.spec.model import DenseFfn, Layers, MoeFfn
 
@@ -80,7 +81,7 @@ def _reduce(rank: Rank, tokens: Any) -> Iterator[Named]:
 def _collective(rank: Rank, axes: tuple[str, ...], kind: str, message_bytes: Any, **more: Any) -> Collective:
     members = rank.plan.members(*axes)
     if kind == "all_reduce":
-        more["algorithm"] = rank.plan.algorithm
+        more |= {"algorithm": rank.plan.algorithm, "custom": rank.plan.custom_all_reduce}
     return Collective(message_bytes, len(members), kind, members, **more)
 
 
@@ -167,7 +168,7 @@ def _moe(rank: Rank, ffn: MoeFfn, tokens: Any, reduce: list[Named]) -> Iterator[
     elif plan.exchanges:
         yield from _exchanged(rank, ffn, mine, everyone, experts)
     else:
-        yield "gather_tokens", _collective(rank, ("dp",), "all_gather", _token_bytes(ffn, hidden) * everyone)
+        yield "gather_tokens", _collective(rank, ("dp",), "all_gather", _token_bytes(rank, ffn) * everyone)
         yield "experts", experts
         yield "scatter_tokens", _collective(rank, ("dp",), "reduce_scatter", _BF16 * hidden * everyone)
     if ffn.shared_width:
@@ -178,7 +179,7 @@ def _moe(rank: Rank, ffn: MoeFfn, tokens: Any, reduce: list[Named]) -> Iterator[
         yield "shared_add", Elementwise(mine, 3 * _BF16 * mine * hidden)
     if not plan.exchanges:
         yield from reduce
-    elif plan.tp > 1:
+    elif plan.tp > 1 and plan.backend != "coordinated":
         yield "gather_sequence", _collective(rank, ("tp",), "all_gather", _BF16 * tokens * hidden)
 
 
@@ -187,9 +188,16 @@ def _sorts_own_rows(backend: str, weights: str) -> bool:
     return backend not in {"", "allgather_reducescatter"} or weights == "mxfp4"
 
 
-def _token_bytes(ffn: MoeFfn, hidden: int) -> float:
-    """A token, its expert numbers and their weights."""
-    return _BF16 * hidden + 8.0 * ffn.num_experts_per_tok
+def _token_bytes(rank: Rank, ffn: MoeFfn) -> float:
+    """A token as it is sent to experts, its expert numbers and their weights."""
+    element = _sent_element(rank)
+    scales = 4.0 / 128 if element < _BF16 else 0.0
+    return (element + scales) * rank.model.hidden_size + 8.0 * ffn.num_experts_per_tok
+
+
+def _sent_element(rank: Rank) -> float:
+    """Bytes of an activation on its way to an expert: block-scaled fp8 is quantised first."""
+    return 1.0 if rank.experts == "fp8_block" else _BF16
 
 
 def _exchanged(rank: Rank, ffn: MoeFfn, mine: Any, everyone: Any, experts: FusedExperts) -> Iterator[Named]:
@@ -197,21 +205,21 @@ def _exchanged(rank: Rank, ffn: MoeFfn, mine: Any, everyone: Any, experts: Fused
     plan, hidden, group = rank.plan, rank.model.hidden_size, ("tp", "dp")
     loads, k = experts.loads, ffn.num_experts_per_tok
     if plan.backend == "allgather_reducescatter":
-        yield "gather_tokens", _collective(rank, group, "all_gather", _token_bytes(ffn, hidden) * everyone)
+        yield "gather_tokens", _collective(rank, group, "all_gather", _token_bytes(rank, ffn) * everyone)
         yield "experts", experts
         yield "scatter_tokens", _collective(rank, group, "reduce_scatter", _BF16 * hidden * everyone)
         return
     busiest = loads.imbalance(everyone) if plan.ep > 1 else 1.0
     members = plan.members(*group)
-    # Block-scaled fp8 is quantised before it is sent; combine is always bfloat16.
-    sent = {"dispatch": 1.0 if rank.experts == "fp8_block" else _BF16, "combine": _BF16}
+    sent = {"dispatch": _sent_element(rank), "combine": _BF16}
     for phase in ("dispatch", "combine"):
         if phase == "combine":
             yield "experts", experts
         if plan.backend.startswith("deepep"):
             yield phase, ExpertAllToAll(
-                plan.backend, phase, mine, hidden, k, ffn.num_experts, plan.ep, bytes_per_element=sent[phase],
-                n_group=ffn.n_group, topk_group=ffn.topk_group, busiest=busiest, members=members,
+                plan.backend, phase, mine, hidden, k, ffn.num_experts, len(members),
+                bytes_per_element=sent[phase], sms=load_engine().exchange.deepep_sms.value,
+                n_group=ffn.n_group, topk_group=ffn.topk_group, busiest=busiest, slices=plan.expert_tp, members=members,
             )  # fmt: skip
             continue
         message = mine * k * hidden * sent[phase]
@@ -221,13 +229,18 @@ def _exchanged(rank: Rank, ffn: MoeFfn, mine: Any, everyone: Any, experts: Fused
             yield f"{phase}_slices", _collective(rank, ("tp",), "all_gather", message * plan.tp)
             continue
         algorithm = plan.backend if plan.backend in {"two_level", "two_dh"} else "auto"
+        # Every rank that holds a slice of an expert needs the token.
+        message = message * plan.expert_tp
         yield phase, _collective(rank, group, "alltoall", message, algorithm=algorithm, busiest=busiest)
 
 
-def hop_operation(rank: Rank, load: Load) -> Named:
-    """Hidden states and residual to the next pipeline stage, each TP rank its slice (vLLM's intermediate tensors)."""
-    message = 2 * _BF16 * load.padded_tokens * rank.model.hidden_size / rank.tp
-    return "send_recv", Collective(message, 2, "send_recv", rank.plan.members("pp")[:2])
+def hop_operations(rank: Rank, load: Load) -> Iterator[Named]:
+    """Hidden states and residual to the next pipeline stage: each TP rank sends a slice, the receivers gather them."""
+    whole = 2 * _BF16 * load.padded_tokens * rank.model.hidden_size
+    between = rank.plan.members("pp")[rank.stage : rank.stage + 2]
+    yield "send_recv", Collective(whole / rank.tp, 2, "send_recv", between)
+    if rank.tp > 1:
+        yield "gather_hidden", _collective(rank, ("tp",), "all_gather", whole)
 
 
 def head_operations(rank: Rank, load: Load, sampled: Any) -> Iterator[Named]:

@@ -155,19 +155,23 @@ def _layer_activations(rank: Rank, layers: Layers, tokens: int) -> float:
     width = ffn.width / rank.plan.expert_tp
     # Replicas' tokens come together where experts are; dispatched rows are the busiest rank's own.
     rows = tokens * rank.plan.dp * ffn.num_experts_per_tok
-    if rank.plan.exchanges and rank.plan.backend != "allgather_reducescatter":
+    if rank.plan.exchanges and rank.plan.backend == "deepep_low_latency":
+        # Batched experts have a slot for every token of every rank.
+        rows = rank.slots(ffn) * tokens * rank.plan.ep
+    elif rank.plan.exchanges and rank.plan.backend != "allgather_reducescatter":
         rows = float(rank.loads(ffn).rows(tokens * rank.plan.dp))
     experts = _BF16 * rows * (max((1 + ffn.gated) * width, hidden) + width)
     return max(attention, experts + _BF16 * tokens * hidden)
 
 
-def communication_bytes(rank: Rank, hardware: Hardware) -> float:
+def communication_bytes(rank: Rank, hardware: Hardware, limits: Limits) -> float:
     """Buffers of every group a rank belongs to, as the engine's file and DeepEP size them. [B]"""
     plan, reserves = rank.plan, load_engine().reserves
     total = reserves.communication_bytes(plan.tp, custom=plan.custom_all_reduce)
     total += reserves.communication_bytes(plan.pp, custom=False)
-    total += reserves.communication_bytes(plan.dp * (plan.tp if plan.ep > 1 else 1) if plan.dp > 1 else 1, custom=False)
     moe = next((g.ffn for g in rank.model.layers if isinstance(g.ffn, MoeFfn)), None)
+    if moe is not None and plan.dp > 1:
+        total += reserves.communication_bytes(plan.dp * (plan.tp if plan.ep > 1 else 1), custom=False)
     if not plan.exchanges or moe is None or not plan.backend.startswith("deepep"):
         return total
     nodes = -(-plan.world // hardware.gpus_per_node)
@@ -176,9 +180,7 @@ def communication_bytes(rank: Rank, hardware: Hardware) -> float:
     return (
         total
         + reserves.deepep_buffer.value
-        + low_latency_buffer_bytes(
-            int(reserves.deepep_low_latency_tokens.value), rank.model.hidden_size, moe.num_experts
-        )
+        + low_latency_buffer_bytes(limits.max_num_batched_tokens, rank.model.hidden_size, moe.num_experts)
     )
 
 
@@ -201,8 +203,15 @@ def memory_room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, cont
     source_len : int
         Encoder tokens per sequence (encoder-decoder models).
     """
-    rooms = [_room(stage, hardware, limits, batch, context, source_len) for stage in rank.stages()]
+    rooms = [room for _, room in stage_rooms(rank, hardware, limits, batch, context, source_len)]
     return min(rooms, key=lambda room: room.kv_available - room.kv_needed)
+
+
+def stage_rooms(
+    rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int = 0
+) -> list[tuple[Rank, Room]]:
+    """The memory of each pipeline stage."""
+    return [(stage, _room(stage, hardware, limits, batch, context, source_len)) for stage in rank.stages()]
 
 
 def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int) -> Room:
@@ -211,7 +220,7 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
     usable = min(limits.gpu_memory_utilization * total, total - reserves.cuda_context.value)
     weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
     graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
-    communication = communication_bytes(rank, hardware)
+    communication = communication_bytes(rank, hardware, limits)
     other = reserves.attention_workspace.value
     available = usable - weights - activations - graphs - communication - other
     per_token = kv_bytes_per_token(rank)

@@ -25,11 +25,10 @@ def decode_cycle(steps: StepModel, load: Load, sampled: Any, in_flight: Any) -> 
     stages = steps.stage_costs(load, sampled)
     host = steps.host_cost(_parts(stages), load)
     through = sum(stage.seconds for stage in stages) + host.seconds
-    slowest = np.maximum(_slowest(stages).seconds, host.seconds)
-    waiting = Cost("waiting for other micro-batches", np.maximum(in_flight * slowest - through, 0.0), {},
-                   bound="pipeline", formula="max(in flight x slowest stage - sum of stages, 0)", tag="fitted",
-                   source="slowest stage")  # fmt: skip
-    return summed("decode", [*stages, host, waiting])
+    slowest = _slowest([*stages, host])
+    idle = np.maximum(in_flight * slowest.seconds - through, 0.0)
+    formula = "max(in flight x slowest stage - sum of stages, 0)"
+    return summed("decode", [*stages, host, waiting("waiting for other micro-batches", idle, slowest, formula)])
 
 
 def prefill_steps(steps: StepModel, load: Load, finished: Any, encoder: bool = False) -> tuple[Cost, Any]:
@@ -42,8 +41,17 @@ def prefill_steps(steps: StepModel, load: Load, finished: Any, encoder: bool = F
     stages = steps.stage_costs(load, finished)
     host = steps.host_cost(_parts(stages), load)
     slowest = _slowest(stages)
-    drain = sum(stage.seconds for stage in stages) - slowest.seconds + host.seconds
-    return summed("prefill", [slowest]), drain
+    idle = np.maximum(host.seconds - slowest.seconds, 0.0)
+    drain = sum(stage.seconds for stage in stages) - slowest.seconds + np.minimum(host.seconds, slowest.seconds)
+    late = waiting("waiting for the host", idle, host, "max(host - slowest stage, 0)")
+    return summed("prefill", [slowest, late]), drain
+
+
+def waiting(name: str, seconds: Any, cause: Cost, formula: str) -> Cost:
+    """Time without work of its own, as uncertain as what causes it."""
+    share = seconds / np.maximum(cause.seconds, 1e-30)
+    spread = {family: (down * share, up * share) for family, (down, up) in cause.spread.items()}
+    return Cost(name, seconds, spread, bound="pipeline", formula=formula, source=cause.name)
 
 
 def _parts(stages: list[Cost]) -> list[Cost]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.routing import Loads, expected_blocks, loads, power_law_counts
+from moesim.routing import Loads, grouped, loads, power_law_counts
 
 Array = np.ndarray[Any, Any]
 STRATEGIES = ("linear", "round_robin", "load_sorted")
@@ -20,20 +20,15 @@ _EVEN = {"uniform", "correlated", "identical"}
 """Kinds of routing that favour no expert."""
 _POINTS = 801
 _REACH = 7.0
-_FEW_ROWS = 400.0
-"""Mean rows of a rank up to which the busiest one is counted exactly rather than by a normal approximation."""
+_FEW_ROWS, _FEW_PICKS = 400.0, 20_000.0
+"""Mean rows of a rank, and picks in all, up to which the busiest is counted rather than taken as normal."""
 
 
 def linear(experts: int, ranks: int) -> Array:
-    """Neighbours together, as vLLM's default; shape (ranks, experts)."""
-    return _shares(np.arange(experts) * ranks // experts if experts % ranks == 0 else _uneven(experts, ranks), ranks)
-
-
-def _uneven(experts: int, ranks: int) -> Array:
-    """The first ranks hold one more (vLLM, expert_map_manager.py)."""
+    """Neighbours together, the first ranks one more (vLLM, expert_map_manager.py); shape (ranks, experts)."""
     sizes = np.full(ranks, experts // ranks)
     sizes[: experts % ranks] += 1
-    return np.repeat(np.arange(ranks), sizes)
+    return _shares(np.repeat(np.arange(ranks), sizes), ranks)
 
 
 def round_robin(experts: int, ranks: int) -> Array:
@@ -162,7 +157,7 @@ def _of_moments(group: GroupLoads, n: int) -> _Work:
     shares = _placement(group)
     k, total = group.whole.top_k, n * group.whole.top_k
     even = np.ptp(mean) < 1e-9 * mean.max() and group.kind in _EVEN and not group.redundant
-    if even and effective * mean[0] <= _FEW_ROWS:
+    if even and effective * mean[0] <= _FEW_ROWS and effective * k <= _FEW_PICKS:
         rows, spread = _clusters_maximum(effective, k, group.whole.num_experts, group.ranks)
         rows, spread = rows * n / effective, spread * n / effective
     else:
@@ -286,9 +281,8 @@ def _blocks(group: GroupLoads, n: int, block: int) -> float:
         return 0.0
     mean, _ = _rank_moments(group)
     busiest = _placement(group)[int(np.argmax(mean))] * np.asarray(group.whole.popularity)
-    values, counts = np.unique(np.round(busiest[busiest > 0], 12), return_counts=True)
-    usual = sum(c * expected_blocks(n, float(q), block) for q, c in zip(values, counts, strict=True))
-    touched = float((1 - (1 - busiest) ** n).sum())
+    own = Loads(len(busiest), group.whole.top_k, group.kind, grouped(busiest), rho=group.whole.rho)
+    usual, touched = float(own.blocks(n, block)), float(own.distinct(n))
     extra = max(work.distinct - touched, (work.rows - n * float(mean.max())) / block, 0.0)
     return usual + extra
 

@@ -52,6 +52,8 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
     if metric not in METRICS:
         raise SpecError(f"'{metric}' is not a metric; there are {', '.join(METRICS)}")
     hardware = load_hardware(scenario.hardware)
+    if gpus < 1:
+        raise SpecError(f"{gpus} is not a number of GPUs; 1 or more is accepted")
     if gpus > hardware.gpus:
         raise SpecError(f"{hardware.title} has {hardware.gpus} GPUs; {gpus} are asked for")
     found: list[tuple[Scenario, Prediction | None, str]] = []

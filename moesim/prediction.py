@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -100,7 +100,7 @@ def assemble(scenario: Scenario) -> Parts:
     rank = _rank(scenario)
     machine = machine_of(hardware, scenario.calibration)
     in_flight = engine.pipeline_micro_batches or engine.pipeline_parallel_size
-    steps = StepModel(rank, machine, engine.enforce_eager, in_flight)
+    steps = StepModel(rank, machine, engine.enforce_eager or rank.plan.eager, in_flight)
     return Parts(hardware, rank, limits_of(scenario, hardware), steps)
 
 
@@ -132,7 +132,7 @@ def limits_of(scenario: Scenario, hardware: Hardware) -> Limits:
         max_num_seqs(engine, hardware),
         engine.gpu_memory_utilization,
         engine.block_size,
-        engine.enforce_eager,
+        engine.enforce_eager or Plan.of(engine).eager,
     )
 
 
@@ -141,8 +141,10 @@ def room_of(scenario: Scenario, parts: Parts) -> Room:
     encoder = parts.rank.model.has_encoder
     context = load.output_len if encoder else load.input_len + load.output_len
     source = load.input_len if encoder else 0
-    replica = -(-load.batch_size // parts.rank.plan.dp)
-    return memory_room(parts.rank, parts.hardware, parts.limits, replica, context, source)
+    replicas = parts.rank.plan.dp
+    share = -(-load.batch_size // replicas)
+    room = memory_room(parts.rank, parts.hardware, parts.limits, share, context, source)
+    return replace(room, largest_batch=replicas * room.largest_batch)
 
 
 def ways_out(scenario: Scenario) -> tuple[str, ...]:
@@ -179,7 +181,7 @@ def _room_if(scenario: Scenario, changes: dict[str, Any]) -> Room | None:
 
 def _prediction(scenario: Scenario, batch: StaticBatch, room: Room) -> Prediction:
     phases = [batch.prefill, batch.decode] if np.any(batch.decode.seconds) else [batch.prefill]
-    cost = reduced(summed("batch", phases), lambda x: x.item())
+    cost = reduced(summed("batch", phases), lambda x: np.asarray(x).item())
     leaves = leaf_seconds(cost)
     total = sum(seconds for _, seconds in leaves)
     tags: dict[str, float] = {}

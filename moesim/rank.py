@@ -27,6 +27,8 @@ class Rank:
     """Holds the embedding."""
     last: bool = True
     """Holds the head."""
+    stage: int = 0
+    """Its place in the pipeline."""
 
     @property
     def tp(self) -> int:
@@ -38,7 +40,8 @@ class Rank:
         if many == 1:
             return (self,)
         return tuple(
-            replace(self, model=self.model.stage(i, many), first=i == 0, last=i == many - 1) for i in range(many)
+            replace(self, model=self.model.stage(i, many), first=i == 0, last=i == many - 1, stage=i)
+            for i in range(many)
         )
 
     def kv_heads(self, attention: Attention) -> int:

@@ -259,7 +259,7 @@ def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
         return Loads(num_experts, top_k, kind, alpha=routing.alpha)
 
     def of(popularity: Array, **more: Any) -> Loads:
-        return Loads(num_experts, top_k, kind, _grouped(popularity), tuple(popularity.tolist()), **more)
+        return Loads(num_experts, top_k, kind, grouped(popularity), tuple(popularity.tolist()), **more)
 
     even = np.full(num_experts, top_k / num_experts)
     if kind == "correlated":
@@ -268,7 +268,8 @@ def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
         return of(even, rho=1.0)
     if kind == "zipf":
         shares = np.arange(1, num_experts + 1) ** -float(routing.s)
-        return of(inclusion_probabilities(shares, top_k))
+        # A router's hot experts are not neighbours: which ones are hot is drawn once.
+        return of(inclusion_probabilities(np.random.default_rng(0).permutation(shares), top_k))
     if kind == "histogram":
         return of(_from_counts(np.array(routing.counts), top_k))
     if kind == "trace":
@@ -288,6 +289,7 @@ def _from_counts(counts: Array, k: int) -> Array:
     return np.minimum(q, 1.0)
 
 
-def _grouped(q: Array) -> tuple[tuple[float, int], ...]:
+def grouped(q: Array) -> tuple[tuple[float, int], ...]:
+    """Distinct probabilities and how many experts share each."""
     values, counts = np.unique(q, return_counts=True)
     return tuple((float(v), int(c)) for v, c in zip(values, counts, strict=True) if v > 0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
 from moesim.ops.attention import Group
-from moesim.pipeline import decode_cycle, prefill_steps
+from moesim.pipeline import decode_cycle, prefill_steps, waiting
 from moesim.step import StepModel
 
 Array = np.ndarray[Any, Any]
@@ -159,14 +159,11 @@ def _prefill(
     step = np.searchsorted(ended, ended_before[:, None] + share * count[:, None])
     whole = reduced(per_step, over_steps)
     if steps.rank.plan.pp > 1:
-        whole = summed("prefill", [*whole.children, _leaving(drain[back])])
+        leaving_it = waiting(
+            "leaving the pipeline", drain[back], whole, "sum of stages - slowest stage, for the last step"
+        )
+        whole = summed("prefill", [*whole.children, leaving_it])
     return whole, mean_finish[back], (elapsed[ends][:, None] - elapsed[step])[back]
-
-
-def _leaving(seconds: Array) -> Cost:
-    """The last prefill step on its way through the other stages."""
-    return Cost("leaving the pipeline", seconds, {}, bound="pipeline", variance=0.0 * seconds,
-                formula="sum of stages - slowest stage", source="other stages")  # fmt: skip
 
 
 def _weighted_sum(x: Any, weight: Array) -> Array:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost, overlapped, summed
+from moesim.cost.cost import Cost, overlapped, reduced, summed
 from moesim.cost.machine import Machine
-from moesim.layer import EXCHANGES, Load, head_operations, hop_operation, layer_operations
+from moesim.layer import EXCHANGES, Load, head_operations, hop_operations, layer_operations
 from moesim.ops import Elementwise, ExpertAllToAll, Gemm, Host
 from moesim.rank import Rank
+from moesim.spec.engine_file import load_engine
 from moesim.spec.model import Layers, MoeFfn
 
 _CAPTURE_SIZES = np.array([1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)])
@@ -64,7 +65,7 @@ class StepModel:
         for number, rank in enumerate(stages):
             parts = self.gpu_costs(rank, load, sampled)
             if not rank.last:
-                parts.append(self.machine.price(*hop_operation(rank, load)))
+                parts += [self.machine.price(name, op) for name, op in hop_operations(rank, load)]
             found.append(summed(f"stage {number}", parts))
         return found
 
@@ -83,9 +84,18 @@ class StepModel:
         return [*parts, summed("embedding and head", head)] if head else parts
 
     def _layers(self, rank: Rank, layers: Layers, load: Load) -> Cost:
-        if rank.plan.overlap and isinstance(layers.ffn, MoeFfn) and self._overlaps(load):
-            return summed(_layer_name(layers), self._overlapped(rank, layers, load), layers.count)
-        return summed(_layer_name(layers), self._operations(rank, layers, load), layers.count)
+        name = _layer_name(layers)
+        split = self._overlaps(load) if rank.plan.overlap and isinstance(layers.ffn, MoeFfn) else np.asarray(False)
+        if split.all():
+            return summed(name, self._overlapped(rank, layers, load), layers.count)
+        whole = self._operations(rank, layers, load)
+        if not split.any():
+            return summed(name, whole, layers.count)
+        halves = self._overlapped(rank, layers, load)
+        parts = [reduced(cost, lambda x: x * ~split) for cost in whole] + [
+            reduced(cost, lambda x: x * split) for cost in halves
+        ]
+        return summed(name, parts, layers.count)
 
     def _operations(self, rank: Rank, layers: Layers, load: Load) -> list[Cost]:
         priced: dict[int, Cost] = {}
@@ -97,10 +107,12 @@ class StepModel:
             operations.append(replace(priced[id(op)], name=name))
         return operations
 
-    def _overlaps(self, load: Load) -> bool:
-        """vLLM splits a step in two above a number of tokens (config/parallel.py, dbo_*_token_threshold)."""
+    def _overlaps(self, load: Load) -> Any:
+        """Which steps vLLM splits in two: those with enough tokens (config/parallel.py, dbo_*_token_threshold)."""
         decode = all(np.all(np.asarray(g.query) == 1) for g in load.groups)
-        return bool(np.min(load.padded_tokens) > (32 if decode else 512))
+        exchange = load_engine().exchange
+        least = exchange.dbo_decode_tokens if decode else exchange.dbo_prefill_tokens
+        return np.asarray(sum(g.sequences * g.query for g in load.groups)) >= least.value
 
     def _overlapped(self, rank: Rank, layers: Layers, load: Load) -> list[Cost]:
         """Two half batches; one exchanges tokens while the other computes on the SMs that are left."""

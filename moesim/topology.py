@@ -97,9 +97,17 @@ def _join_node(hardware: Hardware, number: int, join: Any) -> None:
     if cluster.nodes == 1:
         return
     for n in range(node.nics):
-        nic = ("nic", number, n)
-        for gpu in gpus[n * node.gpus // node.nics : (n + 1) * node.gpus // node.nics]:
-            join(gpu, nic, pcie)
+        nic, behind_it = ("nic", number, n), gpus[n * node.gpus // node.nics : (n + 1) * node.gpus // node.nics]
+        for gpu in behind_it:
+            # Groups beside this one use the NIC too: each GPU has its fair share.
+            join(gpu, nic, min(pcie, _nic_rate(hardware) / len(behind_it)))
+
+
+def _nic_rate(hardware: Hardware) -> float:
+    """What large messages achieve through one NIC. [B/s]"""
+    cluster = hardware.cluster
+    assert cluster is not None and cluster.fabric is not None and cluster.node.nic is not None
+    return cluster.node.nic.value * cluster.fabric.achieved.value
 
 
 def _join_fabric(hardware: Hardware, join: Any) -> None:
@@ -107,8 +115,7 @@ def _join_fabric(hardware: Hardware, join: Any) -> None:
     cluster = hardware.cluster
     assert cluster is not None and cluster.fabric is not None
     fabric, node = cluster.fabric, cluster.node
-    assert node.nic is not None
-    rate = node.nic.value * fabric.achieved.value
+    rate = _nic_rate(hardware)
     over = fabric.oversubscription.value if fabric.oversubscription else 1.0
     leaves: Counter[Vertex] = Counter()
     for number, n in itertools.product(range(cluster.nodes), range(node.nics)):
@@ -139,9 +146,11 @@ def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
     by_node: dict[int, list[int]] = {}
     for place in members:
         by_node.setdefault(place // per_node, []).append(place)
-    fabric, nodes, many = cluster.fabric, len(by_node), len(members)
-    switched = nodes == 1 and cluster.node.nvlink == "switch"
+    fabric, many = cluster.fabric, len(members)
     torus = fabric is not None and fabric.kind == "torus"
+    # Every chip of a torus is a node of its own: all its messages pass the fabric.
+    nodes = many if torus else len(by_node)
+    switched = nodes == 1 and cluster.node.nvlink == "switch"
     if switched or many == 1:
         link = hardware.links.gpu_to_gpu.value
         return Route(many, nodes, link, link, _UNLIMITED, 0.0, 0.0, switched, "NVSwitch")
@@ -160,11 +169,11 @@ def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
     busiest, direct_s = max(
         ((edge, count / rate[edge]["bytes_per_s"]) for edge, count in everyone.items()), key=lambda item: item[1]
     )
-    far = fabric is not None and (nodes > 1 or torus)
+    far = fabric is not None and nodes > 1
     direct = (many - 1) / direct_s
     away = many - many / nodes
     return Route(
-        many, 1 if torus else nodes, 1.0 / ring_s, direct, direct * away / (many - 1) if away else _UNLIMITED,
+        many, nodes, 1.0 / ring_s, direct, direct * away / (many - 1) if away else _UNLIMITED,
         fabric.latency.value if far and fabric else 0.0, fabric.gap.value if far and fabric else 0.0,
         switched, " to ".join(_name(v) for v in busiest),
     )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import SpecError
-from moesim.memory import sequence_kv_bytes
-from moesim.prediction import METRICS, Parts, assemble, metrics, room_of
+from moesim.memory import sequence_kv_bytes, stage_rooms
+from moesim.prediction import METRICS, Parts, assemble, metrics
 from moesim.serving import static_batch
 from moesim.spec.scenario import Scenario, dotted_fields
 
@@ -151,15 +151,17 @@ def _shown(value: Any) -> Any:
 def _fits(
     scenario: Scenario, parts: Parts, grid: dict[str, np.ndarray[Any, Any]]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], dict[str, Any]]:
-    room = room_of(scenario, parts)
     encoder = parts.rank.model.has_encoder
     total = grid["input_len"] + grid["output_len"]
     context = grid["output_len"] if encoder else total
-    each = sequence_kv_bytes(parts.rank, context, parts.limits.block_size)
-    if encoder:
-        source = sequence_kv_bytes(parts.rank, 0, parts.limits.block_size, 1)
-        each = each + source * grid["input_len"]
     replica = -(-grid["batch_size"] // parts.rank.plan.dp)
+    rooms = stage_rooms(parts.rank, parts.hardware, parts.limits, 1, 1)
+    # The stage with least left, which does not depend on the load: needs grow alike on all.
+    stage, room = min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_bytes_per_token, 1e-9))
+    each = sequence_kv_bytes(stage, context, parts.limits.block_size)
+    if encoder:
+        source = sequence_kv_bytes(stage, 0, parts.limits.block_size, 1)
+        each = each + source * grid["input_len"]
     needed = replica * each
     limit = scenario.engine.max_model_len or parts.rank.model.max_position_embeddings or np.inf
     problem = np.full(len(needed), "", dtype=object)

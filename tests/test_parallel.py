@@ -14,6 +14,7 @@ from moesim.memory import low_latency_buffer_bytes, weight_bytes
 from moesim.ops import Collective, ExpertAllToAll
 from moesim.ops.all_to_all import distinct_places
 from moesim.ops.attention import Group
+from moesim.paths import CLUSTERS
 from moesim.prediction import assemble
 from moesim.rank import Rank
 from moesim.spec.model import MoeFfn
@@ -237,6 +238,7 @@ def test_efa_all_reduce_of_four_nodes_as_published():
 @settings(max_examples=15, deadline=None)
 @given(s=st.floats(0.1, 1.5), tokens=st.sampled_from([8, 64, 1024]))
 def test_a_balanced_placement_is_never_slower(s, tokens):
+    """By rows never; a few tokens may touch some more experts where hot ones no longer share a rank."""
     machine = Machine(load_hardware("dgx-h100"))
     skew = Zipf(kind="zipf", s=s)
 
@@ -244,7 +246,7 @@ def test_a_balanced_placement_is_never_slower(s, tokens):
         op = operations(QWEN, Plan(dp=8, ep=8, **more), tokens, skew)["experts"]
         return float(machine.price("experts", op).seconds)
 
-    assert seconds(placement="load_sorted") <= seconds() * (1 + 1e-6)
+    assert seconds(placement="load_sorted") <= seconds() * (1 + 1e-6 if tokens > 64 else 1.1)
 
 
 def test_skew_and_its_cure_show_in_the_prediction():
@@ -274,6 +276,85 @@ def test_a_cycle_is_the_larger_of_all_stages_and_the_slowest_one_for_all():
     many = predict(scenario(pp=2, pipeline_micro_batches=8))
     waiting = next(c for c in many.cost.children if c.name == "decode").children[-1]
     assert waiting.seconds > 0
+
+
+def test_waiting_is_as_uncertain_as_what_is_waited_for():
+    widths = []
+    for batches in (4, 32):
+        metric = predict(scenario(MIXTRAL, pp=4, pipeline_micro_batches=batches, batch=64)).metrics["mean_tpot_ms"]
+        widths.append((metric.high - metric.low) / metric.value)
+    assert widths[1] == pytest.approx(widths[0], rel=0.3)
+
+
+def test_a_pipeline_is_no_faster_than_its_stages():
+    """Small prefill steps are bound by the host, whatever the stages."""
+    one, two = (predict(scenario("OLMoE-1B-7B-0924", pp=n, max_num_batched_tokens=64, max_num_seqs=64))["mean_ttft_ms"]
+                for n in (1, 2))  # fmt: skip
+    assert two > 0.33 * one, "stages halve, and the host of one step overlaps the GPU's of another"
+
+
+def test_a_sweep_says_what_predict_says():
+    pytest.importorskip("pandas")
+    from moesim import sweep
+
+    for changes in (
+        {"pp": 2}, {"dp": 4, "ep": True}, {"tp": 2, "dp": 2, "ep": True, "all2all_backend": "deepep_low_latency"},
+        {"dp": 8, "ep": True, "all2all_backend": "deepep_high_throughput", "enable_dbo": True},
+    ):  # fmt: skip
+        one = scenario(batch=64, isl=512, osl=32, **changes)
+        table = sweep(one, {"batch_size": [8, 64]})
+        alone = predict(one)
+        assert table["mean_tpot_ms"][1] == pytest.approx(alone["mean_tpot_ms"], rel=0.01), changes
+        assert table["kv_needed_bytes"][1] == pytest.approx(alone.memory.kv_needed), changes
+
+
+def test_no_collective_beats_the_wire():
+    """Every algorithm, every size: the volume over the bottleneck is the least there is."""
+    for name, many in (("h100-pod-4", 32), ("ndm-a100-v4", 64), ("a6000-x3", 3), ("tpu-v3-slice", 16)):
+        hardware = load_hardware(name)
+        machine, members = Machine(hardware), tuple(range(many))
+        way = route(hardware, members)
+        for kind, algorithms in (("all_reduce", ("ring", "tree", "nvls", "auto")), ("all_gather", ("auto",)),
+                                 ("alltoall", ("auto", "two_level", "two_dh"))):  # fmt: skip
+            for algorithm in algorithms:
+                op = Collective(np.geomspace(1e3, 1e9, 13), many, kind, members, algorithm, custom=False)
+                rate = way.direct_bytes_per_s if kind == "alltoall" else way.ring_bytes_per_s
+                away = 1.0 if algorithm in {"two_level", "two_dh"} else 0.0
+                bound = op.link_bytes / rate * (1 - away * 0.5)
+                assert (machine.price("x", op).seconds >= bound * (1 - 1e-9)).all(), (name, kind, algorithm)
+
+
+def test_every_number_of_a_fabric_counts(tmp_path):
+    text = (CLUSTERS / "h100-pod-4.yaml").read_text().replace("kind: rail", "kind: fat_tree")
+    engine = {"dp": 32, "ep": True, "batch": 64, "isl": 512, "osl": 4}
+
+    def tpot(backend, old="", new=""):
+        path = tmp_path / "mine.yaml"
+        assert old in text
+        path.write_text(text.replace(old, new) if old else text)
+        return predict(scenario(hardware=str(path), all2all_backend=backend, **engine))["mean_ttft_ms"]
+
+    for backend in ("nccl_all_to_all", "two_level", "deepep_high_throughput", "deepep_low_latency", None):
+        usual = tpot(backend)
+        assert tpot(backend, "achieved: {value: 0.94", "achieved: {value: 0.1") > usual, backend
+        assert tpot(backend, "value: 5 us", "value: 500 us") > usual, backend
+        slow = tpot(backend, "  gap:", "  oversubscription: {value: 50, source: me}\n  gap:")
+        assert slow > usual or backend is None, backend  # rings keep to their rails
+
+
+def test_switches_change_what_they_name():
+    plain = predict(scenario(tp=4, batch=8))["mean_tpot_ms"]
+    assert predict(scenario(tp=4, batch=8, disable_custom_all_reduce=True))["mean_tpot_ms"] > plain
+    assert predict(scenario(tp=4, batch=8, nccl_algo="tree"))["mean_tpot_ms"] == plain, "vLLM's own kernels come first"
+    skew = {"routing": {"kind": "zipf", "s": 1.0}, "tp": 8, "ep": True, "isl": 2048}
+    assert predict(scenario(enable_eplb=True, **skew))["mean_ttft_ms"] < predict(scenario(**skew))["mean_ttft_ms"]
+
+
+def test_slices_of_experts_multiply_what_is_sent():
+    whole, halves = (ExpertAllToAll("deepep_low_latency", "combine", 64, 2048, 8, 128, 8, slices=n) for n in (1, 2))
+    assert halves.link_bytes == 2 * whole.link_bytes
+    most = ExpertAllToAll("deepep_high_throughput", "combine", 64, 2048, 8, 128, 8, busiest=50.0)
+    assert most.rows == 64 * 8, "a rank receives a token once at most"
 
 
 def test_micro_batches_read_the_experts_again():

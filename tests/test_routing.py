@@ -110,7 +110,7 @@ def test_bad_trace_lines_name_the_line(tmp_path, line):
         read_trace(str(path), 4, 2)
 
 
-def testpower_law_counts_keep_every_token():
+def test_power_law_counts_keep_every_token():
     counts = routing.power_law_counts(64, 8, 256, 1.2)
     assert (counts <= 256).all() and (counts >= 0).all()
     assert np.allclose(counts.sum(1), 256 * 8)

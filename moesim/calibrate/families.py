@@ -301,6 +301,15 @@ def _deepep(backend: str, form: Form, phase: str, across_nodes: bool) -> Family:
                   scheme, weights_for_l2_rule=False, note=note)  # fmt: skip
 
 
+def _notify_rows(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
+    """Short calls between nodes: in long ones ranks wait here for each other's transfers."""
+    if "notify_seconds" not in table:
+        return table[:0]
+    rows = table[(table["nodes"] > 1) & (table["num_tokens"] <= _SHORT_CALL)]
+    return rows.assign(seconds=rows["notify_seconds"])
+
+
+_SHORT_CALL = 64
 _EIGHT_NODES = (
     "fitted up to 4 nodes; at 8 this table runs at 15 GB/s a GPU whatever the SMs, where low latency on the same nodes "
     "keeps 44: that fabric's congestion, which no constant here stands for"
@@ -389,6 +398,9 @@ FAMILIES: tuple[Family, ...] = (
         for across_nodes in (False, True)
         for phase in ("dispatch", "combine")
     ),
+    Family("deepep_notify", deepep.NOTIFY, "deepep_high_throughput", _notify_rows,
+           _expert_all_to_all("deepep_high_throughput", "dispatch"), _node_count, "one node count at a time",
+           weights_for_l2_rule=False),
     Family("elementwise", elementwise.FORM, "elementwise", lambda t, gpu: t, _quantise,
            lambda t: t["k"].astype(str), "one row length at a time", weights_for_l2_rule=False,
            note="measured on the static fp8 quantisation kernel; norms, rope and activation are priced by it"),

@@ -54,8 +54,22 @@ def eight_from_four(gpu: str, stack: str) -> dict[str, float]:
 
 def more_nodes(gpu: str) -> dict[str, dict[int, float]]:
     """Mean error of DeepEP on 4 and 8 nodes, of constants fitted on 1 and 2."""
-    families = [across_all_nodes(f) for f in FAMILIES if "_nodes/" in f.name]
-    return {family.name: _extrapolated(family, gpu, NODES_STACK, "nodes", 2) for family in families}
+    return {f.name: _extrapolated(f, gpu, NODES_STACK, "nodes", 2) for f in _between_nodes()}
+
+
+def more_nodes_by_row(gpu: str) -> float:
+    """The same, every row counting once."""
+    counts = []
+    for family in _between_nodes():
+        rows = family.select(read_table(gpu, NODES_STACK, family.table), GpuNumbers.of(load_hardware(gpu)))
+        counts.append(rows["nodes"].value_counts())
+    errors = more_nodes(gpu).values()
+    weighted = [(e, many[nodes]) for by, many in zip(errors, counts, strict=True) for nodes, e in by.items()]
+    return float(np.average([e for e, _ in weighted], weights=[n for _, n in weighted]))
+
+
+def _between_nodes() -> list[Family]:
+    return [across_all_nodes(f) for f in FAMILIES if "_nodes/" in f.name]
 
 
 def _extrapolated(family: Family, gpu: str, stack: str, column: str, fitted_up_to: int) -> dict[int, float]:

@@ -116,6 +116,7 @@ _DEEPEP_STACKS = {
     "deepep_low_latency_nodes": "sglang-0.5.6.post2",
     "deepep_high_throughput": "vllm-0.24.0",
     "deepep_high_throughput_nodes": "sglang-0.5.6.post2",
+    "deepep_notify": "sglang-0.5.6.post2",
 }
 """Whose timing of DeepEP's kernels is used: SGLang's for low latency, which a CUDA graph replays without the host
 time vLLM's table holds; vLLM's for high throughput, which waits for the host at every dispatch; the only ones between

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.cost import fits as fits_module
-from moesim.cost.cost import Cost
+from moesim.cost.cost import Cost, summed
 from moesim.cost.fits import Fits, FittedFamily, load_fits, ranged_fields
 from moesim.cost.forms import attention, collective, deepep, elementwise, fused_moe, gemm, mla
 from moesim.cost.forms.form import Form, Timing
@@ -39,6 +39,7 @@ FORMS: dict[str, Form] = {
     "deepep_low_latency_nodes": deepep.LOW_LATENCY,
     "deepep_high_throughput": deepep.HIGH_THROUGHPUT,
     "deepep_high_throughput_nodes": deepep.HIGH_THROUGHPUT,
+    "deepep_notify": deepep.NOTIFY,
     "elementwise": elementwise.FORM,
     "host": elementwise.HOST,
 }
@@ -212,8 +213,9 @@ class Machine:
         way = self._route(op.members)
         switched = way.switched if way else self.hardware.links.kind == "NVSwitch"
         kernels: dict[str, Any] = {"nccl": True}
-        if op.kind == "all_reduce" and switched and op.algorithm == "auto":
-            kernels = self.all_reduce.kernels(self.hardware.compute_capability, int(op.ranks), op.message_bytes)
+        if op.kind == "all_reduce" and switched:
+            capability = self.hardware.compute_capability
+            kernels = self.all_reduce.kernels(capability, int(op.ranks), op.message_bytes, op.custom)
         costs = []
         for kernel, mask in kernels.items():
             if kernel == "nccl":
@@ -232,7 +234,13 @@ class Machine:
         # The NIC's share was fitted with the NIC: what the fabric leaves of it is the rest.
         left = way.remote_bytes_per_s / self._family(name_of_family)[0].parameters["r_nic"]
         gpu = replace(self.gpu, nic_bytes_per_s=min(self.gpu.nic_bytes_per_s, left), nic_latency_s=way.latency_s)
-        return _between_nodes(self._priced(name, replace(op, nodes=way.nodes), name_of_family, gpu), way)
+        op = replace(op, nodes=way.nodes)
+        sent = _between_nodes(self._priced(name, op, name_of_family, gpu), way)
+        if op.backend == "deepep_low_latency":
+            return sent
+        # Counts first: no bytes worth counting.
+        counts = replace(self._priced(f"{name}_notify", op, "deepep_notify", gpu), op=None)
+        return summed(name, [counts, sent])
 
     def _host(self, name: str, op: Host) -> Cost:
         family, fits = self._family("host")

@@ -74,6 +74,8 @@ class ExpertAllToAll:
     topk_group: Any = 1
     busiest: Any = 1.0
     """Rows of the busiest rank over the mean: it receives that much more."""
+    slices: Any = 1
+    """Ranks that slice each expert: each needs its copy."""
 
     members: tuple[int, ...] = ()
     """The GPUs' places in the cluster; empty means neighbours of one node."""
@@ -87,10 +89,11 @@ class ExpertAllToAll:
     def __post_init__(self) -> None:
         away = 1.0 - 1.0 / np.asarray(self.nodes, float)
         if self.backend == "deepep_low_latency":
-            copies = places = np.asarray(self.top_k, float)
+            copies = places = np.asarray(self.top_k, float) * self.slices
         else:
             routing = (self.num_experts, self.top_k, self.n_group, self.topk_group)
-            copies, places = distinct_places(self.ranks, *routing), distinct_places(self.nodes, *routing)
+            copies = distinct_places(np.asarray(self.ranks) / self.slices, *routing) * self.slices
+            places = distinct_places(self.nodes, *routing)
         object.__setattr__(self, "copies", copies)
         object.__setattr__(self, "node_copies", away * places)
 
@@ -103,12 +106,14 @@ class ExpertAllToAll:
 
     @property
     def rows(self) -> Any:
-        """Copies a rank handles: the busiest rank its share more."""
-        return self.tokens * self.copies * self.busiest
+        """Copies the busiest rank handles; high throughput sends it a token once at most."""
+        copies = self.copies * self.busiest
+        most = self.ranks if self.backend == "deepep_high_throughput" else np.inf
+        return self.tokens * np.minimum(copies, np.maximum(most, self.copies))
 
     @property
     def link_bytes(self) -> Any:
-        """Sent to other ranks by each rank, ``N c b (1 - 1/G)``. [B]"""
+        """To or from other ranks at the busiest rank, ``N c b (1 - 1/G)`` where none is. [B]"""
         return self.rows * self.token_bytes * (1.0 - 1.0 / np.asarray(self.ranks, float))
 
     @property

@@ -25,6 +25,8 @@ class Collective:
     """``auto`` is what the library would choose."""
     busiest: Any = 1.0
     """All-to-all: what the busiest rank receives over the mean."""
+    custom: bool = True
+    """Whether an engine may use its own all-reduce kernel."""
 
     flop = 0.0
 
@@ -35,7 +37,7 @@ class Collective:
 
     @property
     def link_bytes(self) -> Any:
-        """Sent by each rank: 2 (n - 1) / n of the message for an all-reduce, (n - 1) / n for the others. [B]"""
+        """Sent by each rank (received by the busiest): (n - 1) / n of the message, twice for an all-reduce. [B]"""
         if self.kind == "send_recv":
             return 1.0 * self.message_bytes
         return BUS_FACTOR[self.kind] * (self.ranks - 1) / self.ranks * self.message_bytes * self.busiest

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
-from moesim.calibrate.scaling import NODES_STACK, eight_from_four, ends, more_nodes
+from moesim.calibrate.scaling import NODES_STACK, eight_from_four, ends, more_nodes, more_nodes_by_row
 from moesim.calibrate.unseen import expert_parallel_errors
 from moesim.ops.collective import BUS_FACTOR
 from moesim.placement import group_loads
@@ -130,10 +130,11 @@ def _nodes() -> list[str]:
     lines = [
         *_paragraph(f"""
             DeepEP between nodes, fitted on 1 and 2, asked for 4 and 8 ({NODES_STACK}): target
-            {_percent(NODES_TARGET)} in the mean, reached {_percent(mean)}. High-throughput dispatch at 8 nodes
-            falls to 15 GB/s a GPU whatever the SMs, where low latency on the same nodes keeps 44: congestion of
-            that fabric, known to no constant here. H200's files of this version repeat H100's rows and are not
-            used.
+            {_percent(NODES_TARGET)}, reached {_percent(mean)} over modes, directions and node counts,
+            {_percent(more_nodes_by_row(GPUS[0]))} over rows. High-throughput dispatch at 8 nodes falls to 15 GB/s a
+            GPU whatever the SMs, where low latency on the same nodes keeps 44: congestion of that fabric, known to no
+            constant here. High throughput is timed without the notify kernel before it (a family of its own). H200's
+            files of this version repeat H100's rows and are not used.
         """),
         "",
         "| family | 4 nodes | 8 nodes |",

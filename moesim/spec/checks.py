@@ -8,6 +8,7 @@ from pathlib import Path
 from moesim import paths
 from moesim.errors import SpecError
 from moesim.spec.defaults import max_num_batched_tokens, max_num_seqs
+from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
@@ -20,8 +21,6 @@ Finding = tuple[tuple[str | int, ...], str]
 
 _TP = ("engine", "tensor_parallel_size")
 _FP8_BLOCK = 128
-_LOW_LATENCY_TOKENS = 1024
-"""The most their tables were measured with on a node."""
 
 
 def check(scenario: Scenario) -> list[Finding]:
@@ -106,8 +105,8 @@ def _expert_slices(scenario: Scenario, model: Model, plan: Plan) -> Iterator[Fin
         elif blocks and width // slices % _FP8_BLOCK:
             yield (
                 where,
-                f"{slices} slices of {model.name}'s expert width {width} are {width // slices} wide, no multiple of the "
-                f"{_FP8_BLOCK} of block-scaled fp8; vLLM refuses that{why}",
+                f"{slices} slices of {model.name}'s expert width {width} are {width // slices} wide, no multiple of "
+                f"the {_FP8_BLOCK} of block-scaled fp8; vLLM refuses that{why}",
             )
 
 
@@ -179,10 +178,11 @@ def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> It
             f"DeepEP needs NVSwitch and Hopper or later; {hardware.title} is not that: leave all2all_backend out",
         )
     most_tokens = max_num_batched_tokens(scenario.engine, hardware)
-    if plan.exchanges and plan.backend == "deepep_low_latency" and most_tokens > _LOW_LATENCY_TOKENS:
+    room = int(load_engine().exchange.low_latency_most_tokens.value)
+    if plan.exchanges and plan.backend == "deepep_low_latency" and most_tokens > room:
         yield (
             ("engine", "max_num_batched_tokens"),
-            f"{most_tokens} exceeds the {_LOW_LATENCY_TOKENS} tokens DeepEP's low-latency kernels take",
+            f"{most_tokens} exceeds the {room} tokens DeepEP's low-latency kernels were measured with",
         )
     scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
     where = ("engine", "quantization") if scenario.engine.quantization else ("model",)

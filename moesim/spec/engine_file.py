@@ -22,7 +22,6 @@ class Reserves(Strict):
     cuda_graphs: Bytes
     attention_workspace: Bytes
     deepep_buffer: Bytes
-    deepep_low_latency_tokens: Count
 
     def communication_bytes(self, ranks: int, custom: bool) -> float:
         """Buffers of a group: NCCL's, and the custom all-reduce's where it has one. [B]"""
@@ -30,6 +29,18 @@ class Reserves(Strict):
             return 0.0
         nccl = self.nccl_2_ranks if ranks == 2 else self.nccl_more_ranks
         return nccl.value + (self.custom_all_reduce.value if custom else 0.0)
+
+
+class Exchange(Strict):
+    """How an engine sends tokens to experts."""
+
+    deepep_sms: Count
+    low_latency_tokens: Count
+    """Tokens of a step by default under DeepEP's low-latency kernels."""
+    low_latency_most_tokens: Count
+    dbo_decode_tokens: Count
+    dbo_prefill_tokens: Count
+    """Tokens from which a step is split in two micro-batches."""
 
 
 Limits = dict[str, dict[int, Size]]
@@ -42,14 +53,16 @@ class AllReduceRule(Strict):
     custom_below: Limits
     symmetric_memory_up_to: Limits
 
-    def kernels(self, compute_capability: str, ranks: int, message_bytes: Any) -> dict[str, Any]:
+    def kernels(
+        self, compute_capability: str, ranks: int, message_bytes: Any, custom_allowed: bool = True
+    ) -> dict[str, Any]:
         """Which messages go to ``custom``, ``symmetric_memory`` and ``nccl``: a mask each, for those that get any."""
         below, up_to = (
             limits.get(compute_capability, limits["default"]).get(ranks, 0.0)
             for limits in (self.custom_below, self.symmetric_memory_up_to)
         )
         size = np.asarray(message_bytes)
-        custom = size < below
+        custom = (size < below) & custom_allowed
         symmetric = ~custom & (size <= up_to)
         masks = {"custom": custom, "symmetric_memory": symmetric, "nccl": ~custom & ~symmetric}
         return {name: mask for name, mask in masks.items() if mask.any()}
@@ -59,6 +72,7 @@ class EngineFile(Strict):
     name: str
     reserves: Reserves
     all_reduce: AllReduceRule
+    exchange: Exchange
     doubts: list[str] = []
 
 

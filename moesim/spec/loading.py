@@ -242,22 +242,27 @@ def load_hardware(name: str) -> Hardware:
         near = difflib.get_close_matches(_squeezed(name), list(_hardware_names()), 1)
         hint = f"did you mean '{_hardware_names()[near[0]].stem}'? Known: " if near else "known: "
         raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
+    if _is_cluster(path):
+        return _load_cluster(path)
     return _load_hardware(path, path.stat().st_mtime_ns)
+
+
+def _is_cluster(path: Path) -> bool:
+    return any(line.startswith("node:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
 
 
 @lru_cache(maxsize=64)
 def _load_hardware(path: Path, _stamp: int) -> Hardware:
     document = yaml.read(path)
-    if "node" not in document.data:
-        hardware, problems = _validated(Hardware, document.data, document)
-        if hardware is None:
-            raise SpecError(problems)
-        return hardware
-    from moesim.spec.cluster import Cluster
-
-    cluster, problems = _validated(Cluster, document.data, document)
-    if cluster is None:
+    hardware, problems = _validated(Hardware, document.data, document)
+    if hardware is None:
         raise SpecError(problems)
+    return hardware
+
+
+def _load_cluster(path: Path) -> Hardware:
+    """The GPU a cluster file names, in that cluster."""
+    cluster, document = _parsed_cluster(path, path.stat().st_mtime_ns)
     beside = path.parent / cluster.gpu
     try:
         gpu = load_hardware(str(beside) if beside.is_file() else cluster.gpu)
@@ -265,6 +270,22 @@ def _load_hardware(path: Path, _stamp: int) -> Hardware:
         raise SpecError([Problem(p.message, p.where or document.where(("gpu",))) for p in error.problems]) from None
     if gpu.cluster:
         raise SpecError([Problem(f"'{cluster.gpu}' is a cluster; a GPU is expected", document.where(("gpu",)))])
+    return _within(gpu, cluster)
+
+
+@lru_cache(maxsize=64)
+def _parsed_cluster(path: Path, _stamp: int) -> tuple[Any, yaml.Document]:
+    from moesim.spec.cluster import Cluster
+
+    document = yaml.read(path)
+    cluster, problems = _validated(Cluster, document.data, document)
+    if cluster is None:
+        raise SpecError(problems)
+    return cluster, document
+
+
+@lru_cache(maxsize=64)
+def _within(gpu: Hardware, cluster: Any) -> Hardware:
     return gpu.within(cluster)
 
 

@@ -177,23 +177,21 @@ class Model:
         for i in range(2, self.num_hidden_layers % stages + 2):
             sizes[-i] += 1
         start = sum(sizes[:index])
-        groups = [replace(g, count=self._below(g, start + sizes[index]) - self._below(g, start)) for g in self.layers]
+        here = self.order[start : start + sizes[index]]
+        groups = [replace(g, count=here.count(i)) for i, g in enumerate(self.layers)]
         return replace(self, layers=tuple(g for g in groups if g.count))
 
-    def _below(self, group: Layers, layer: int) -> int:
-        """How many layers of a group come before layer number ``layer``."""
-        first = sum(g.count for g in self.layers if g.leading)
-        if group.leading:
-            earlier = sum(g.count for g in self.layers[: self.layers.index(group)] if g.leading)
-            return min(max(layer - earlier, 0), group.count)
-        others = [g for g in self.layers if not g.leading]
-        passed, total, taken = max(layer - first, 0), self.num_hidden_layers - first, 0
-        for g in others[:-1]:
-            count = round(g.count * passed / total)
-            if g is group:
-                return count
-            taken += count
-        return passed - taken
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Which group each layer belongs to, from the first layer to the last; alternating groups spread evenly."""
+        leading = [i for i, g in enumerate(self.layers) if g.leading for _ in range(g.count)]
+        others = {i: g.count for i, g in enumerate(self.layers) if not g.leading}
+        total, taken, rest = sum(others.values()), dict.fromkeys(others, 0), []
+        for passed in range(1, total + 1):
+            behind = max(others, key=lambda i: others[i] * passed / total - taken[i])
+            taken[behind] += 1
+            rest.append(behind)
+        return (*leading, *rest)
 
     @cached_property
     def is_moe(self) -> bool:

@@ -55,6 +55,11 @@ class Plan:
         """Tokens travel to their experts: data-parallel attention before shared-out experts."""
         return self.dp > 1 and self.ep > 1
 
+    @property
+    def eager(self) -> bool:
+        """Whether vLLM runs without CUDA graphs: DeepEP's high-throughput kernels wait for the host."""
+        return self.exchanges and self.backend == "deepep_high_throughput"
+
     def members(self, *axes: str) -> tuple[int, ...]:
         """Places of the first group along ``axes``; the first axis named varies fastest."""
         sizes = {"tp": self.tp, "pp": self.pp, "dp": self.dp}

@@ -54,10 +54,11 @@ def _shares(engine: Engine, plan: Plan, experts: int) -> Iterator[Finding]:
         )
     if plan.ep > experts + replicas:
         yield _at("enable_expert_parallel"), f"{plan.ep} ranks (TP x DP) are more than the {experts} experts"
-    elif replicas and (experts + replicas) % plan.ep:
+    elif (experts + replicas) % plan.ep and (engine.enable_eplb or plan.backend.startswith("deepep")):
         yield (
             _at("num_redundant_experts"),
-            f"{experts} experts and {replicas} replicas do not divide evenly among {plan.ep} ranks",
+            f"{experts} experts and {replicas} replicas do not divide evenly among {plan.ep} ranks, "
+            "which EPLB and DeepEP need",
         )
 
 

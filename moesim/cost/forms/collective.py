@@ -140,7 +140,8 @@ def _protocols(
     copy = copied / (gpu.hbm_bytes_per_s * p["r_copy"])
     simple = _simple_launch(p, hops) + through(p["r_simple"], volume + filling) + copy
     fastest = 1.0 / smooth_max(smooth_max(1.0 / ll, 1.0 / ll128, _SHARPNESS), 1.0 / simple, _SHARPNESS)
-    return fastest + extra, p["t_ll"] + p["h_ll"] * hops + extra
+    # Protocols that meet at the same wire do not add up to more than it carries.
+    return np.maximum(fastest, volume / bytes_per_s) + extra, p["t_ll"] + p["h_ll"] * hops + extra
 
 
 def _simple_launch(p: Mapping[str, float], hops: Any) -> Any:
@@ -169,6 +170,8 @@ def _tree(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route 
 
 def _nvls(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route | None) -> tuple[Any, Any]:
     """Each link carries the message up and its share down, then the reverse; filled like a ring's pipeline."""
+    if route and not route.switched:
+        return _ring(p, op, gpu, route)
     n, message = np.asarray(op.ranks, float), np.asarray(op.message_bytes, float)
     ring = 2.0 * (n - 1) / n * message
     filling = p["n_fill"] * (1.0 - np.exp(-ring / p["n_fill"]))

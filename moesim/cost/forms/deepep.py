@@ -82,6 +82,20 @@ def _timing(p: Mapping[str, float], launch: Any, moved: Any) -> Timing:
     return Timing(total, total - moved * total / (launch + moved), moved, np.zeros_like(moved))
 
 
+NOTIFY_PARAMETERS = (
+    Parameter("t_notify", "s", 1e-5, 0.0, 1e-3, "launch and a barrier in the node"),
+    Parameter("t_level", "s", 2e-5, 0.0, 1e-3, "each doubling of nodes: a round over RDMA"),
+)
+
+
+def notify_seconds(p: Mapping[str, float], op: ExpertAllToAll, gpu: GpuNumbers) -> Timing:
+    """The exchange of counts before high throughput transmits between nodes, ranks in step. [s]"""
+    total = p["t_notify"] + p["t_level"] * np.log2(np.asarray(op.nodes, float))
+    total = np.maximum(total, gpu.nic_latency_s) + 0.0 * np.asarray(op.tokens, float)
+    return Timing(total, total, np.zeros_like(total), np.zeros_like(total))
+
+
+NOTIFY = Form("deepep_notify", "t_notify + t_level log2(nodes)", NOTIFY_PARAMETERS, notify_seconds, ("nodes",))
 LOW_LATENCY = Form(
     "deepep_low_latency",
     "t_launch + t_experts ceil(E/SMs) + t_hidden b + smax(bytes/(link r_link), N (t_token + k t_copy)/SMs used, "
