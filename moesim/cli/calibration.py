@@ -1,0 +1,74 @@
+"""What makes calibrations: imports, fits, the accuracy page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from moesim.errors import CalibrationError
+
+
+def calibration_commands(commands: Any) -> None:
+    for name, about, run, wheel, names in (
+        ("import-tables", "extract kernel tables from an aiconfigurator-core wheel", _import_tables, True,
+         ("gpu", "source-gpu", "stack")),
+        ("import-tiles", "extract tuned fused-experts tiles from a vLLM wheel", _import_tiles, True,
+         ("gpu", "device-name")),
+        ("import-runs", "extract the dense runs the engine's host time is fitted on", _import_runs, True, ()),
+        ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
+        ("accuracy", "write the accuracy page and its plots under docs/", _accuracy, False, ("output",)),
+    ):  # fmt: skip
+        command = commands.add_parser(name, help=about, description=about)
+        if wheel:
+            command.add_argument("wheel", type=Path)
+        for option in names:
+            command.add_argument(f"--{option}", required=wheel, type=Path if option == "output" else str)
+        command.set_defaults(run=run)
+
+
+def _import_tables(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.calibrate.tables import import_tables
+    from moesim.spec.loading import load_hardware
+
+    gpu = load_hardware(options.gpu).name
+    for path in import_tables(options.wheel, gpu, options.source_gpu, options.stack):
+        print(path)
+    return 0
+
+
+def _import_tiles(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.calibrate.tiles_import import import_tiles
+    from moesim.spec.loading import load_hardware
+
+    print(import_tiles(options.wheel, load_hardware(options.gpu).name, options.device_name))
+    return 0
+
+
+def _import_runs(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.calibrate.engine import import_runs
+
+    print(import_runs(options.wheel))
+    return 0
+
+
+def _fit(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.calibrate.store import fit_and_store, stored_tables
+    from moesim.spec.loading import load_hardware
+
+    wanted = load_hardware(options.gpu).name if options.gpu else None
+    chosen = [(g, s) for g, s in stored_tables() if wanted in (None, g) and options.stack in (None, s)]
+    if not chosen:
+        raise CalibrationError("there are no imported tables for that GPU and stack")
+    for gpu, stack in chosen:
+        print(fit_and_store(gpu, stack, lambda text: print(f"  {text}", file=sys.stderr), options.only or ""))
+    return 0
+
+
+def _accuracy(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.report.accuracy import write_accuracy
+
+    for path in write_accuracy(options.output):
+        print(path)
+    return 0

@@ -1,0 +1,100 @@
+"""The command line: which commands there are, and what bad input looks like."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from moesim.cli.calibration import calibration_commands
+from moesim.cli.codes import BAD_INPUT
+from moesim.cli.plans import plan_command, study_command
+from moesim.cli.predictions import predict_command, sweep_command
+from moesim.errors import CalibrationError, SpecError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Never shows a traceback for bad input."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in {"predict", "sweep", "plan"}:
+        parser.error(f"unknown argument {rest[0]}")
+    try:
+        return options.run(options, rest)
+    except SpecError as error:
+        for problem in error.problems:
+            print(f"moesim: {problem}", file=sys.stderr)
+        return BAD_INPUT
+    except CalibrationError as error:
+        print(f"moesim: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(
+            f"moesim: this needs the package '{error.name}'; install moesim[{_extra(options)}]",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        print(f"moesim: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _extra(options: argparse.Namespace) -> str:
+    return {"sweep": "sweep", "plan": "plots", "study": "plots"}.get(options.command, "calibrate")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="moesim", description="How fast a Mixture-of-Experts model runs, and why.")
+    parser.set_defaults(run=lambda options, rest: parser.print_help() or 0)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    predict_command(commands)
+    sweep_command(commands)
+    plan_command(commands)
+    study_command(commands)
+    calibration_commands(commands)
+    for name, about, run in (
+        ("models", "list the models of the catalogue", _models),
+        ("hardware", "list the GPUs that ship", _hardware),
+        ("schema", "print the JSON Schema of scenario files, for editors", _schema),
+    ):
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _models(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.spec.loading import catalogue, load_model
+
+    print(f"{'model':38}{'parameters':>18}  {'architecture':20}{'KV B/token':>11}")
+    for name in catalogue():
+        model = load_model(name)
+        kv = model.kv_bytes_per_token()
+        print(f"{name:38}{model.parameters:>18,}  {model.architecture:20}{kv:>11,.0f}")
+    return 0
+
+
+def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim import paths
+    from moesim.cost.fits import for_gpu
+    from moesim.spec.loading import load_hardware
+
+    print(f"{'GPU':26}{'bf16 TFLOP/s':>13}{'TB/s':>7}{'GiB':>8}  calibration")
+    for path in sorted(paths.HWSPECS.glob("*.yaml")):
+        gpu = load_hardware(path.stem).gpu
+        flop, hbm, memory = (
+            gpu.dense_bf16.value / 1e12,
+            gpu.hbm_bandwidth.value / 1e12,
+            gpu.memory.value / 2**30,
+        )
+        own = for_gpu(path.stem) or "none of its own: H100's, intervals widened"
+        print(f"{path.stem:26}{flop:>13.1f}{hbm:>7.2f}{memory:>8.1f}  {own}")
+    return 0
+
+
+def _schema(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.report.schema import schema_text
+
+    print(schema_text(), end="")
+    return 0

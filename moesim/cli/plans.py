@@ -1,0 +1,75 @@
+"""``moesim plan`` and ``moesim study``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from moesim.cli.codes import DOES_NOT_FIT
+from moesim.cli.values import EPILOG, overrides
+from moesim.errors import Problem, SpecError
+
+
+def plan_command(commands: Any) -> None:
+    about = "every legal parallel plan on a number of GPUs, ranked, with the reason each loses"
+    command = commands.add_parser("plan", help=about, description=about, epilog=EPILOG)
+    command.add_argument("scenario", type=Path)
+    command.add_argument(
+        "--gpus",
+        type=int,
+        required=True,
+        help="GPUs to use, all of them; TP, PP, DP, EP and the exchange are varied, other settings kept",
+    )
+    command.add_argument("--metric", default="output_throughput", help="what to rank by: any metric of predict --json")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+    command.add_argument("--explain", action="store_true", help="the best plan's traffic and cost tree")
+    command.add_argument("--picture", type=Path, help="draw the best plan into a .png or .svg file")
+    command.set_defaults(run=_plan)
+
+
+def study_command(commands: Any) -> None:
+    about = "TP, PP and DP, with and without EP, over numbers of GPUs: a table and a picture"
+    command = commands.add_parser("study", help=about, description=about)
+    command.add_argument("scenarios", type=Path, nargs="+")
+    command.add_argument("--gpus", default="1,2,4,8", help="numbers of GPUs, like 1,2,4,8")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for study.md and plots/study.png")
+    command.set_defaults(run=_study)
+
+
+def _plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.plans import plans
+    from moesim.report.plan_text import plans_text, traffic_text
+    from moesim.report.text import explain_text
+    from moesim.spec.loading import load
+
+    if options.gpus < 1:
+        raise SpecError([Problem(f"{options.gpus} is not a number of GPUs; 1 or more is accepted", "--gpus")])
+    if options.picture and options.picture.suffix not in {".png", ".svg"}:
+        raise SpecError([Problem(f"'{options.picture}' must end in .png or .svg", "--picture")])
+    if options.picture and not options.picture.parent.is_dir():
+        raise SpecError([Problem(f"there is no folder '{options.picture.parent}' to write into", "--picture")])
+    found = plans(load(options.scenario, overrides(options.set, rest)), options.gpus, options.metric)
+    print(plans_text(found, options.metric))
+    best = found[0].prediction
+    if best is None:
+        return DOES_NOT_FIT
+    if options.explain:
+        print(f"\n{found[0].plan.describe()}:\n{traffic_text(best)}\n\n{explain_text(best)}")
+    if options.picture:
+        from moesim.report.plan_picture import draw_plan
+
+        print(draw_plan(best, options.picture))
+    return 0
+
+
+def _study(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.report.study import write_study
+    from moesim.spec.loading import load
+
+    gpus = [int(text) if text.isdigit() else 0 for text in options.gpus.split(",")]
+    if min(gpus) < 1:
+        raise SpecError([Problem(f"'{options.gpus}' is not a list of numbers, like 1,2,4,8", "--gpus")])
+    for path in write_study([load(path) for path in options.scenarios], gpus, options.output):
+        print(path)
+    return 0

@@ -1,0 +1,106 @@
+"""``moesim predict`` and ``moesim sweep``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from moesim.cli.codes import DOES_NOT_FIT, EXTRAPOLATED
+from moesim.cli.values import EPILOG, axis, overrides
+from moesim.errors import DoesNotFit, Problem, SpecError
+
+
+def predict_command(commands: Any) -> None:
+    about = "latency, throughput and memory of a scenario"
+    command = commands.add_parser("predict", help=about, description=about, epilog=EPILOG)
+    command.add_argument("scenario", type=Path)
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+    command.add_argument("--explain", action="store_true", help="print the cost tree")
+    command.add_argument("--json", action="store_true", help="print everything as JSON")
+    command.add_argument("--strict", action="store_true", help="fail where the prediction leaves the fitted range")
+    command.set_defaults(run=_predict)
+
+
+def sweep_command(commands: Any) -> None:
+    about = "predict every combination of settings into a CSV or Parquet file"
+    command = commands.add_parser("sweep", help=about, description=about, epilog=EPILOG)
+    command.add_argument("scenario", type=Path)
+    command.add_argument(
+        "--axis", action="append", default=[], required=True, metavar="NAME=VALUES",
+        help="values to try: 1,2,4 or 64:1024:64 (first:last:step)",
+    )  # fmt: skip
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+    command.add_argument("-o", "--output", type=Path, required=True, help="a .csv or .parquet file")
+    command.set_defaults(run=_sweep)
+
+
+def _predict(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.prediction import predict
+    from moesim.spec.loading import load
+
+    scenario = load(options.scenario, overrides(options.set, rest))
+    try:
+        prediction = predict(scenario)
+    except DoesNotFit as error:
+        _print_does_not_fit(error, options.json)
+        return DOES_NOT_FIT
+    if options.strict and prediction.outside:
+        for note in prediction.outside:
+            print(f"moesim: --strict: {note}", file=sys.stderr)
+        return EXTRAPOLATED
+    if options.json:
+        from moesim.report.as_json import prediction_data
+
+        print(json.dumps(prediction_data(prediction), indent=1))
+        return 0
+    from moesim.report.text import explain_text, prediction_text
+
+    print(prediction_text(prediction))
+    if options.explain:
+        print("\n" + explain_text(prediction))
+    return 0
+
+
+def _print_does_not_fit(error: DoesNotFit, as_json: bool) -> None:
+    if as_json:
+        from moesim.report.as_json import does_not_fit_data
+
+        print(json.dumps(does_not_fit_data(error), indent=1))
+        return
+    from moesim.report.text import does_not_fit_text
+
+    print(does_not_fit_text(error))
+
+
+def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.paths import whole
+    from moesim.spec.loading import load
+    from moesim.whatif import sweep
+
+    if options.output.suffix not in {".csv", ".parquet"}:
+        raise SpecError([Problem(f"'{options.output}' must end in .csv or .parquet", "--output")])
+    if not options.output.parent.is_dir():
+        raise SpecError([Problem(f"there is no folder '{options.output.parent}' to write into", "--output")])
+    scenario = load(options.scenario, overrides(options.set, rest))
+    axes: dict[str, list[Any]] = {}
+    for text in options.axis:
+        name, values = axis(text)
+        if name in axes:
+            raise SpecError([Problem(f"'{name}' is given twice; put its values into one axis", "--axis")])
+        axes[name] = values
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("points", total=None)
+        table = sweep(scenario, axes, lambda done, total: bar.update(task, completed=done, total=total))
+    with whole(options.output) as half:
+        if options.output.suffix == ".csv":
+            table.to_csv(half, index=False)
+        else:
+            table.to_parquet(half, index=False)
+    print(f"{len(table)} points, {int(table['fits'].sum())} of them fit: {options.output}")
+    return 0

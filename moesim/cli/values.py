@@ -1,0 +1,68 @@
+"""What the command line says of settings: overrides and axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesim.errors import Problem, SpecError
+
+_FLAGS = {
+    "enforce_eager", "enable_expert_parallel", "ep", "enable_dbo", "enable_eplb", "disable_custom_all_reduce",
+}  # fmt: skip
+"""Settings that are true when named without a value, as in vLLM."""
+_MOST_VALUES = 1_000_000
+EPILOG = "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --set routing.kind=zipf"
+
+
+def overrides(sets: list[str], rest: list[str]) -> dict[str, Any]:
+    """``--set a.b=c`` and ``--batch-size 8`` as {name: value}."""
+    found: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for text in sets:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            problems.append(Problem(f"'{text}' is not NAME=VALUE", "--set"))
+        else:
+            found[name] = _value(value)
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            problems.append(Problem(f"'{word}' is not expected here", "command line"))
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals and (not words or words[0].startswith("--")):
+            if name.replace("-", "_") in _FLAGS:
+                found[name] = True
+            else:
+                problems.append(Problem(f"'{word}' needs a value", "command line"))
+            continue
+        text = value if equals else words.pop(0)
+        if name in found:
+            problems.append(Problem(f"'--{name}' is given twice; keep one", "command line"))
+        found[name] = _value(text)
+    if problems:
+        raise SpecError(problems)
+    return found
+
+
+def _value(text: str) -> Any:
+    """A YAML scalar, list or map, as it would stand in a file."""
+    from moesim.spec import yaml
+
+    return yaml.parse(f"value: {text}", "override").data["value"]
+
+
+def axis(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    if not equals or not name or not values:
+        raise SpecError([Problem(f"'{text}' is not NAME=VALUES, like batch_size=1,2,4", "--axis")])
+    bounds = values.split(":")
+    if len(bounds) in (2, 3) and all(b.lstrip("-").isdigit() for b in bounds):
+        first, last, step = int(bounds[0]), int(bounds[1]), int(bounds[2]) if len(bounds) == 3 else 1
+        if step < 1 or last < first:
+            raise SpecError([Problem(f"'{text}' is empty; first:last:step with last not below first", "--axis")])
+        if (last - first) // step >= _MOST_VALUES:
+            raise SpecError([Problem(f"'{text}' has more than {_MOST_VALUES:,} values", "--axis")])
+        return name, list(range(first, last + 1, step))
+    return name, [_value(v) for v in values.split(",")]
