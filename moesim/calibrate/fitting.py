@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.calibrate.families import Family, implied_bound_broken
+from moesim.calibrate.families import implied_bound_broken
+from moesim.calibrate.family import Family
 from moesim.cost.fits import Residuals, ranged_fields
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import TunedTiles

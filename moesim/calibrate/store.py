@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
-from moesim.calibrate.families import FAMILIES, Family, implied_bound_broken
+from moesim.calibrate.families import FAMILIES, implied_bound_broken
+from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import FamilyFit, fit_family
 from moesim.calibrate.tables import read_table, sha256, table_path
 from moesim.cost.fits import LEVEL

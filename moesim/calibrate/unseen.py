@@ -10,7 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from moesim.calibrate.families import FAMILIES, Family, implied_bound_broken, moe_shape, never_fitted
+from moesim.calibrate.expert_rows import moe_shape, never_fitted
+from moesim.calibrate.families import FAMILIES, implied_bound_broken
+from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import ideal_seconds
 from moesim.calibrate.tables import read_table
 from moesim.cost.fits import FittedFamily, load_fits
