@@ -17,8 +17,8 @@ from moesim.calibrate.fitting import ideal_seconds
 from moesim.calibrate.tables import read_table
 from moesim.cost.fits import FittedFamily, load_fits
 from moesim.cost.gpu import GpuNumbers
-from moesim.cost.machine import WIDER_IN_A_GROUP
 from moesim.cost.tiles import tuned_tiles
+from moesim.cost.widening import WIDER_IN_A_GROUP
 from moesim.spec.loading import load_hardware
 
 

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     calibration_commands(commands)
     for name, about, run in (
         ("models", "list the models of the catalogue", _models),
-        ("hardware", "list the GPUs that ship", _hardware),
+        ("hardware", "list the GPUs and clusters that ship", _hardware),
         ("schema", "print the JSON Schema of scenario files, for editors", _schema),
     ):
         command = commands.add_parser(name, help=about, description=about)
@@ -90,6 +90,10 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
         )
         own = for_gpu(path.stem) or "none of its own: H100's, intervals widened"
         print(f"{path.stem:26}{flop:>13.1f}{hbm:>7.2f}{memory:>8.1f}  {own}")
+    print(f"\n{'cluster':26}{'nodes':>6}{'GPUs':>6}  GPU")
+    for path in sorted(paths.CLUSTERS.glob("*.yaml")):
+        hardware = load_hardware(path.stem)
+        print(f"{path.stem:26}{hardware.gpus // hardware.gpus_per_node:>6}{hardware.gpus:>6}  {hardware.name}")
     return 0
 
 

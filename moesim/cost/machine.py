@@ -10,11 +10,22 @@ import numpy as np
 
 from moesim.cost import fits as fits_module
 from moesim.cost.cost import Cost, summed
-from moesim.cost.fits import Fits, FittedFamily, load_fits, ranged_fields
+from moesim.cost.fits import Fits, FittedFamily, load_fits
 from moesim.cost.forms import attention, collective, deepep, elementwise, fused_moe, gemm, mla
 from moesim.cost.forms.form import Form, Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tile_for, tuned_tiles
+from moesim.cost.widening import (
+    WIDER_IN_A_GROUP,
+    WIDER_ON_ANOTHER_GPU,
+    WIDER_PER_OCTAVE,
+    WIDER_WHEN_BORROWED,
+    WIDEST,
+    around,
+    draws,
+    octaves_outside,
+    with_spread,
+)
 from moesim.errors import SpecError
 from moesim.ops import Attention, Collective, ExpertAllToAll, FusedExperts, Gemm, Host, MlaModule, Operation
 from moesim.spec.engine_file import load_engine
@@ -60,16 +71,6 @@ _BORROWED = {
     ("experts", "fp8"), ("experts", "int8"), ("experts", "int8_weight_only"),
     ("gemm", "int8"), ("gemm", "int4"), ("gemm", "int8_weight_only"),
 }  # fmt: skip
-_WIDER_PER_OCTAVE = 0.25
-"""Widening of an interval for each doubling beyond the fitted range, relative; a tenth is added on top."""
-_WIDER_ON_ANOTHER_GPU = 1.5
-"""Least widening on a GPU that was not fitted, of the same architecture too."""
-_WIDER_WHEN_BORROWED = 2.0
-"""Widening where a related kernel's constants stand in."""
-_WIDEST = 2.2
-"""A factor of nine either way: wider says nothing more."""
-WIDER_IN_A_GROUP = 1.5
-"""Widening for a rank that holds a part of the experts: none was fitted."""
 
 
 class Machine:
@@ -155,29 +156,29 @@ class Machine:
             if op.parallel:
                 width = WIDER_IN_A_GROUP * width
                 notes.append("a part of the experts on each rank was never fitted")
-            width = _with_spread(width, op)
-        octaves, outside = _octaves_outside(family, op, form)
+            width = with_spread(width, op)
+        octaves, outside = octaves_outside(family, op, form)
         if outside:
-            width = width * (1 + _WIDER_PER_OCTAVE * octaves) + 0.1 * octaves
+            width = width * (1 + WIDER_PER_OCTAVE * octaves) + 0.1 * octaves
             notes.append(f"{outside} outside the fitted range")
         if fits.gpu != self.hardware.name:
             seen = family.transfer_half_width(self.hardware.compute_capability)
-            width = np.maximum(_WIDER_ON_ANOTHER_GPU * width, seen)
+            width = np.maximum(WIDER_ON_ANOTHER_GPU * width, seen)
             notes.append(f"fitted on {fits.gpu}")
         if borrowed if isinstance(borrowed, bool) else borrowed.any():
-            width = np.where(borrowed, _WIDER_WHEN_BORROWED, 1.0) * width
+            width = np.where(borrowed, WIDER_WHEN_BORROWED, 1.0) * width
             notes.append(f"priced by a related kernel ({family.name})")
         return Cost(
             name,
             seconds,
-            {family.name: _around(seconds, np.minimum(width, _WIDEST))},
+            {family.name: around(seconds, np.minimum(width, WIDEST))},
             bound=_bound(timing),
             formula=form.text,
             source=f"{fits.name}:{family.name}",
             tag="extrapolated" if notes else "fitted",
             op=op,
             notes=tuple(notes),
-            variance=_draws(op, timing),
+            variance=draws(op, timing),
         )
 
     def _gemm(self, name: str, op: Gemm) -> Cost:
@@ -273,24 +274,6 @@ def _check(fits: Fits) -> None:
             )
 
 
-def _draws(op: Any, timing: Timing) -> Any:
-    """Variance of a rank's routed work, whose variable part follows the busiest rank's rows. [s2]"""
-    if not isinstance(op, FusedExperts) or not op.parallel:
-        return 0.0
-    return (op.loads.deviation(op.tokens) * (timing.seconds - timing.launch)) ** 2
-
-
-def _with_spread(width: Any, op: FusedExperts) -> Any:
-    """Kernel error and the draw of a random routing are independent."""
-    return np.hypot(width, op.loads.spread(op.tokens)) if op.loads.kind == "power_law" else width
-
-
-def _around(seconds: Any, width: Any) -> tuple[Any, Any]:
-    """Seconds below and above, of an interval of ``width`` in the logarithm."""
-    factor = np.exp(width)
-    return seconds * (1.0 - 1.0 / factor), seconds * (factor - 1.0)
-
-
 def _chosen(costs: list[tuple[Any, Cost]]) -> Cost:
     """Each cost where its mask holds, step by step."""
     spread = {
@@ -320,28 +303,6 @@ def _is_decode(op: Attention | MlaModule) -> bool:
 def _cold(gpu: GpuNumbers) -> GpuNumbers:
     """Weights and caches of a running model never wait in L2, unlike a benchmark's repeated call."""
     return replace(gpu, l2_bytes=1.0)
-
-
-def _octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, str]:
-    """Doublings between the op's load and shape and the nearest fitted value, summed over fields."""
-    octaves: Any = 0.0
-    names: list[str] = []
-    for name, value in ranged_fields(op, form.ranged).items():
-        limits = family.valid_range.get(name)
-        if limits is None:
-            continue
-        low, high = limits
-        smallest, largest = (value, value) if isinstance(value, (int, float)) else (value.min(), value.max())
-        if low <= smallest and largest <= high:
-            continue
-        positive = np.maximum(np.asarray(value, float), 1e-12)
-        if high <= 0:
-            # Never measured away from zero: cached context before a prefill chunk counts as one doubling.
-            octaves = octaves + np.where(positive > 1e-6, 1.0, 0.0)
-        else:
-            octaves = octaves + np.maximum(np.log2(positive / high), 0) + np.maximum(np.log2(low / positive), 0)
-        names.append(name)
-    return octaves, ", ".join(names)
 
 
 _BOUNDS = ("launch", "memory", "compute")

@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
@@ -19,8 +19,7 @@ from moesim.spec.hardware import Hardware
 from moesim.spec.huggingface import model_from_config
 from moesim.spec.model import Model
 from moesim.spec.scenario import Scenario, dotted_fields
-
-M = TypeVar("M", bound=BaseModel)
+from moesim.spec.validation import validated
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
@@ -44,7 +43,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
         else:
             _put(data, dotted, value)
             overridden.add(dotted)
-    scenario, more = _validated(Scenario, data, document, overridden)
+    scenario, more = validated(Scenario, data, document, overridden)
     problems += more
     stand_in, replaced = (scenario, []) if scenario else _with_defaults(data)
     if stand_in:
@@ -104,7 +103,7 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
         else:
             _put(data, dotted, value)
             touched.add(dotted)
-    result, more = _validated(Scenario, data, document, touched)
+    result, more = validated(Scenario, data, document, touched)
     problems += more
     if result is not None and not problems:
         problems = _checked(result, document, touched)
@@ -164,49 +163,6 @@ def _unaliased(data: dict[str, Any], document: yaml.Document) -> tuple[dict[str,
     return data, problems
 
 
-def _validated(
-    kind: type[M], data: dict[str, Any], document: yaml.Document, overridden: set[str] | None = None
-) -> tuple[M | None, list[Problem]]:
-    try:
-        return kind.model_validate(data), []
-    except ValidationError as error:
-        return None, [_problem(kind, item, document, overridden or set()) for item in error.errors()]
-
-
-_KINDS = {"uniform", "balanced", "zipf", "power_law", "correlated", "identical", "histogram", "trace"}
-
-
-def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridden: set[str]) -> Problem:
-    location = tuple(part for i, part in enumerate(item["loc"]) if not (i == 1 and part in _KINDS))
-    dotted = ".".join(map(str, location))
-    where = "override" if dotted in overridden else document.where(location)
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        known = sorted(_section(kind, location[:-1]).model_fields)
-        near = difflib.get_close_matches(str(location[-1]), known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-        return Problem(f"'{dotted}' is not a known key; {hint}", where)
-    if item["type"] == "missing":
-        return Problem(f"'{dotted}' is missing", where)
-    said = f"{message[0].lower()}{message[1:]}"
-    if isinstance(item["input"], dict):
-        # What several keys say together: the whole section would be shown as found.
-        return Problem(f"'{dotted}': {said}" if dotted else said, where)
-    return Problem(f"'{dotted}': {said} (found {item['input']!r})", where)
-
-
-def _section(kind: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
-    """The model of the section at ``location``, as far as plain nesting goes."""
-    for part in location:
-        field = kind.model_fields.get(str(part))
-        options = [field.annotation, *get_args(field.annotation)] if field else []
-        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not inner:
-            break
-        kind = inner[0]
-    return kind
-
-
 def _known(folder: Path, pattern: str) -> list[str]:
     return sorted(p.stem if p.is_file() else p.name for p in folder.glob(pattern))
 
@@ -254,7 +210,7 @@ def _is_cluster(path: Path) -> bool:
 @lru_cache(maxsize=64)
 def _load_hardware(path: Path, _stamp: int) -> Hardware:
     document = yaml.read(path)
-    hardware, problems = _validated(Hardware, document.data, document)
+    hardware, problems = validated(Hardware, document.data, document)
     if hardware is None:
         raise SpecError(problems)
     return hardware
@@ -278,7 +234,7 @@ def _parsed_cluster(path: Path, _stamp: int) -> tuple[Any, yaml.Document]:
     from moesim.spec.cluster import Cluster
 
     document = yaml.read(path)
-    cluster, problems = _validated(Cluster, document.data, document)
+    cluster, problems = validated(Cluster, document.data, document)
     if cluster is None:
         raise SpecError(problems)
     return cluster, document
