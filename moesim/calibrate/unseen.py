@@ -18,7 +18,7 @@ from moesim.calibrate.tables import read_table
 from moesim.cost.fits import FittedFamily, load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
-from moesim.cost.widening import WIDER_IN_A_GROUP
+from moesim.cost.widening import wider_in_a_group
 from moesim.spec.loading import load_hardware
 
 
@@ -68,8 +68,9 @@ def _error(family: Family, unseen: Family, fitted: FittedFamily, gpu: str, stack
     predicted = np.asarray(unseen.evaluator(rows, numbers, tuned_tiles(gpu))(fitted.parameters).seconds)
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
-    routing_spread = family.operation(rows).loads.spread(rows["num_tokens"].to_numpy())
-    wider = WIDER_IN_A_GROUP if (rows["moe_ep_size"] > 1).any() else 1.0
+    operation = family.operation(rows)
+    routing_spread = operation.loads.spread(rows["num_tokens"].to_numpy())
+    wider = wider_in_a_group(operation.weights) if operation.parallel else 1.0
     half_width = np.hypot(wider * fitted.residuals.interval(predicted), routing_spread)
     roofline = np.abs(ideal_seconds(family, rows, numbers) * efficiency / measured - 1)
     by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]

@@ -16,7 +16,6 @@ from moesim.cost.forms.form import Form, Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tile_for, tuned_tiles
 from moesim.cost.widening import (
-    WIDER_IN_A_GROUP,
     WIDER_ON_ANOTHER_GPU,
     WIDER_PER_OCTAVE,
     WIDER_WHEN_BORROWED,
@@ -24,6 +23,7 @@ from moesim.cost.widening import (
     around,
     draws,
     octaves_outside,
+    wider_in_a_group,
     with_spread,
 )
 from moesim.errors import SpecError
@@ -154,7 +154,7 @@ class Machine:
         notes: list[str] = []
         if isinstance(op, FusedExperts):
             if op.parallel:
-                width = WIDER_IN_A_GROUP * width
+                width = wider_in_a_group(op.weights) * width
                 notes.append("a part of the experts on each rank was never fitted")
             width = with_spread(width, op)
         octaves, outside = octaves_outside(family, op, form)

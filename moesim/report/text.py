@@ -122,7 +122,7 @@ def does_not_fit_text(error: DoesNotFit) -> str:
 def explain_text(prediction: Prediction) -> str:
     """The cost tree: seconds, share, interval, bound, source, and the formulas used."""
     total = prediction.cost.seconds
-    head = f"{'':44}{'times':>6}{'total':>12}{'share':>8}  {'bound':8}{'tag':14}source"
+    head = f"{'':44}{'times':>6}{'total':>12}{'share':>8}  {'bound':9}{'tag':14}source"
     lines = [head]
     formulas: dict[str, str] = {}
     _tree(prediction.cost, 0, 1.0, total, lines, formulas)
@@ -137,7 +137,7 @@ def _tree(cost: Any, depth: int, times: float, total: float, lines: list[str], f
     count = f"x{cost.count}" if cost.count > 1 else ""
     line = f"{name:44}{count:>5} {1e3 * seconds:>9.3f} ms{seconds / total:>8.1%}"
     if not cost.children:
-        line += f"  {cost.bound:8}{cost.tag:14}{cost.source}"
+        line += f"  {cost.bound:9}{cost.tag:14}{cost.source}"
         formulas.setdefault(cost.source, cost.formula)
     lines.append(line)
     for child in cost.children:
