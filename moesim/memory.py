@@ -256,5 +256,5 @@ def require_room(room: Room, model: Model, hardware: Hardware, batch: int, ways_
         what = f"the weights and working memory of {model.name} leave no room for a KV cache"
     else:
         what = f"the KV cache of {batch} sequences is too large (largest batch at this context: {room.largest_batch})"
-    message = f"does not fit on {hardware.name}: {what}; {bytes_text(room.shortfall)} too much on each GPU"
+    message = f"does not fit on {hardware.title}: {what}; {bytes_text(room.shortfall)} too much on each GPU"
     raise DoesNotFit(message, room.shortfall, room, ways_out)

@@ -139,11 +139,9 @@ def _work(group: GroupLoads, n: int) -> _Work:
 
 def _of_draws(group: GroupLoads, counts: Array, load: Array | None = None) -> _Work:
     """Each draw has its own busiest rank; a placement by load knows the draw, or ``load`` where given."""
-    served, fixed = [], group.strategy != "load_sorted" and not group.redundant
-    shares = None if load is None and not fixed else placed(
-        group.strategy, counts.mean(0) if load is None else load, group.ranks, group.redundant)  # fmt: skip
+    served = []
     for row in counts:
-        share = placed(group.strategy, row, group.ranks, group.redundant) if shares is None else shares
+        share = placed(group.strategy, row if load is None else load, group.ranks, group.redundant)
         served.append(row * share[int(np.argmax(share @ row))])
     here = np.array(served)
     rows = here.sum(1)

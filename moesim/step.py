@@ -10,7 +10,7 @@ import numpy as np
 from moesim.cost.cost import Cost, overlapped, reduced, summed
 from moesim.cost.machine import Machine
 from moesim.layer import EXCHANGES, Load, head_operations, hop_operations, layer_operations
-from moesim.ops import Elementwise, ExpertAllToAll, Gemm, Host
+from moesim.ops import Elementwise, Gemm, Host
 from moesim.rank import Rank
 from moesim.spec.engine_file import load_engine
 from moesim.spec.model import Layers, MoeFfn
@@ -125,9 +125,9 @@ class StepModel:
         moving = [cost for cost in operations if cost.name in EXCHANGES]
         computing = [cost for cost in operations if cost.name not in EXCHANGES]
         hidden = overlapped("hidden by overlap", summed("", moving), summed("", computing))
-        lent = max((getattr(c.op, "sms", 0.0) for c in moving if isinstance(c.op, ExpertAllToAll)), default=0.0)
-        if lent and rank.plan.backend == "deepep_high_throughput":
-            hidden = replace(hidden, seconds=hidden.seconds * (1 - lent / self.machine.gpu.sm_count))
+        if rank.plan.backend == "deepep_high_throughput":
+            lent = load_engine().exchange.deepep_sms.value / self.machine.gpu.sm_count
+            hidden = replace(hidden, seconds=hidden.seconds * (1 - lent))
         return [*operations, hidden]
 
     def _cross_caches(self, load: Load) -> list[Cost]:

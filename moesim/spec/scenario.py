@@ -41,6 +41,7 @@ class Engine(Strict):
     expert_tensor_parallel_size: Whole = 1
     """Ranks that slice each expert under expert parallelism (Megatron's name; vLLM knows 1 only)."""
     expert_placement_strategy: Literal["linear", "round_robin", "load_sorted"] = "linear"
+    """vLLM has the first two, and round_robin for models with expert groups alone."""
     enable_eplb: bool = False
     num_redundant_experts: Annotated[int, Field(ge=0, le=4096)] = 0
     """Replicas of hot experts, placed by load (vLLM's eplb_config)."""
