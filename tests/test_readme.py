@@ -18,6 +18,11 @@ def test_output_shown_is_real(capsys):
         assert _shown(capsys.readouterr().out) in README, f"update the output of {name} in README.md"
 
 
+def test_plans_shown_are_real(capsys):
+    main(["plan", f"{paths.SCENARIOS}/olmoe.yaml", "--gpus", "2"])
+    assert _shown(capsys.readouterr().out) in README, "update the plans of olmoe in README.md"
+
+
 def test_headline_figures_are_those_of_the_accuracy_page():
     page = (paths.ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
