@@ -215,7 +215,7 @@ def _exchanged(rank: Rank, ffn: MoeFfn, mine: Any, everyone: Any, experts: Fused
     for phase in ("dispatch", "combine"):
         if phase == "combine":
             yield "experts", experts
-        if plan.backend.startswith("deepep"):
+        if plan.deepep:
             yield phase, ExpertAllToAll(
                 plan.backend, phase, mine, hidden, k, ffn.num_experts, len(members),
                 bytes_per_element=sent[phase], sms=load_engine().exchange.deepep_sms.value,

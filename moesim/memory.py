@@ -169,10 +169,10 @@ def communication_bytes(rank: Rank, hardware: Hardware, limits: Limits) -> float
     plan, reserves = rank.plan, load_engine().reserves
     total = reserves.communication_bytes(plan.tp, custom=plan.custom_all_reduce)
     total += reserves.communication_bytes(plan.pp, custom=False)
-    moe = next((g.ffn for g in rank.model.layers if isinstance(g.ffn, MoeFfn)), None)
+    moe = rank.model.moe
     if moe is not None and plan.dp > 1:
         total += reserves.communication_bytes(plan.dp * (plan.tp if plan.ep > 1 else 1), custom=False)
-    if not plan.exchanges or moe is None or not plan.backend.startswith("deepep"):
+    if moe is None or not plan.deepep:
         return total
     nodes = -(-plan.world // hardware.gpus_per_node)
     if plan.backend == "deepep_high_throughput":
@@ -224,12 +224,11 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
     other = reserves.attention_workspace.value
     available = usable - weights - activations - graphs - communication - other
     per_token = kv_bytes_per_token(rank)
-    needed = batch * float(sequence_kv_bytes(rank, context, limits.block_size, source_len))
     one = float(sequence_kv_bytes(rank, context, limits.block_size, source_len))
     return Room(
         total, usable, weights, activations, graphs, communication, other, available, per_token,
         kv_blocks=max(int(available // (limits.block_size * per_token)), 0),
-        kv_needed=needed,
+        kv_needed=batch * one,
         largest_batch=min(max(int(available // one), 0), limits.max_num_seqs),
         longest_context=_longest_context(rank, available / batch, limits.block_size, source_len),
         longest_alone=_longest_context(rank, available, limits.block_size, source_len),

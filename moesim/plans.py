@@ -75,7 +75,7 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
 
 def _combinations(scenario: Scenario, gpus: int) -> Iterator[dict[str, Any]]:
     """TP x PP x DP = ``gpus``, with and without expert parallelism, each way to exchange tokens."""
-    moe = load_model(scenario.model, scenario.engine.hf_overrides).is_moe
+    moe = load_model(scenario.model, scenario.engine.hf_overrides).moe
     for tp, pp in itertools.product(_divisors(gpus), repeat=2):
         if gpus % (tp * pp):
             continue

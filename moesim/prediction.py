@@ -95,13 +95,11 @@ class Parts:
 
 def assemble(scenario: Scenario) -> Parts:
     """Look up the model, the GPU and the calibration a scenario names."""
-    engine = scenario.engine
     hardware = load_hardware(scenario.hardware)
     rank = _rank(scenario)
     machine = machine_of(hardware, scenario.calibration)
-    in_flight = engine.pipeline_micro_batches or engine.pipeline_parallel_size
-    steps = StepModel(rank, machine, engine.enforce_eager or rank.plan.eager, in_flight)
-    return Parts(hardware, rank, limits_of(scenario, hardware), steps)
+    limits = limits_of(scenario, hardware)
+    return Parts(hardware, rank, limits, StepModel(rank, machine, limits.eager))
 
 
 def _rank(scenario: Scenario) -> Rank:
@@ -141,10 +139,9 @@ def room_of(scenario: Scenario, parts: Parts) -> Room:
     encoder = parts.rank.model.has_encoder
     context = load.output_len if encoder else load.input_len + load.output_len
     source = load.input_len if encoder else 0
-    replicas = parts.rank.plan.dp
-    share = -(-load.batch_size // replicas)
-    room = memory_room(parts.rank, parts.hardware, parts.limits, share, context, source)
-    return replace(room, largest_batch=replicas * room.largest_batch)
+    plan = parts.rank.plan
+    room = memory_room(parts.rank, parts.hardware, parts.limits, plan.share(load.batch_size), context, source)
+    return replace(room, largest_batch=plan.dp * room.largest_batch)
 
 
 def ways_out(scenario: Scenario) -> tuple[str, ...]:

@@ -105,14 +105,13 @@ def static_batch(
         Steps priced per phase and point. None prices every step, and takes a single point.
     """
     batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
-    encoder = steps.rank.model.has_encoder
-    # Data-parallel replicas share the requests out evenly; the fullest one counts.
-    replica = -(-batch // steps.rank.plan.dp)
+    plan, encoder = steps.rank.plan, steps.rank.model.has_encoder
+    replica = plan.share(batch)
     prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples)
     count = output_len if encoder else output_len - 1
     context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, samples)
     source = input_len[:, None] if encoder else 0
-    in_flight = np.minimum(steps.micro_batches, replica)[:, None]
+    in_flight = plan.in_flight(batch)[:, None]
     sequences = -(-replica[:, None] // in_flight)
     groups = (Group(sequences, 1, context),)
     at_nodes = decode_cycle(steps, steps.load(groups, source), sequences, in_flight)

@@ -34,8 +34,6 @@ class StepModel:
     rank: Rank
     machine: Machine
     eager: bool = False
-    micro_batches: int = 1
-    """Batches a pipeline keeps in flight."""
 
     def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
         tokens = sum(g.sequences * g.query for g in groups)
@@ -60,13 +58,12 @@ class StepModel:
 
     def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
         """The same for each stage of a pipeline, with its hop to the next."""
-        stages = self.rank.stages()
         found = []
-        for number, rank in enumerate(stages):
+        for rank in self.rank.stages():
             parts = self.gpu_costs(rank, load, sampled)
             if not rank.last:
                 parts += [self.machine.price(name, op) for name, op in hop_operations(rank, load)]
-            found.append(summed(f"stage {number}", parts))
+            found.append(summed(f"stage {rank.stage}", parts))
         return found
 
     def host_cost(self, parts: list[Cost], load: Load) -> Cost:

@@ -159,10 +159,10 @@ def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
     hops = Counter[tuple[Vertex, Vertex]]()
     for ring in rings:
         for a, b in zip(ring, ring[1:] + ring[:1], strict=True):
-            hops.update(_edges(paths[a][("gpu", b)]))
+            hops.update(itertools.pairwise(paths[a][("gpu", b)]))
     everyone = Counter[tuple[Vertex, Vertex]]()
     for a, b in itertools.permutations(members, 2):
-        everyone.update(_edges(paths[a][("gpu", b)]))
+        everyone.update(itertools.pairwise(paths[a][("gpu", b)]))
     rate = graph(hardware).edges
     # A ring carries its share of the volume past every GPU; an all-to-all sends 1/(n - 1) of it to each other.
     ring_s = max(count / rate[edge]["bytes_per_s"] for edge, count in hops.items()) / len(rings)
@@ -184,10 +184,6 @@ def _paths(hardware: Hardware, members: tuple[int, ...]) -> dict[int, dict[Verte
 
     whole = graph(hardware)
     return {place: networkx.single_source_dijkstra_path(whole, ("gpu", place)) for place in members}
-
-
-def _edges(path: list[Vertex]) -> Iterable[tuple[Vertex, Vertex]]:
-    return itertools.pairwise(path)
 
 
 def _rings(by_node: dict[int, list[int]]) -> Iterable[tuple[int, ...]]:

@@ -154,7 +154,7 @@ def _fits(
     encoder = parts.rank.model.has_encoder
     total = grid["input_len"] + grid["output_len"]
     context = grid["output_len"] if encoder else total
-    replica = -(-grid["batch_size"] // parts.rank.plan.dp)
+    replica = parts.rank.plan.share(grid["batch_size"])
     rooms = stage_rooms(parts.rank, parts.hardware, parts.limits, 1, 1)
     # The stage with least left, which does not depend on the load: needs grow alike on all.
     stage, room = min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_bytes_per_token, 1e-9))

@@ -48,7 +48,8 @@ def _expert_all_to_all(backend: str, phase: str) -> Callable[[pd.DataFrame], Exp
     return operation
 
 
-def _deepep_shape(table: pd.DataFrame) -> pd.Series:
+def deepep_shape(table: pd.DataFrame) -> pd.Series:
+    """hidden/top-k/experts of each row, the unit that is left out whole."""
     return table[["hidden_size", "topk", "num_experts"]].astype(str).agg("/".join, axis=1)
 
 
@@ -62,7 +63,7 @@ def _deepep(backend: str, form: Form, phase: str, across_nodes: bool) -> Family:
         return rows[rows["nodes"] <= 4] if backend == "deepep_high_throughput" else rows
 
     suffix, scheme, group = ("_nodes", "one node count at a time", _node_count) if across_nodes else (
-        "", "one (hidden, top-k, experts) at a time", _deepep_shape)  # fmt: skip
+        "", "one (hidden, top-k, experts) at a time", deepep_shape)  # fmt: skip
     note = _EIGHT_NODES if across_nodes and backend == "deepep_high_throughput" else ""
     return Family(f"{backend}{suffix}/{phase}", form, backend, select, _expert_all_to_all(backend, phase), group,
                   scheme, weights_for_l2_rule=False, note=note)  # fmt: skip

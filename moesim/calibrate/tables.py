@@ -67,6 +67,7 @@ def _context(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"step": "past"})
 
 
+_DIRECTIONS = ("dispatch", "combine")
 _DEEPEP_MODES = {"deepep_low_latency": "ll", "deepep_high_throughput": "ht"}
 
 
@@ -76,12 +77,9 @@ def _deepep(mode: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
     def tidy(table: pd.DataFrame) -> pd.DataFrame:
         if "comm_backend" in table:
             return _deepep_of_vllm(table[table["comm_backend"] == f"deepep_{_DEEPEP_MODES[mode]}"])
-        return _deepep_of_sglang(table, "sms" if f"{_DIRECTIONS[0]}_sms" in table else None)
+        return _deepep_of_sglang(table)
 
     return tidy
-
-
-_DIRECTIONS = ("dispatch", "combine")
 
 
 def _deepep_of_vllm(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,14 +87,14 @@ def _deepep_of_vllm(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"node_num": "nodes"}).assign(seconds=table["latency"] * 1e-6, bytes_per_element=2.0)
 
 
-def _deepep_of_sglang(table: pd.DataFrame, sms: str | None) -> pd.DataFrame:
+def _deepep_of_sglang(table: pd.DataFrame) -> pd.DataFrame:
     """Both directions of a row become rows of their own. Eight GPUs a node; dispatch in fp8.
 
     High throughput runs a notify kernel before it transmits, timed apart: ``notify_seconds``.
     """
     import pandas as pd
 
-    rows = []
+    rows, sms = [], "dispatch_sms" in table
     for phase in _DIRECTIONS:
         one = table[["num_experts", "hidden_size"]].assign(
             topk=table["num_topk"],

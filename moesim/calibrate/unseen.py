@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +19,11 @@ from moesim.calibrate.tables import read_table
 from moesim.cost.fits import FittedFamily, load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
-from moesim.cost.widening import wider_in_a_group
+from moesim.cost.widening import of_experts
 from moesim.spec.loading import load_hardware
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -51,33 +55,29 @@ def _errors(gpu: str, stack: str, distribution: str, parallel: bool) -> dict[str
     for family in FAMILIES:
         if family.form.name != "fused_moe" or family.name not in fits.families:
             continue
-        unseen = never_fitted(family, distribution, parallel)
-        rows = unseen.select(read_table(gpu, stack, family.table), numbers)
-        if not rows.empty:
-            found[family.name] = _error(family, unseen, fits.family(family.name), gpu, stack)
+        table, unseen = read_table(gpu, stack, family.table), never_fitted(family, distribution, parallel)
+        rows = unseen.select(table, numbers)
+        if rows.empty:
+            continue
+        rows = rows[~implied_bound_broken(unseen, rows, numbers)].reset_index(drop=True)
+        balanced = family.select(table, numbers)
+        efficiency = float(np.median(balanced["seconds"] / ideal_seconds(family, balanced, numbers)))
+        roofline = ideal_seconds(family, rows, numbers) * efficiency
+        fitted = fits.family(family.name)
+        predicted = np.asarray(unseen.evaluator(rows, numbers, tuned_tiles(gpu))(fitted.parameters).seconds)
+        found[family.name] = _error(unseen, fitted, rows, predicted, roofline)
     return found
 
 
-def _error(family: Family, unseen: Family, fitted: FittedFamily, gpu: str, stack: str) -> UnseenError:
-    numbers = GpuNumbers.of(load_hardware(gpu))
-    table = read_table(gpu, stack, family.table)
-    balanced = family.select(table, numbers)
-    efficiency = float(np.median(balanced["seconds"] / ideal_seconds(family, balanced, numbers)))
-    rows = unseen.select(table, numbers)
-    rows = rows[~implied_bound_broken(unseen, rows, numbers)].reset_index(drop=True)
-    predicted = np.asarray(unseen.evaluator(rows, numbers, tuned_tiles(gpu))(fitted.parameters).seconds)
+def _error(family: Family, fitted: FittedFamily, rows: pd.DataFrame, predicted: Any, roofline: Any) -> UnseenError:
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
-    operation = family.operation(rows)
-    routing_spread = operation.loads.spread(rows["num_tokens"].to_numpy())
-    wider = wider_in_a_group(operation.weights) if operation.parallel else 1.0
-    half_width = np.hypot(wider * fitted.residuals.interval(predicted), routing_spread)
-    roofline = np.abs(ideal_seconds(family, rows, numbers) * efficiency / measured - 1)
+    half_width = of_experts(fitted.residuals.interval(predicted), family.operation(rows))
     by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]
     return UnseenError(
         len(rows),
         float(errors.mean()),
         float(max(by_shape)),
-        float(roofline.mean()),
+        float(np.abs(roofline / measured - 1).mean()),
         float((np.abs(np.log(measured / predicted)) <= half_width).mean()),
     )

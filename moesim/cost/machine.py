@@ -23,8 +23,7 @@ from moesim.cost.widening import (
     around,
     draws,
     octaves_outside,
-    wider_in_a_group,
-    with_spread,
+    of_experts,
 )
 from moesim.errors import SpecError
 from moesim.ops import Attention, Collective, ExpertAllToAll, FusedExperts, Gemm, Host, MlaModule, Operation
@@ -153,10 +152,9 @@ class Machine:
         width = family.residuals.interval(seconds)
         notes: list[str] = []
         if isinstance(op, FusedExperts):
+            width = of_experts(width, op)
             if op.parallel:
-                width = wider_in_a_group(op.weights) * width
                 notes.append("a part of the experts on each rank was never fitted")
-            width = with_spread(width, op)
         octaves, outside = octaves_outside(family, op, form)
         if outside:
             width = width * (1 + WIDER_PER_OCTAVE * octaves) + 0.1 * octaves

@@ -27,12 +27,12 @@ def draws(op: Any, timing: Timing) -> Any:
     return (op.loads.deviation(op.tokens) * (timing.seconds - timing.launch)) ** 2
 
 
-def with_spread(width: Any, op: FusedExperts) -> Any:
-    """Kernel error and the draw of a random routing are independent."""
-    return np.hypot(width, op.loads.spread(op.tokens)) if op.loads.kind == "power_law" else width
+def of_experts(width: Any, op: FusedExperts) -> Any:
+    """An interval of fused experts: kernel error and the draw of a random routing are independent."""
+    return np.hypot(_in_a_group(op.weights) * width if op.parallel else width, op.loads.spread(op.tokens))
 
 
-def wider_in_a_group(weights: str) -> float:
+def _in_a_group(weights: str) -> float:
     """Widening for a rank that holds a part of the experts: none was fitted.
 
     Marlin and triton_kernels also sort tokens by other kernels under an expert map, which no fitted row runs.

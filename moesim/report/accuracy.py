@@ -22,6 +22,7 @@ from moesim.cost.tiles import tuned_tiles
 from moesim.paths import write_whole
 from moesim.report.accuracy_parallel import section as parallel_section
 from moesim.report.collective_plots import draw_collectives
+from moesim.report.figure import pyplot, save
 from moesim.spec.loading import load_hardware
 
 GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.24.0"
@@ -224,11 +225,7 @@ def _plots(data: dict[str, Any]) -> list[str]:
 
 def _plot(family: Family, target: Path) -> Path:
     """Measured over predicted against duration, all rows, with the 90 % band."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     stored = fits_module.load_fits(f"{GPU}/{STACK}").family(family.name)
     numbers = GpuNumbers.of(load_hardware(GPU))
     rows = family.select(read_table(GPU, STACK, family.table), numbers)
@@ -261,7 +258,4 @@ def _plot(family: Family, target: Path) -> Path:
     axes.set_title(f"{family.name}, H100 SXM, vLLM 0.24: {len(rows):,} rows", fontsize=9)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
     figure.tight_layout()
-    with paths.whole(target) as half:
-        figure.savefig(half, format="png", metadata={"Software": None})
-    plt.close(figure)
-    return target
+    return save(figure, target, metadata={"Software": None})

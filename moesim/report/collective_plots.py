@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim import paths
-from moesim.calibrate.collective_rows import across_all_nodes
+from moesim.calibrate.collective_rows import across_all_nodes, deepep_shape
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
 from moesim.calibrate.tables import read_table
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops.collective import BUS_FACTOR
-from moesim.report.accuracy_parallel import KERNEL_STACK, NODES_STACK, STACK, deepep_families
+from moesim.report.accuracy_parallel import GPUS, KERNEL_STACK, NODES_STACK, STACK, deepep_families
+from moesim.report.figure import pyplot, save
 from moesim.spec.loading import load_hardware
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GPU = "nvidia-h100-sxm5-80gb"
+GPU = GPUS[0]
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 
 
@@ -47,8 +47,7 @@ def _all(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _some_shapes(rows: pd.DataFrame) -> pd.DataFrame:
     """Four shapes, from the smallest to the largest message a token, at 20 SMs where SMs are chosen."""
-    shape = rows[["hidden_size", "topk", "num_experts"]].astype(str).agg("/".join, axis=1)
-    rows = rows.assign(shape=shape)
+    rows = rows.assign(shape=deepep_shape(rows))
     kept = rows["shape"].isin(["2048/8/128", "4096/2/8", "4096/8/256", "7168/8/256"])
     return rows[kept & rows["sms"].isin([0, 20])]
 
@@ -60,11 +59,7 @@ def _usual_sms(rows: pd.DataFrame) -> pd.DataFrame:
 def _draw(
     family: Family, stack: str, folder: Path, x: str, series: str, unit: str, choose: Callable[[Any], Any]
 ) -> Path:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     numbers = GpuNumbers.of(load_hardware(GPU))
     rows = choose(family.select(read_table(GPU, stack, family.table), numbers))
     p = load_fits(f"{GPU}/{stack}").family(family.name).parameters
@@ -80,7 +75,4 @@ def _draw(
     axes.legend(fontsize=8, frameon=False)
     figure.tight_layout()
     target = folder / f"time-{family.name.replace('/', '-')}.png"
-    with paths.whole(target) as half:
-        figure.savefig(half, format="png", metadata={"Software": None})
-    plt.close(figure)
-    return target
+    return save(figure, target, metadata={"Software": None})

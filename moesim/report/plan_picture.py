@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from moesim import paths
 from moesim.placement import linear
 from moesim.prediction import Prediction
+from moesim.report.figure import pyplot, save
 from moesim.report.plan_text import traffic
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
-from moesim.spec.model import Model, MoeFfn
+from moesim.spec.model import Model
 from moesim.spec.plan import Plan
 from moesim.units import bytes_text
 
@@ -25,11 +25,7 @@ _MOST_NODES = 4
 
 def draw_plan(prediction: Prediction, target: Path) -> Path:
     """Boxes for GPUs, grouped by node; below them what passes links. Needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     scenario = prediction.scenario
     plan, hardware = Plan.of(scenario.engine), load_hardware(scenario.hardware)
     model = load_model(scenario.model, scenario.engine.hf_overrides)
@@ -65,10 +61,7 @@ def draw_plan(prediction: Prediction, target: Path) -> Path:
         axes.text(_GAP, top, line, fontsize=9)
     if not moved:
         axes.text(_GAP, top - 0.32, "nothing: no GPU talks to another", fontsize=9)
-    with paths.whole(target) as half:
-        figure.savefig(half, format=target.suffix[1:], bbox_inches="tight")
-    plt.close(figure)
-    return target
+    return save(figure, target, bbox_inches="tight")
 
 
 def _draw_node(
@@ -105,7 +98,7 @@ def _holds(place: int, where: dict[str, int], plan: Plan, model: Model) -> list[
     stage = f"stage {where['pp']}: " if plan.pp > 1 else ""
     lines.append(f"{stage}layers {first}-{first + layers[where['pp']] - 1}")
     lines.append(f"attention: heads, slice {where['tp'] + 1} of {plan.tp}" if plan.tp > 1 else "attention: whole")
-    moe = next((g.ffn for g in model.layers if isinstance(g.ffn, MoeFfn)), None)
+    moe = model.moe
     if moe is not None:
         lines.append(_experts(where["dp"] * plan.tp + where["tp"], plan, moe.num_experts))
     return lines

@@ -64,31 +64,30 @@ def _tied(fitting: list[Candidate], metric: str) -> list[str]:
 def traffic(prediction: Prediction) -> list[tuple[str, str, int, float, float]]:
     """(phase, operation, ranks, bytes a GPU sends, seconds) of everything that passes links, over the whole batch."""
     load, plan = prediction.scenario.workload, Plan.of(prediction.scenario.engine)
-    in_flight = min(prediction.scenario.engine.pipeline_micro_batches or plan.pp, -(-load.batch_size // plan.dp))
-    steps = {"decode": max(load.output_len - 1, 1) * in_flight}
+    steps = {"decode": max(load.output_len - 1, 1) * plan.in_flight(load.batch_size)}
     found: dict[tuple[str, str], tuple[int, float, float]] = {}
     for phase in prediction.cost.children:
         stages = [part for part in phase.children if part.name.startswith("stage ")] or [phase]
         for stage in stages:
-            moved: dict[tuple[str, str], list[float]] = {}
-            _collect(stage, phase.name, phase.count if stage is not phase else 1.0, steps.get(phase.name, 1), moved)
-            for key, (ranks, sent, seconds) in moved.items():
+            moved: dict[str, list[float]] = {}
+            _collect(stage, 1.0, steps.get(phase.name, 1), moved)
+            for name, (ranks, sent, seconds) in moved.items():
                 # A GPU belongs to one stage: the one that sends most is shown.
-                if sent > found.get(key, (0, -1.0, 0.0))[1]:
-                    found[key] = (int(ranks), sent, seconds)
+                if sent > found.get((phase.name, name), (0, -1.0, 0.0))[1]:
+                    found[phase.name, name] = (int(ranks), sent, seconds)
     return [(phase, name, *moved) for (phase, name), moved in found.items()]
 
 
-def _collect(cost: Cost, phase: str, times: float, steps: int, found: dict[tuple[str, str], list[float]]) -> None:
+def _collect(cost: Cost, times: float, steps: int, found: dict[str, list[float]]) -> None:
     """Work that does not change from step to step is a scalar, and counts ``steps`` times."""
     times *= cost.count
     if not cost.children and isinstance(cost.op, (Collective, ExpertAllToAll)):
         sent = np.asarray(cost.op.link_bytes, float)
-        entry = found.setdefault((phase, cost.name), [float(np.max(cost.op.ranks)), 0.0, 0.0])
+        entry = found.setdefault(cost.name, [float(np.max(cost.op.ranks)), 0.0, 0.0])
         entry[1] += times * float(sent.sum() if sent.size > 1 else sent.sum() * steps)
         entry[2] += times * float(cost.seconds)
     for child in cost.children:
-        _collect(child, phase, times, steps, found)
+        _collect(child, times, steps, found)
 
 
 def traffic_text(prediction: Prediction) -> str:

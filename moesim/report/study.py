@@ -8,6 +8,7 @@ from typing import Any
 from moesim import paths
 from moesim.errors import DoesNotFit, SpecError
 from moesim.prediction import Prediction, predict
+from moesim.report.figure import pyplot, save
 from moesim.spec.scenario import Scenario
 
 FAMILIES = ("TP", "TP+EP", "PP", "PP+EP", "DP", "DP+EP")
@@ -102,11 +103,7 @@ def write_study(scenarios: list[Scenario], gpus: list[int], folder: Path) -> lis
 
 
 def _draw(rows: list[tuple[Scenario, int, str, Prediction | str]], target: Path) -> Path:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     names = list(dict.fromkeys(scenario.model for scenario, *_ in rows))
     figure, panels = plt.subplots(1, len(names), figsize=(5.0 * len(names), 3.9), dpi=110, squeeze=False)
     for axes, name in zip(panels[0], names, strict=True):
@@ -127,7 +124,4 @@ def _draw(rows: list[tuple[Scenario, int, str, Prediction | str]], target: Path)
         axes.minorticks_off()
         axes.legend(fontsize=8, frameon=False)
     figure.tight_layout()
-    with paths.whole(target) as half:
-        figure.savefig(half, format="png", metadata={"Software": None})
-    plt.close(figure)
-    return target
+    return save(figure, target, metadata={"Software": None})

@@ -13,11 +13,9 @@ from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
 from moesim.spec.plan import Plan
-from moesim.spec.plan_checks import plan_findings
+from moesim.spec.plan_checks import Finding, plan_findings
 from moesim.spec.scenario import Scenario
 from moesim.spec.trace import read_trace
-
-Finding = tuple[tuple[str | int, ...], str]
 
 _TP = ("engine", "tensor_parallel_size")
 _FP8_BLOCK = 128
@@ -129,7 +127,7 @@ def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
     routing = scenario.routing
-    moe = next((g.ffn for g in model.layers if isinstance(g.ffn, MoeFfn)), None)
+    moe = model.moe
     if routing.kind in {"histogram", "trace"} and moe is None:
         yield ("routing", "kind"), f"{model.name} has no experts, so it has no routing to describe"
         return
@@ -165,14 +163,14 @@ def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> It
         what = f"{plan.world} GPUs (TP {plan.tp} x PP {plan.pp} x DP {plan.dp})"
         hint = "" if hardware.cluster else "; name a cluster as hardware for more than a node"
         yield where, f"the plan takes {what}, more than the {hardware.gpus} of {hardware.title}{hint}"
-    batch, most = -(-scenario.workload.batch_size // plan.dp), max_num_seqs(scenario.engine, hardware)
+    batch, most = plan.share(scenario.workload.batch_size), max_num_seqs(scenario.engine, hardware)
     if batch > most:
         each = " on each data-parallel replica" if plan.dp > 1 else ""
         yield (
             ("workload", "batch_size"),
             f"{batch}{each} exceeds max_num_seqs ({most}), so requests would queue; lower it or raise max_num_seqs",
         )
-    if plan.exchanges and plan.backend.startswith("deepep") and not hardware.has_deepep:
+    if plan.deepep and not hardware.has_deepep:
         yield (
             ("engine", "all2all_backend"),
             f"DeepEP needs NVSwitch and Hopper or later; {hardware.title} is not that: leave all2all_backend out",

@@ -198,12 +198,12 @@ def load_hardware(name: str) -> Hardware:
         near = difflib.get_close_matches(_squeezed(name), list(_hardware_names()), 1)
         hint = f"did you mean '{_hardware_names()[near[0]].stem}'? Known: " if near else "known: "
         raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
-    if _is_cluster(path):
-        return _load_cluster(path)
-    return _load_hardware(path, path.stat().st_mtime_ns)
+    stamp = path.stat().st_mtime_ns
+    return _load_cluster(path, stamp) if _is_cluster(path, stamp) else _load_hardware(path, stamp)
 
 
-def _is_cluster(path: Path) -> bool:
+@lru_cache(maxsize=64)
+def _is_cluster(path: Path, _stamp: int) -> bool:
     return any(line.startswith("node:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
 
 
@@ -216,9 +216,9 @@ def _load_hardware(path: Path, _stamp: int) -> Hardware:
     return hardware
 
 
-def _load_cluster(path: Path) -> Hardware:
+def _load_cluster(path: Path, stamp: int) -> Hardware:
     """The GPU a cluster file names, in that cluster."""
-    cluster, document = _parsed_cluster(path, path.stat().st_mtime_ns)
+    cluster, document = _parsed_cluster(path, stamp)
     beside = path.parent / cluster.gpu
     try:
         gpu = load_hardware(str(beside) if beside.is_file() else cluster.gpu)

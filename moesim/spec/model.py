@@ -194,8 +194,9 @@ class Model:
         return (*leading, *rest)
 
     @cached_property
-    def is_moe(self) -> bool:
-        return any(isinstance(group.ffn, MoeFfn) for group in self.layers)
+    def moe(self) -> MoeFfn | None:
+        """The first MoE layer's feed-forward part; None in a dense model."""
+        return next((group.ffn for group in self.layers if isinstance(group.ffn, MoeFfn)), None)
 
     @cached_property
     def has_encoder(self) -> bool:

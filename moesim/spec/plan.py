@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from moesim.spec.scenario import Engine
 
@@ -28,6 +31,8 @@ class Plan:
     custom_all_reduce: bool = True
     rank_order: tuple[str, ...] = ("tp", "pp", "dp")
     """Axes from the one whose ranks are neighbours to the one whose ranks lie farthest apart."""
+    micro_batches: int = 0
+    """Batches a pipeline keeps in flight, where there are as many requests; 0 is one a stage."""
 
     @classmethod
     def of(cls, engine: Engine) -> Plan:
@@ -43,6 +48,7 @@ class Plan:
             algorithm=engine.nccl_algo,
             custom_all_reduce=not engine.disable_custom_all_reduce,
             rank_order=engine.rank_order,
+            micro_batches=engine.pipeline_micro_batches or 0,
         )  # fmt: skip
 
     @property
@@ -56,28 +62,44 @@ class Plan:
         return self.dp > 1 and self.ep > 1
 
     @property
+    def deepep(self) -> bool:
+        """Tokens travel to their experts through DeepEP's kernels."""
+        return self.exchanges and self.backend.startswith("deepep")
+
+    @property
     def eager(self) -> bool:
         """Whether vLLM runs without CUDA graphs: DeepEP's high-throughput kernels wait for the host."""
         return self.exchanges and self.backend == "deepep_high_throughput"
 
+    def share(self, batch: Any) -> Any:
+        """Requests of the fullest data-parallel replica: they are shared out evenly."""
+        return -(-batch // self.dp)
+
+    def in_flight(self, batch: Any) -> Any:
+        """Micro-batches a replica cuts its share of ``batch`` requests into."""
+        return np.minimum(self.micro_batches or self.pp, self.share(batch))
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"tp": self.tp, "pp": self.pp, "dp": self.dp}
+
     def members(self, *axes: str) -> tuple[int, ...]:
         """Places of the first group along ``axes``; the first axis named varies fastest."""
-        sizes = {"tp": self.tp, "pp": self.pp, "dp": self.dp}
+        sizes = self._sizes
         stride = {axis: prod(sizes[a] for a in self.rank_order[:i]) for i, axis in enumerate(self.rank_order)}
         steps = [range(0, sizes[a] * stride[a], stride[a]) for a in reversed(axes)]
         return tuple(sum(where) for where in itertools.product(*steps))
 
     def coordinates(self, place: int) -> dict[str, int]:
         """A GPU's index along each axis."""
-        sizes = {"tp": self.tp, "pp": self.pp, "dp": self.dp}
         found = {}
         for axis in self.rank_order:
-            place, found[axis] = divmod(place, sizes[axis])
+            place, found[axis] = divmod(place, self._sizes[axis])
         return found
 
     def describe(self) -> str:
         """The plan in the words people use: ``TP4 EP4``, ``DP8 EP8 deepep_low_latency``."""
-        parts = [f"{n.upper()}{v}" for n, v in (("tp", self.tp), ("pp", self.pp), ("dp", self.dp)) if v > 1]
+        parts = [f"{n.upper()}{v}" for n, v in self._sizes.items() if v > 1]
         if self.ep > 1:
             parts.append(f"EP{self.ep}" + (f" (experts in {self.expert_tp} slices)" if self.expert_tp > 1 else ""))
         if self.exchanges:

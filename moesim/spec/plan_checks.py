@@ -78,5 +78,5 @@ def _switches(engine: Engine, plan: Plan) -> Iterator[Finding]:
             _at("all2all_backend"),
             "all2all_backend has a part only with data_parallel_size above 1 and enable_expert_parallel; leave it out",
         )
-    if engine.enable_dbo and not (plan.exchanges and plan.backend.startswith("deepep")):
+    if engine.enable_dbo and not plan.deepep:
         yield _at("enable_dbo"), "enable_dbo needs tokens exchanged through a DeepEP backend; vLLM refuses any other"

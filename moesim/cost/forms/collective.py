@@ -199,22 +199,27 @@ def _two_level(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: R
     """Within nodes, then between ranks of the same place: G + p/G messages, every byte sent twice."""
     if route is None or route.nodes == 1:
         return _direct(p, op, gpu, route)
+    seconds, launch = _levels(p, op, gpu, route)
+    pieces = p["h_ll"] * (np.asarray(op.ranks) - route.local_ranks)
+    return seconds + pieces, launch + pieces
+
+
+def _levels(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route) -> tuple[Any, Any]:
+    """The two exchanges of a hierarchical all-to-all, chunks aligned."""
     local, nodes = route.local_ranks, route.nodes
     inside = _direct(p, replace(op, ranks=local), gpu, None) if local > 1 else (0.0, 0.0)
     between = replace(route, ranks=nodes, nodes=nodes, direct_bytes_per_s=route.remote_bytes_per_s)
     across = _direct(p, replace(op, ranks=nodes), gpu, between)
-    pieces = p["h_ll"] * (np.asarray(op.ranks) - local)
-    return inside[0] + across[0] + pieces, inside[1] + across[1] + pieces
+    return inside[0] + across[0], inside[1] + across[1]
 
 
 def _two_dh(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route | None) -> tuple[Any, Any]:
     """Tutel (arXiv 2206.03382, section 4.3): two strided copies align what one peer gets into one chunk."""
     if route is None or route.nodes == 1:
         return _direct(p, op, gpu, route)
-    seconds, launch = _two_level(p, op, gpu, route)
-    pieces = p["h_ll"] * (np.asarray(op.ranks) - route.local_ranks)
+    seconds, launch = _levels(p, op, gpu, route)
     copies = 2.0 * 2.0 * np.asarray(op.message_bytes, float) / gpu.hbm_bytes_per_s
-    return seconds - pieces + copies, launch - pieces
+    return seconds + copies, launch
 
 
 _ALGORITHM: dict[str, Callable[..., tuple[Any, Any]]] = {
