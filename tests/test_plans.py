@@ -106,3 +106,14 @@ def test_cli_study(tmp_path, capsys):
     assert (tmp_path / "study.md").is_file() and (tmp_path / "plots" / "study.png").is_file()
     assert main(["study", str(OLMOE), "--gpus", "1,x", "-o", str(tmp_path)]) == 2
     assert "is not a list of numbers" in capsys.readouterr().err
+
+
+def test_the_picture_names_the_links_each_operation_uses(tmp_path):
+    """Slices are exchanged inside a node, tokens between nodes."""
+    from moesim.report.plan_picture import draw_plan
+
+    result = predict(load(paths.SCENARIOS / "mixtral_8x22b_coordinated.yaml"))
+    drawn = draw_plan(result, tmp_path / "plan.svg").read_text()
+    lines = {line.split(" among ")[0].split("<!-- ")[-1]: line for line in drawn.splitlines() if " among " in line}
+    assert "over NVSwitch" in lines["prefill: dispatch slices"]
+    assert "over 2 nodes" in lines["prefill: dispatch"]

@@ -52,12 +52,11 @@ def draw_plan(prediction: Prediction, target: Path) -> Path:
         axes.text(_GAP, top - 0.05, f"and {hidden} more nodes like these", fontsize=9, style="italic")
     top -= 0.35
     axes.text(_GAP, top, "What passes links over the whole batch (each GPU sends)", fontsize=10, weight="bold")
-    for phase, name, ranks, sent, seconds in moved:
+    for phase, name, members, sent, seconds in moved:
         top -= 0.32
-        where = _link(hardware, plan, name)
-        line = (
-            f"{phase}: {name.replace('_', ' ')} among {ranks} GPUs, {bytes_text(sent)}, {seconds:.3g} s, over {where}"
-        )
+        where = _link(hardware, members)
+        what = f"{phase}: {name.replace('_', ' ')} among {len(members)} GPUs"
+        line = f"{what}, {bytes_text(sent)}, {seconds:.3g} s, over {where}"
         axes.text(_GAP, top, line, fontsize=9)
     if not moved:
         axes.text(_GAP, top - 0.32, "nothing: no GPU talks to another", fontsize=9)
@@ -120,10 +119,8 @@ def _experts(flat: int, plan: Plan, experts: int) -> str:
     return f"experts: {first}-{last}{sliced}" if last > first else f"expert: {first}{sliced}"
 
 
-def _link(hardware: Hardware, plan: Plan, name: str) -> str:
-    """The links an operation's group has between its GPUs."""
-    axes = {"all_reduce": ("tp",), "gather_logits": ("tp",), "gather_sequence": ("tp",), "send_recv": ("pp",)}
-    members = plan.members(*axes.get(name, ("tp", "dp")))
+def _link(hardware: Hardware, members: tuple[int, ...]) -> str:
+    """The links a group has between its GPUs."""
     if hardware.cluster is None:
         return hardware.links.kind if hardware.links.kind != "none" else "PCIe"
     from moesim.topology import route

@@ -13,6 +13,8 @@ from moesim.prediction import Prediction
 from moesim.spec.plan import Plan
 from moesim.units import bytes_text
 
+_Moved = tuple[tuple[int, ...], float, float]
+"""Places of the GPUs an operation joins, bytes each sends, seconds."""
 _COLUMNS = (
     ("output tok/s", "output_throughput"),
     ("TPOT ms", "mean_tpot_ms"),
@@ -61,31 +63,31 @@ def _tied(fitting: list[Candidate], metric: str) -> list[str]:
     return close
 
 
-def traffic(prediction: Prediction) -> list[tuple[str, str, int, float, float]]:
-    """(phase, operation, ranks, bytes a GPU sends, seconds) of everything that passes links, over the whole batch."""
+def traffic(prediction: Prediction) -> list[tuple[str, str, tuple[int, ...], float, float]]:
+    """(phase, operation, GPUs' places, bytes each sends, seconds) of what passes links, over the whole batch."""
     load, plan = prediction.scenario.workload, Plan.of(prediction.scenario.engine)
     steps = {"decode": max(load.output_len - 1, 1) * plan.in_flight(load.batch_size)}
-    found: dict[tuple[str, str], tuple[int, float, float]] = {}
+    found: dict[tuple[str, str], _Moved] = {}
     for phase in prediction.cost.children:
         stages = [part for part in phase.children if part.name.startswith("stage ")] or [phase]
         for stage in stages:
-            moved: dict[str, list[float]] = {}
+            moved: dict[str, _Moved] = {}
             _collect(stage, 1.0, steps.get(phase.name, 1), moved)
-            for name, (ranks, sent, seconds) in moved.items():
+            for name, (members, sent, seconds) in moved.items():
                 # A GPU belongs to one stage: the one that sends most is shown.
-                if sent > found.get((phase.name, name), (0, -1.0, 0.0))[1]:
-                    found[phase.name, name] = (int(ranks), sent, seconds)
+                if sent > found.get((phase.name, name), ((), -1.0, 0.0))[1]:
+                    found[phase.name, name] = (members, sent, seconds)
     return [(phase, name, *moved) for (phase, name), moved in found.items()]
 
 
-def _collect(cost: Cost, times: float, steps: int, found: dict[str, list[float]]) -> None:
+def _collect(cost: Cost, times: float, steps: int, found: dict[str, _Moved]) -> None:
     """Work that does not change from step to step is a scalar, and counts ``steps`` times."""
     times *= cost.count
     if not cost.children and isinstance(cost.op, (Collective, ExpertAllToAll)):
         sent = np.asarray(cost.op.link_bytes, float)
-        entry = found.setdefault(cost.name, [float(np.max(cost.op.ranks)), 0.0, 0.0])
-        entry[1] += times * float(sent.sum() if sent.size > 1 else sent.sum() * steps)
-        entry[2] += times * float(cost.seconds)
+        _, sent_before, seconds = found.get(cost.name, ((), 0.0, 0.0))
+        sent_now = times * float(sent.sum() if sent.size > 1 else sent.sum() * steps)
+        found[cost.name] = (cost.op.members, sent_before + sent_now, seconds + times * float(cost.seconds))
     for child in cost.children:
         _collect(child, times, steps, found)
 
@@ -96,6 +98,6 @@ def traffic_text(prediction: Prediction) -> str:
     if not rows:
         return "no GPU talks to another"
     lines = [f"{'links carry':34}{'GPUs':>6}{'each sends':>14}{'time':>12}"]
-    for phase, name, ranks, sent, seconds in rows:
-        lines.append(f"  {phase + ': ' + name:32}{ranks:>6}{bytes_text(sent):>14}{1e3 * seconds:>9.1f} ms")
+    for phase, name, members, sent, seconds in rows:
+        lines.append(f"  {phase + ': ' + name:32}{len(members):>6}{bytes_text(sent):>14}{1e3 * seconds:>9.1f} ms")
     return "\n".join(lines)
