@@ -54,7 +54,7 @@ def layer_operations(rank: Rank, layers: Layers, load: Load) -> Iterator[Named]:
     tokens = load.padded_tokens
     norm, reduce = _norm(tokens, rank.model.hidden_size), list(_reduce(rank, tokens))
     yield "input_norm", norm
-    yield from _attention(rank, layers.attention, load)
+    yield from attention_operations(rank, layers.attention, load)
     yield from reduce
     if layers.attention.cross:
         yield "cross_norm", norm
@@ -85,20 +85,30 @@ def _collective(rank: Rank, axes: tuple[str, ...], kind: str, message_bytes: Any
     return Collective(message_bytes, len(members), kind, members, **more)
 
 
-def _attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
+def _phases(groups: tuple[Group, ...]) -> Iterator[tuple[str, tuple[Group, ...]]]:
+    """Prompt chunks and, where a step also decodes, its decodes: different kernels."""
+    *others, last = groups
+    decodes = others and np.all(np.asarray(last.query) == 1) and np.all(np.asarray(last.past) > 0)
+    if decodes and np.all(np.asarray(last.sequences) > 0):
+        yield "", tuple(others)
+        yield "decode_", (last,)
+    else:
+        yield "", groups
+
+
+def attention_operations(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
+    """The attention block of a layer, projections included."""
     hidden, tokens = rank.model.hidden_size, load.padded_tokens
     heads = spec.num_attention_heads // rank.tp
     if spec.mla:
         mla = spec.mla
-        yield (
-            "mla",
-            MlaModule(
-                load.groups, heads, hidden, mla.q_lora_rank or 0, mla.kv_lora_rank, mla.qk_rope_head_dim,
+        for phase, groups in _phases(load.groups):
+            yield f"{phase}mla", MlaModule(
+                groups, heads, hidden, mla.q_lora_rank or 0, mla.kv_lora_rank, mla.qk_rope_head_dim,
                 mla.qk_nope_head_dim, mla.v_head_dim, rank.kv_bytes, ARITHMETIC[rank.linear] == "fp8",
                 BYTES_PER_WEIGHT[rank.linear],
                 spec.indexer.top_k if spec.indexer else None,
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
         if spec.indexer:
             yield from _indexer(rank, spec, load)
         return
@@ -106,9 +116,10 @@ def _attention(rank: Rank, spec: AttentionSpec, load: Load) -> Iterator[Named]:
     yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, hidden, rank.linear)
     # Query and key norms ride in the same compiled kernel.
     yield "rope", Elementwise(tokens, 2 * _BF16 * tokens * (heads + kv) * dim)
-    groups = virtual_batches(load.groups, spec.window) if spec.chunked and spec.window else load.groups
     window = None if spec.chunked else spec.window
-    yield "attention", Attention(groups, heads, kv, dim, window, rank.kv_bytes, spec.causal)
+    for phase, sequences in _phases(load.groups):
+        groups = virtual_batches(sequences, spec.window) if spec.chunked and spec.window else sequences
+        yield f"{phase}attention", Attention(groups, heads, kv, dim, window, rank.kv_bytes, spec.causal)
     yield "o_proj", Gemm(tokens, hidden, heads * dim, rank.linear)
 
 
@@ -162,6 +173,7 @@ def _moe(rank: Rank, ffn: MoeFfn, tokens: Any, reduce: list[Named]) -> Iterator[
         ffn.gated, rank.experts,
         all_experts=ffn.num_experts if plan.ep > 1 else None,
         local_only=_sorts_own_rows(plan.backend if plan.exchanges else "", rank.experts),
+        backend=rank.moe_backend,
     )  # fmt: skip
     if plan.dp == 1:
         yield "experts", experts

@@ -214,6 +214,12 @@ def stage_rooms(
     return [(stage, _room(stage, hardware, limits, batch, context, source_len)) for stage in rank.stages()]
 
 
+def fullest_stage(rank: Rank, hardware: Hardware, limits: Limits) -> tuple[Rank, Room]:
+    """The stage with least left for the cache, whatever the load: needs grow alike on all."""
+    rooms = stage_rooms(rank, hardware, limits, 1, 1)
+    return min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_bytes_per_token, 1e-9))
+
+
 def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int) -> Room:
     reserves = load_engine().reserves
     total = hardware.gpu.memory.value

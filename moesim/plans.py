@@ -9,7 +9,8 @@ from typing import Any
 
 from moesim.cost.cost import Cost, leaf_seconds
 from moesim.errors import DoesNotFit, SpecError
-from moesim.prediction import METRICS, Prediction, predict
+from moesim.prediction import Prediction, predict
+from moesim.serving.static_metrics import METRICS
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.plan import Plan
 from moesim.spec.scenario import Engine, Scenario
@@ -42,7 +43,7 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
         Model, hardware, workload and routing; its own parallel settings are replaced.
     gpus : int
     metric : str
-        A name of ``prediction.METRICS``: throughputs rank from the highest, times from the lowest.
+        A name of ``static_metrics.METRICS``: throughputs rank from the highest, times from the lowest.
 
     Raises
     ------

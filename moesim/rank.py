@@ -23,6 +23,7 @@ class Rank:
     """Weight format of the other linear layers; embeddings, head and router stay bfloat16."""
     kv_bytes: float
     routing: Any
+    moe_backend: str = "auto"
     first: bool = True
     """Holds the embedding."""
     last: bool = True

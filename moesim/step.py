@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,23 @@ from moesim.rank import Rank
 from moesim.spec.engine_file import load_engine
 from moesim.spec.model import Layers, MoeFfn
 
-_CAPTURE_SIZES = np.array([1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)])
-"""Batch sizes vLLM captures as CUDA graphs (config/vllm.py, default up to 512 tokens)."""
+CAPTURED_BY_DEFAULT = 512
+"""Tokens of the largest step vLLM runs as a CUDA graph, if max_num_seqs allows (config/vllm.py)."""
 
 
-def padded_tokens(tokens: Any, eager: bool) -> Any:
-    """Rows a step is padded to: the next captured size, up to the largest one."""
-    if eager:
+@lru_cache(maxsize=16)
+def capture_sizes(largest: int) -> np.ndarray[Any, Any]:
+    """Step sizes vLLM captures as CUDA graphs, up to ``largest`` tokens (config/vllm.py)."""
+    return np.array([n for n in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if n <= largest])
+
+
+def padded_tokens(tokens: Any, largest: int) -> Any:
+    """Rows a step is padded to: the next captured size, up to the largest one; 0 is no graph at all."""
+    if not largest:
         return tokens
-    index = np.searchsorted(_CAPTURE_SIZES, tokens)
-    return np.where(index < len(_CAPTURE_SIZES), _CAPTURE_SIZES[np.minimum(index, len(_CAPTURE_SIZES) - 1)], tokens)
+    sizes = capture_sizes(largest)
+    index = np.searchsorted(sizes, tokens)
+    return np.where(index < len(sizes), sizes[np.minimum(index, len(sizes) - 1)], tokens)
 
 
 @dataclass(frozen=True)
@@ -33,13 +41,18 @@ class StepModel:
 
     rank: Rank
     machine: Machine
-    eager: bool = False
+    captured_tokens: int = CAPTURED_BY_DEFAULT
+    """The largest step that runs as a CUDA graph; 0 is none."""
+    ahead: bool = True
+    """Asynchronous scheduling."""
 
     def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
         tokens = sum(g.sequences * g.query for g in groups)
-        padded = padded_tokens(tokens, self.eager)
-        graph = np.asarray(tokens) <= (0 if self.eager else _CAPTURE_SIZES[-1])
-        return Load(groups, padded, graph, source_len)
+        return Load(groups, padded_tokens(tokens, self.captured_tokens), self.in_graph(tokens), source_len)
+
+    def in_graph(self, tokens: Any) -> Any:
+        """Whether a CUDA graph runs steps of so many tokens."""
+        return np.asarray(tokens) <= self.captured_tokens
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
         """A whole step: the GPU's time and the host's.
@@ -70,7 +83,7 @@ class StepModel:
         """What the host adds to a step whose GPU parts are ``parts``."""
         kernels = sum(part.count * len(part.children) for part in parts)
         gpu_s = sum(part.total for part in parts)
-        return self.machine.price("host", Host(load.sequences, kernels, load.graph, gpu_s))
+        return self.machine.price("host", Host(load.sequences, kernels, load.graph, gpu_s, self.ahead))
 
     def gpu_costs(self, rank: Rank, load: Load, sampled: Any, encoder: bool = False) -> list[Cost]:
         """What the GPU of a rank does in a step: its layers by kind, then embedding and head."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import SpecError
-from moesim.memory import sequence_kv_bytes, stage_rooms
-from moesim.prediction import METRICS, Parts, assemble, metrics
-from moesim.serving import static_batch
+from moesim.memory import fullest_stage, sequence_kv_bytes
+from moesim.prediction import Parts, assemble
+from moesim.serving.static import static_batch
+from moesim.serving.static_metrics import METRICS, metrics
 from moesim.spec.scenario import Scenario, dotted_fields
 
 if TYPE_CHECKING:
@@ -155,9 +156,7 @@ def _fits(
     total = grid["input_len"] + grid["output_len"]
     context = grid["output_len"] if encoder else total
     replica = parts.rank.plan.share(grid["batch_size"])
-    rooms = stage_rooms(parts.rank, parts.hardware, parts.limits, 1, 1)
-    # The stage with least left, which does not depend on the load: needs grow alike on all.
-    stage, room = min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_bytes_per_token, 1e-9))
+    stage, room = fullest_stage(parts.rank, parts.hardware, parts.limits)
     each = sequence_kv_bytes(stage, context, parts.limits.block_size)
     if encoder:
         source = sequence_kv_bytes(stage, 0, parts.limits.block_size, 1)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from moesim import predict
 from moesim.cost.cost import leaf_seconds
 from moesim.ops import attended_pairs
-from moesim.prediction import assemble, metrics
-from moesim.serving import prefill_chunks, static_batch
+from moesim.prediction import assemble
+from moesim.serving.static import prefill_chunks, static_batch
+from moesim.serving.static_metrics import metrics
 from moesim.step import padded_tokens
 
 
@@ -73,8 +74,8 @@ def test_chunked_attention_decodes_at_its_place_in_the_chunk(mixtral):
 
 
 def test_decode_is_padded_to_captured_sizes():
-    assert padded_tokens(np.array([1, 3, 5, 9, 257, 600]), eager=False).tolist() == [1, 4, 8, 16, 272, 600]
-    assert padded_tokens(np.array([3]), eager=True).tolist() == [3]
+    assert padded_tokens(np.array([1, 3, 5, 9, 257, 600]), 512).tolist() == [1, 4, 8, 16, 272, 600]
+    assert padded_tokens(np.array([3]), 0).tolist() == [3]
 
 
 def test_eager_decode_waits_for_launches(mixtral):

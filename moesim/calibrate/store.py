@@ -133,14 +133,17 @@ def as_data(gpu: str, stack: str, fits: list[FamilyFit]) -> dict[str, Any]:
 def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None, only: str = "") -> Path:
     """Fit families, then the engine's host time where its runs were made on this GPU, and store all at once.
 
-    ``only`` refits the families whose name begins with it and keeps the others as they are stored.
+    ``only`` refits the families whose name begins with it (``host`` and ``front_end``: both of these alone) and keeps
+    the others as they are stored.
     """
     from moesim.calibrate import engine
+    from moesim.calibrate.front_end import fit_front_end
     from moesim.cost.fits import load_fits
     from moesim.prediction import machine_of
 
     target = paths.FITS / gpu / f"{stack}.json"
-    data = as_data(gpu, stack, fit_all(gpu, stack, progress, only))
+    served_only = only in {"host", "front_end"}
+    data = as_data(gpu, stack, [] if served_only else fit_all(gpu, stack, progress, only))
     if only and target.is_file():
         stored = json.loads(target.read_text(encoding="utf-8"))["families"]
         fitted = stored | data["families"]
@@ -150,7 +153,10 @@ def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda
             kernels_only = Path(folder) / f"{stack}.json"
             write_whole(kernels_only, json.dumps(data))
             data["families"]["host"] = engine.fit_host(str(kernels_only))
-        progress("host")
+            write_whole(kernels_only, json.dumps(data))
+            front_end, served_token = fit_front_end(str(kernels_only))
+            data["families"] |= {"front_end": front_end, "served_token": served_token}
+        progress("host and front end")
     write_whole(target, json.dumps(data, indent=1) + "\n")
     load_fits.cache_clear()
     machine_of.cache_clear()

@@ -16,7 +16,7 @@ def calibration_commands(commands: Any) -> None:
          ("gpu", "source-gpu", "stack")),
         ("import-tiles", "extract tuned fused-experts tiles from a vLLM wheel", _import_tiles, True,
          ("gpu", "device-name")),
-        ("import-runs", "extract the dense runs the engine's host time is fitted on", _import_runs, True, ()),
+        ("import-runs", "fill the run sets from an aiconfigurator-core wheel", _import_runs, True, ()),
         ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
         ("accuracy", "write the accuracy page and its plots under docs/", _accuracy, False, ("output",)),
     ):  # fmt: skip
@@ -47,9 +47,10 @@ def _import_tiles(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _import_runs(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.calibrate.engine import import_runs
+    from moesim.calibrate.runs_import import import_runs
 
-    print(import_runs(options.wheel))
+    for path in import_runs(options.wheel):
+        print(path)
     return 0
 
 

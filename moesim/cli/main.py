@@ -7,6 +7,7 @@ import sys
 
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.codes import BAD_INPUT
+from moesim.cli.load import capacity_command, validate_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
 from moesim.errors import CalibrationError, SpecError
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in {"predict", "sweep", "plan"}:
+    if rest and options.command not in {"predict", "sweep", "plan", "capacity"}:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return options.run(options, rest)
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _extra(options: argparse.Namespace) -> str:
-    return {"sweep": "sweep", "plan": "plots", "study": "plots"}.get(options.command, "calibrate")
+    return {"sweep": "sweep", "plan": "plots", "study": "plots", "validate": "plots"}.get(options.command, "calibrate")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     sweep_command(commands)
     plan_command(commands)
     study_command(commands)
+    capacity_command(commands)
+    validate_command(commands)
     calibration_commands(commands)
     for name, about, run in (
         ("models", "list the models of the catalogue", _models),

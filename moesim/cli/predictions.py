@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moesim.cli.codes import DOES_NOT_FIT, EXTRAPOLATED
-from moesim.cli.values import EPILOG, axis, overrides
+from moesim.cli.progress import progress_of
+from moesim.cli.values import EPILOG, axis, overrides, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
 
 
@@ -21,6 +22,8 @@ def predict_command(commands: Any) -> None:
     command.add_argument("--explain", action="store_true", help="print the cost tree")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command.add_argument("--strict", action="store_true", help="fail where the prediction leaves the fitted range")
+    command.add_argument("--slo", default="", help="under load: limits for goodput in ms, like 'ttft:300 tpot:20'")
+    command.add_argument("--timeline", type=Path, help="under load: every step and request as Chrome-trace JSON")
     command.set_defaults(run=_predict)
 
 
@@ -42,8 +45,14 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.spec.loading import load
 
     scenario = load(options.scenario, overrides(options.set, rest))
+    slo, timeline = slo_of(options.slo), _timeline(options.timeline)
+    if scenario.workload.arrivals == "batch" and (options.slo or options.timeline):
+        name = "--slo" if options.slo else "--timeline"
+        message = "means nothing to a static batch; give --max-concurrency or --request-rate"
+        raise SpecError([Problem(message, name)])
     try:
-        prediction = predict(scenario)
+        with progress_of(scenario) as progress:
+            prediction = predict(scenario, slo, timeline, progress)
     except DoesNotFit as error:
         _print_does_not_fit(error, options.json)
         return DOES_NOT_FIT
@@ -56,12 +65,36 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
 
         print(json.dumps(prediction_data(prediction), indent=1))
         return 0
-    from moesim.report.text import explain_text, prediction_text
+    from moesim.report.text import explain_text
 
-    print(prediction_text(prediction))
+    print(_text(prediction))
     if options.explain:
         print("\n" + explain_text(prediction))
+    if timeline:
+        print(f"\n{timeline.write(options.timeline)}: open it in https://ui.perfetto.dev or chrome://tracing")
     return 0
+
+
+def _text(prediction: Any) -> str:
+    if prediction.report is None:
+        from moesim.report.text import prediction_text
+
+        return prediction_text(prediction)
+    from moesim.report.load_text import load_text
+
+    return load_text(prediction)
+
+
+def _timeline(path: Path | None) -> Any:
+    if path is None:
+        return None
+    if path.suffix != ".json":
+        raise SpecError([Problem(f"'{path}' must end in .json", "--timeline")])
+    if not path.parent.is_dir():
+        raise SpecError([Problem(f"there is no folder '{path.parent}' to write into", "--timeline")])
+    from moesim.report.timeline import ChromeTimeline
+
+    return ChromeTimeline()
 
 
 def _print_does_not_fit(error: DoesNotFit, as_json: bool) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from moesim.errors import Problem, SpecError
 
 _FLAGS = {
-    "enforce_eager", "enable_expert_parallel", "ep", "enable_dbo", "enable_eplb", "disable_custom_all_reduce",
+    "enforce_eager", "async_scheduling", "ignore_eos", "enable_expert_parallel", "ep", "enable_dbo", "enable_eplb",
+    "disable_custom_all_reduce",
 }  # fmt: skip
 """Settings that are true when named without a value, as in vLLM."""
 _MOST_VALUES = 1_000_000
@@ -51,6 +52,27 @@ def _value(text: str) -> Any:
     from moesim.spec import yaml
 
     return yaml.parse(f"value: {text}", "override").data["value"]
+
+
+_SLO_NAMES = ("ttft", "tpot", "e2el")
+
+
+def slo_of(text: str) -> Any:
+    """``ttft:300 tpot:20`` (milliseconds, vLLM bench's --goodput) as an Slo."""
+    from moesim.serving.report import Slo
+
+    limits: dict[str, float] = {}
+    for word in text.split():
+        name, colon, value = word.partition(":")
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = -1.0
+        if not colon or name not in _SLO_NAMES or not 0 < limit < 1e9:
+            message = f"'{word}' is not NAME:MILLISECONDS; names are {', '.join(_SLO_NAMES)}"
+            raise SpecError([Problem(message, "--slo")])
+        limits[f"{name}_s"] = limit / 1e3
+    return Slo(**limits)
 
 
 def axis(text: str) -> tuple[str, list[Any]]:

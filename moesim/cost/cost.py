@@ -62,6 +62,13 @@ def interval(seconds: Any, spread: Spread) -> tuple[Any, Any]:
     return np.maximum(seconds - down, 0.0), seconds + up
 
 
+def relative_interval(cost: Cost) -> tuple[Any, Any]:
+    """The same of a whole cost, as factors of its time."""
+    low, high = interval(cost.seconds, cost.spread)
+    seconds = np.maximum(cost.seconds, 1e-30)
+    return low / seconds, high / seconds
+
+
 def reduced(cost: Cost, total: Callable[[Any], Any]) -> Cost:
     """The same tree with ``total`` (a sum over steps) applied to every array."""
     return Cost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from moesim.cost import fits as fits_module
 from moesim.cost.cost import Cost, summed
 from moesim.cost.fits import Fits, FittedFamily, load_fits
-from moesim.cost.forms import attention, collective, deepep, elementwise, fused_moe, gemm, mla
+from moesim.cost.forms import attention, collective, deepep, elementwise, front_end, fused_moe, gemm, mla
 from moesim.cost.forms.form import Form, Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tile_for, tuned_tiles
@@ -52,6 +53,8 @@ FORMS: dict[str, Form] = {
     "deepep_notify": deepep.NOTIFY,
     "elementwise": elementwise.FORM,
     "host": elementwise.HOST,
+    "front_end": front_end.FORM,
+    "served_token": front_end.SERVED_TOKEN,
 }
 """Form of a family, by its name or by the part of it before the slash."""
 
@@ -65,6 +68,8 @@ EXPERT_KERNELS = {
     "mxfp4": ("fused_moe/mxfp4", "triton_kernels"),
 }
 """Weight format -> (family, kernel). Per-tensor fp8 and int8 borrow the block-scaled fp8 kernel."""
+OTHER_EXPERT_KERNELS = {("mxfp4", "marlin"): ("fused_moe/mxfp4_marlin", "marlin")}
+"""(weight format, backend asked for) -> (family, kernel), where it is not the format's own choice."""
 
 _BORROWED = {
     ("experts", "fp8"), ("experts", "int8"), ("experts", "int8_weight_only"),
@@ -101,7 +106,7 @@ class Machine:
         if isinstance(op, ExpertAllToAll):
             return self._expert_all_to_all(name, op)
         if isinstance(op, FusedExperts):
-            family, kernel = EXPERT_KERNELS[op.weights]
+            family, kernel = OTHER_EXPERT_KERNELS.get((op.weights, op.backend)) or EXPERT_KERNELS[op.weights]
             tile = tile_for(kernel, op.weights, op, self.tuned)
             borrowed = ("experts", op.weights) in _BORROWED
             return self._priced(name, op, family, self.gpu, tile, borrowed)
@@ -110,6 +115,32 @@ class Machine:
         if isinstance(op, (Attention, MlaModule)):
             return self._attention(name, op)
         return self._priced(name, op, "elementwise", self.gpu, borrowed=True)
+
+    def attention_seconds(self, op: Attention | MlaModule) -> Any:
+        """The central time alone of what ``price`` prices in full. [s]"""
+        decode = _is_decode(op)
+        if isinstance(op, MlaModule):
+            family, gpu = ("mla_decode" if decode else "mla_prefill"), self.gpu
+        else:
+            family, gpu = ("attention_decode", self._cold) if decode else ("attention_prefill", self.gpu)
+        form = _form(family)
+        assert form is not None
+        return form.seconds(self._family(family)[0].parameters, op, gpu).seconds
+
+    def host_seconds(self, op: Host) -> Any:
+        """The same of the host's part of a step. [s]"""
+        return elementwise.host_seconds(self._family("host")[0].parameters, op, self.gpu).seconds
+
+    @property
+    def front_end(self) -> Mapping[str, float]:
+        """Constants of a request's way to the scheduler. [s]"""
+        return self._family("front_end")[0].parameters
+
+    @property
+    def served_errors(self) -> tuple[float, float]:
+        """90 % half-widths of ln(measured/predicted) of served dense runs: time to first token, time per token."""
+        first, token = (self._family(name)[0].residuals.half_width[0] for name in ("front_end", "served_token"))
+        return float(first), float(token)
 
     def _attention(self, name: str, op: Attention | MlaModule) -> Cost:
         decode = _is_decode(op)

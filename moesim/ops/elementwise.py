@@ -29,6 +29,8 @@ class Host:
     kernels: Any
     graph: Any
     gpu_s: Any
+    ahead: Any = False
+    """Asynchronous scheduling: the host prepares the next step while the GPU works on this one."""
 
     flop = 0.0
     hbm_bytes = 0.0

@@ -28,6 +28,8 @@ class FusedExperts:
     """Experts of the whole layer; None where the rank holds them all."""
     local_only: Any = False
     """The kernels around the products see this rank's rows alone, not all ``tokens x k`` of the group."""
+    backend: str = "auto"
+    """The kernel asked for, where a format has more than one."""
 
     @property
     def parallel(self) -> Any:

@@ -11,19 +11,62 @@ from moesim.cost.cost import Cost, interval
 from moesim.errors import DoesNotFit
 from moesim.memory import Room
 from moesim.prediction import Prediction
+from moesim.serving.report import NO_SLO, LoadReport
 
 
 def prediction_data(prediction: Prediction) -> dict[str, Any]:
     """Everything a prediction holds, the cost tree included."""
+    report = prediction.report
     return {
         "fits": True,
         "scenario": prediction.scenario.model_dump(),
         "metrics": {n: None if m is None else asdict(m) for n, m in prediction.metrics.items()},
+        **({} if report is None else {"bench": bench_data(prediction), "load": occupancy_data(report)}),
         "memory_bytes": asdict(prediction.memory),
         "bounds": prediction.bounds,
         "tags": prediction.tags,
         "notes": list(prediction.notes),
         "cost": cost_data(prediction.cost),
+    }
+
+
+def bench_data(prediction: Prediction) -> dict[str, Any]:
+    """A run under load with the field names of a vLLM bench result; no intervals."""
+    report = prediction.report
+    assert report is not None
+    load = prediction.scenario.workload
+    values = {name: None if metric is None else metric.value for name, metric in prediction.metrics.items()}
+    return {
+        "model_id": prediction.scenario.model,
+        "num_prompts": report.answered,
+        "request_rate": load.request_rate or "inf",
+        "burstiness": load.burstiness,
+        "max_concurrency": load.max_concurrency,
+        "duration": report.duration_s,
+        "completed": report.answered,
+        "total_input_tokens": report.input_tokens,
+        "total_output_tokens": report.output_tokens,
+        "request_goodput": report.good / report.duration_s if report.slo != NO_SLO else None,
+        **values,
+    }
+
+
+def occupancy_data(report: LoadReport) -> dict[str, Any]:
+    """How full the engine was."""
+    levels = (report.kv_used, report.waiting, report.running)
+    return {
+        "steps": report.steps,
+        "busy_s": report.busy_s,
+        "decode_steps_s": report.decode_s,
+        "prefill_steps_s": report.mixed_s,
+        "preemptions": report.preemptions,
+        "cached_prompt_tokens": report.cached_tokens,
+        "waits_for_cache": report.cache_limited,
+        **{
+            f"{name}_{what}": value
+            for name, level in zip(("kv_used_share", "waiting", "running"), levels, strict=True)
+            for what, value in (("mean", level.mean), ("peak", level.peak))
+        },
     }
 
 

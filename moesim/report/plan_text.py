@@ -66,7 +66,7 @@ def _tied(fitting: list[Candidate], metric: str) -> list[str]:
 def traffic(prediction: Prediction) -> list[tuple[str, str, tuple[int, ...], float, float]]:
     """(phase, operation, GPUs' places, bytes each sends, seconds) of what passes links, over the whole batch."""
     load, plan = prediction.scenario.workload, Plan.of(prediction.scenario.engine)
-    steps = {"decode": max(load.output_len - 1, 1) * plan.in_flight(load.batch_size)}
+    steps = {"decode": max((load.output_len or 1) - 1, 1) * plan.in_flight(load.size)}
     found: dict[tuple[str, str], _Moved] = {}
     for phase in prediction.cost.children:
         stages = [part for part in phase.children if part.name.startswith("stage ")] or [phase]

@@ -69,7 +69,7 @@ def study_text(rows: list[tuple[Scenario, int, str, Prediction | str]]) -> str:
         load = mine[0][0].workload
         lines += [
             "",
-            f"## {name}: batch {load.batch_size}, {load.input_len} in, {load.output_len} out, {mine[0][0].hardware}",
+            f"## {name}: batch {load.size}, {load.input_len} in, {load.output_len} out, {mine[0][0].hardware}",
             "",
             "| GPUs | plan | output tok/s | 90 % | TPOT ms | TTFT ms | decode bound by |",
             "|---|---|---|---|---|---|---|",

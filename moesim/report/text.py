@@ -9,6 +9,7 @@ from moesim.memory import Room
 from moesim.prediction import Metric, Prediction
 from moesim.spec.loading import load_model
 from moesim.spec.plan import Plan
+from moesim.spec.workload import Workload
 from moesim.units import bytes_text
 
 _ROWS = (
@@ -30,35 +31,59 @@ _WIDTH = 72
 
 def prediction_text(prediction: Prediction) -> str:
     """Metrics with intervals, what bounds them, memory, and what is not known well."""
-    lines = [_title(prediction), ""]
+    lines = [title(prediction), ""]
     lines.append(f"{'':22}{'':>12}  {'90 % interval':^23}  bound by")
     shared = Plan.of(prediction.scenario.engine).ep > 1
     for label, name, unit, phase in _ROWS:
         if name.endswith("decode_step_ms") and not shared:
             continue
         lines.append(_metric_line(label, prediction.metrics[name], unit, prediction.bounds.get(phase, "")))
-    lines += ["", *memory_lines(prediction.memory), *_start_note(prediction), "", *_knowledge(prediction)]
+    lines += ["", *memory_lines(prediction.memory), *_start_note(prediction), "", *knowledge_lines(prediction)]
     return "\n".join(lines)
 
 
-def _title(prediction: Prediction) -> str:
+def title(prediction: Prediction) -> str:
+    """What is predicted, in a line."""
     scenario = prediction.scenario
     load, plan = scenario.workload, Plan.of(scenario.engine)
     how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
     return (
         f"{scenario.model} on {plan.world} x {scenario.hardware}{how}: "
-        f"batch {load.batch_size}, {load.input_len} in, {load.output_len} out, {scenario.routing.kind} routing"
+        f"{workload_words(load)}, {scenario.routing.kind} routing"
     )
+
+
+def workload_words(load: Workload) -> str:
+    """The workload in a few words."""
+    if load.arrivals == "batch":
+        return f"batch {load.size}, {load.input_len} in, {load.output_len} out"
+    who = {
+        "closed_loop": f"{load.max_concurrency} clients",
+        "open_loop": f"{load.request_rate:g} requests a second" if load.request_rate else "",
+        "trace": f"trace {load.trace_file}",
+    }[load.arrivals]
+    if load.arrivals == "trace":
+        return who
+    lengths = f"{load.input_len} in, {load.output_len} out"
+    law = load.lengths
+    if law.kind == "uniform":
+        lengths += f" (x {law.low:g} to {law.high:g})"
+    elif law.kind == "lognormal":
+        lengths += f" (lognormal, sigma {law.sigma:g})"
+    elif law.kind == "file":
+        lengths = f"lengths from {law.file}"
+    return f"{who}, {lengths}"
 
 
 def _metric_line(label: str, metric: Metric | None, unit: str, bound: str) -> str:
     if metric is None:
         return f"{label:22}{'-':>12}  (needs a second output token)"
-    span = f"{_number(metric.low):>9} .. {_number(metric.high):<9}"
-    return f"{label:22}{_number(metric.value):>9} {unit:5} {span}  {bound}".rstrip()
+    span = f"{number(metric.low):>9} .. {number(metric.high):<9}"
+    return f"{label:22}{number(metric.value):>9} {unit:5} {span}  {bound}".rstrip()
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
@@ -95,7 +120,8 @@ def _start_note(prediction: Prediction) -> list[str]:
     return [f"  vLLM starts only with --max-model-len up to {alone:,} here (it would ask for {limit:,})"]
 
 
-def _knowledge(prediction: Prediction) -> list[str]:
+def knowledge_lines(prediction: Prediction) -> list[str]:
+    """How the time is known, and what is doubtful about it."""
     shares = ", ".join(f"{share:.0%} {tag}" for tag, share in sorted(prediction.tags.items(), key=lambda i: -i[1]))
     lines = [f"time priced by: {shares}"]
     by_note: dict[str, list[str]] = {}

@@ -110,7 +110,7 @@ def _expert_slices(scenario: Scenario, model: Model, plan: Plan) -> Iterator[Fin
 
 def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
     load, engine = scenario.workload, scenario.engine
-    total = load.input_len + load.output_len
+    total = sum(load.longest())
     limit = engine.max_model_len or model.max_position_embeddings
     if engine.max_model_len and model.max_position_embeddings and engine.max_model_len > model.max_position_embeddings:
         yield (
@@ -163,8 +163,8 @@ def _hardware(scenario: Scenario, hardware: Hardware, model: Model | None) -> It
         what = f"{plan.world} GPUs (TP {plan.tp} x PP {plan.pp} x DP {plan.dp})"
         hint = "" if hardware.cluster else "; name a cluster as hardware for more than a node"
         yield where, f"the plan takes {what}, more than the {hardware.gpus} of {hardware.title}{hint}"
-    batch, most = plan.share(scenario.workload.batch_size), max_num_seqs(scenario.engine, hardware)
-    if batch > most:
+    batch, most = plan.share(scenario.workload.size), max_num_seqs(scenario.engine, hardware)
+    if batch > most and scenario.workload.arrivals == "batch":
         each = " on each data-parallel replica" if plan.dp > 1 else ""
         yield (
             ("workload", "batch_size"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim import paths
 from moesim.spec import yaml
-from moesim.spec.quantities import Bytes, Count, Size, Strict
+from moesim.spec.quantities import Bytes, Count, Seconds, Size, Strict
 
 
 class Reserves(Strict):
@@ -43,6 +43,15 @@ class Exchange(Strict):
     """Tokens from which a step is split in two micro-batches."""
 
 
+class FrontEndTimes(Strict):
+    """What a request passes in the engine's own server before the scheduler sees it. [s]"""
+
+    request: Seconds
+    """Network, parsing and streaming of one request, side by side with others."""
+    prompt_token: Seconds
+    """Turning text into tokens, per token, one prompt at a time."""
+
+
 Limits = dict[str, dict[int, Size]]
 """Compute capability (or ``default``) -> ranks -> bytes."""
 
@@ -73,6 +82,7 @@ class EngineFile(Strict):
     reserves: Reserves
     all_reduce: AllReduceRule
     exchange: Exchange
+    front_end: FrontEndTimes
     doubts: list[str] = []
 
 

@@ -59,10 +59,23 @@ def _quantization(f: Fields) -> Quantization:
     if method in {"awq", "gptq", "gptq_marlin", "awq_marlin"} and bits in (4, 8):
         scheme = "int4" if bits == 4 else "int8_weight_only"
         return Quantization(experts=scheme, linear=scheme)
+    if method == "compressed-tensors" and _int4_weights(config):
+        everywhere = not any("self_attn" in str(name) for name in config.get("ignore") or [])
+        return Quantization(experts="int4", linear="int4" if everywhere else "bfloat16")
     f.problems.append(
-        Problem(f"quant_method '{method}' is not known; fp8, mxfp4, awq and gptq (4 or 8 bit) are", f.source)
+        Problem(
+            f"quant_method '{method}' is not known; fp8, mxfp4, awq, gptq, int4 compressed-tensors are",
+            f.source,
+        )
     )
     return Quantization()
+
+
+def _int4_weights(config: dict[str, Any]) -> bool:
+    """compressed-tensors with 4-bit integer weights in every group."""
+    groups = config.get("config_groups")
+    weights = [g.get("weights") or {} for g in groups.values()] if isinstance(groups, dict) else []
+    return bool(weights) and all(w.get("num_bits") == 4 and w.get("type") == "int" for w in weights)
 
 
 def _gqa(f: Fields, extra: Callable[[int, int, int], int] = lambda h, kv, d: 0, **more: Any) -> Attention:

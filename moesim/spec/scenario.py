@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from moesim.spec.quantities import Strict
-
-Whole = Annotated[int, Field(ge=1)]
+from moesim.spec.workload import Whole, Workload
 
 ALIASES = {
     "tp": "engine.tensor_parallel_size",
@@ -17,6 +16,7 @@ ALIASES = {
     "ep": "engine.enable_expert_parallel",
     "isl": "workload.input_len",
     "osl": "workload.output_len",
+    "conc": "workload.max_concurrency",
 }
 """Short names people type, accepted on input."""
 
@@ -65,19 +65,23 @@ class Engine(Strict):
     max_num_seqs: Whole | None = None
     """null is vLLM's own default for the GPU: 1024 with 70 GiB or more (not A100), else 256."""
     max_model_len: Whole | None = None
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    """Most prompt tokens of one request in a step; 0 is no such limit."""
+    enable_prefix_caching: bool = True
+    async_scheduling: bool = True
+    """The next step is composed while the GPU works: vLLM's default from 0.14 on."""
+    max_cudagraph_capture_size: Annotated[int, Field(ge=0)] = 512
+    """Largest step, in tokens, that runs as a CUDA graph."""
+    front_end: Literal["server", "dynamo"] = "server"
+    """Who takes requests: vLLM's own server, or NVIDIA Dynamo's (fitted on runs it served)."""
+    moe_backend: Literal["auto", "triton", "marlin"] = "auto"
+    """Kernel of the experts where a weight format has two (mxfp4); auto is what vLLM 0.24 picks."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
     block_size: Whole = 16
     enforce_eager: bool = False
     hf_overrides: dict[str, Any] = {}
     """Fields of config.json to replace, as vLLM's --hf-overrides."""
-
-
-class Workload(Strict):
-    """A static batch: ``batch_size`` prompts of ``input_len`` tokens, ``output_len`` tokens each."""
-
-    batch_size: Whole = 1
-    input_len: Whole
-    output_len: Whole
 
 
 class Uniform(Strict):

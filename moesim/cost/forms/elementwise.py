@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -46,16 +47,26 @@ HOST_PARAMETERS = (
 )
 
 
+def host_work(p: Mapping[str, float], op: Host) -> tuple[Any, Any]:
+    """(scheduling, preparing and sampling; launching kernels one by one where no graph runs them). [s]"""
+    launching = np.where(np.asarray(op.graph), 0.0, op.kernels * p["t_kernel_eager"])
+    return p["t_step"] + op.sequences * p["t_sequence"], launching
+
+
 def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
-    """Time of a step during which the GPU waits for the host. [s]"""
-    waiting = np.maximum(op.kernels * p["t_kernel_eager"] - op.gpu_s, 0.0)
-    total = p["t_step"] + op.sequences * p["t_sequence"] + np.where(np.asarray(op.graph), 0.0, waiting)
+    """Time of a step during which the GPU waits for the host. [s]
+
+    Launches run ahead of the GPU in any case; with asynchronous scheduling the rest does too, for the next step.
+    """
+    preparing, launching = host_work(p, op)
+    alone = preparing + np.maximum(launching - op.gpu_s, 0.0)
+    total = np.where(np.asarray(op.ahead), np.maximum(preparing + launching - op.gpu_s, 0.0), alone)
     return Timing(total, total, 0.0 * total, 0.0 * total)
 
 
 HOST = Form(
     "host",
-    "t_step + t_sequence x sequences + launches the GPU waits for (no CUDA graph)",
+    "t_step + t_sequence x sequences + launches (no CUDA graph), as far as the GPU waits for them",
     HOST_PARAMETERS,
     host_seconds,
     ("sequences",),

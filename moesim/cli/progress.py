@@ -1,0 +1,33 @@
+"""A progress bar on stderr while a run under load is simulated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from moesim.spec.scenario import Scenario
+
+_WORTH_A_BAR = 5000
+
+
+@contextmanager
+def progress_of(scenario: Scenario) -> Iterator[Callable[[int], None] | None]:
+    """A callback told of answered requests; None where a bar would only flicker, or nobody looks."""
+    load = scenario.workload
+    if load.arrivals == "batch" or not sys.stderr.isatty():
+        yield None
+        return
+    from moesim.serving.requests import request_count
+
+    count = request_count(load)
+    if count is not None and count < _WORTH_A_BAR:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("requests", total=count)
+        yield lambda answered: bar.update(task, completed=answered)

@@ -1,0 +1,72 @@
+"""A run under load as plain text."""
+
+from __future__ import annotations
+
+from moesim.prediction import Metric, Prediction
+from moesim.report.text import knowledge_lines, memory_lines, number, title
+from moesim.serving.load_metrics import LATENCIES
+from moesim.serving.report import NO_SLO, LoadReport
+from moesim.spec.plan import Plan
+
+_LABELS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "end-to-end"}
+_RATES = (
+    ("requests", "request_throughput", "req/s"),
+    ("output tokens", "output_throughput", "tok/s"),
+    ("all tokens", "total_token_throughput", "tok/s"),
+)
+
+
+def load_text(prediction: Prediction) -> str:
+    """Latencies with their spread over requests, throughput, goodput, occupancy, memory, and what is not known well."""
+    report = prediction.report
+    assert report is not None
+    lines = [title(prediction), "", f"{'':16}{'mean':>9}{'90 % interval':^25}{'median':>9}{'p90':>9}{'p99':>9}"]
+    for name in LATENCIES:
+        mean = prediction.metrics[f"mean_{name}_ms"]
+        if mean is None:
+            lines.append(f"{_LABELS[name]:12}{'-':>13}  (needs a second output token)")
+            continue
+        rest = "".join(f"{number(prediction[f'{s}_{name}_ms']):>9}" for s in ("median", "p90", "p99"))
+        lines.append(f"{_LABELS[name]:12}ms{_with_interval(mean, 11)}{rest}")
+    lines.append("")
+    for label, name, unit in _RATES:
+        metric = prediction.metrics[name]
+        assert metric is not None
+        lines.append(f"{label:14}{_with_interval(metric, 11)} {unit}")
+    lines += [*_shares(prediction, report), "", *_occupancy(report)]
+    bounds = prediction.bounds
+    lines += [f"bound by: {', '.join(f'{kind} steps {what}' for kind, what in bounds.items())}", ""]
+    return "\n".join([*lines, *memory_lines(prediction.memory), "", *knowledge_lines(prediction)])
+
+
+def _with_interval(metric: Metric, width: int) -> str:
+    return f"{number(metric.value):>{width}}{number(metric.low):>11} .. {number(metric.high):<10}"
+
+
+def _shares(prediction: Prediction, report: LoadReport) -> list[str]:
+    """Throughput per GPU and per user, as InferenceX plots them, and goodput where an SLO was given."""
+    gpus = Plan.of(prediction.scenario.engine).world
+    per_gpu = f"per GPU {number(prediction['output_throughput'] / gpus)} output tok/s"
+    per_user = f"per user {number(1e3 / prediction['mean_tpot_ms'])} tok/s" if report.tpot.count else ""
+    lines = ["  " + ", ".join(x for x in (per_gpu, per_user) if x)]
+    if report.slo != NO_SLO:
+        share = report.good / max(report.answered, 1)
+        lines.append(f"goodput       {number(report.good / report.duration_s):>11} req/s, {share:.1%} of the answers")
+    return lines
+
+
+def _occupancy(report: LoadReport) -> list[str]:
+    kv, waiting, running = report.kv_used, report.waiting, report.running
+    lines = [
+        f"{report.answered:,} requests in {number(report.duration_s)} s, {report.steps:,} steps, "
+        f"{report.mixed_s / max(report.busy_s, 1e-12):.0%} of the time with prompt tokens among them",
+        f"running {number(running.mean)} (at most {running.peak:.0f}), waiting {number(waiting.mean)} (at most "
+        f"{waiting.peak:.0f}), KV cache {kv.mean:.0%} used (at most {kv.peak:.0%}), {report.preemptions:,} preemptions",
+    ]
+    if report.cached_tokens:
+        lines.append(
+            f"{report.cached_tokens / max(report.input_tokens, 1):.0%} of the prompt tokens found in the cache"
+        )
+    if report.cache_limited:
+        lines.append("requests wait for the KV cache: more memory, or fewer at once, shortens the time to first token")
+    return lines

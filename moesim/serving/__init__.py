@@ -1,0 +1,1 @@
+"""Requests on an engine: a static batch, a simulated scheduler, or the steady state in closed form."""

@@ -1,0 +1,82 @@
+"""An engine for a workload: schedulers, cache, clients and prices put together, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moesim.memory import Limits, Room, sequence_kv_bytes
+from moesim.rank import Rank
+from moesim.serving.blocks import Blocks, CachedBlocks, CountedBlocks
+from moesim.serving.pricing import StepPrices
+from moesim.serving.report import NO_SLO, LoadReport, Slo, Timeline
+from moesim.serving.requests import requests
+from moesim.serving.scheduler import Scheduler, SchedulerLimits
+from moesim.serving.simulation import Clients, FrontEnd, Simulation
+from moesim.spec.engine_file import load_engine
+from moesim.spec.scenario import Engine
+from moesim.spec.workload import Workload
+from moesim.step import StepModel
+
+
+def simulated(
+    steps: StepModel,
+    engine: Engine,
+    limits: Limits,
+    fullest: tuple[Rank, Room],
+    load: Workload,
+    slo: Slo = NO_SLO,
+    timeline: Timeline | None = None,
+    progress: Callable[[int], None] | None = None,
+    front: FrontEnd | None = None,
+) -> LoadReport:
+    """Run a workload through the scheduler, every step priced.
+
+    Parameters
+    ----------
+    fullest : (Rank, Room)
+        The pipeline stage with least room for the cache.
+    progress : callable, optional
+        Told now and then how many requests are answered.
+    front : FrontEnd, optional
+        What a request passes first; as fitted where not given.
+    """
+    plan = steps.rank.plan
+    settings = scheduler_limits(engine, limits)
+    replicas = plan.dp if steps.rank.model.moe is not None else 1
+    schedulers = [Scheduler(settings, _blocks(engine, limits, *fullest)) for _ in range(replicas)]
+    clients = Clients(requests(load), load.max_concurrency, front or front_end(steps, engine))
+    depth = plan.pp + engine.async_scheduling
+    report = LoadReport(slo, timeline)
+    return Simulation(schedulers, step_prices(steps, limits), clients, depth, report).run(progress)
+
+
+def step_prices(steps: StepModel, limits: Limits) -> StepPrices:
+    """Prices of every step the limits allow."""
+    return StepPrices(steps, limits.max_num_batched_tokens, limits.max_num_seqs)
+
+
+def front_end(steps: StepModel, engine: Engine) -> FrontEnd:
+    """What a request passes before the scheduler: as fitted (Dynamo), or as the engine's file assumes."""
+    if engine.front_end == "dynamo":
+        constants = steps.machine.front_end
+        return FrontEnd(constants["t_request"], constants["t_prompt_token"])
+    times = load_engine().front_end
+    return FrontEnd(times.request.value, times.prompt_token.value)
+
+
+def scheduler_limits(engine: Engine, limits: Limits) -> SchedulerLimits:
+    return SchedulerLimits(
+        limits.max_num_batched_tokens,
+        limits.max_num_seqs,
+        engine.enable_chunked_prefill,
+        engine.long_prefill_token_threshold,
+        engine.async_scheduling,
+        engine.max_model_len or 1 << 40,
+    )
+
+
+def _blocks(engine: Engine, limits: Limits, rank: Rank, room: Room) -> Blocks:
+    size = limits.block_size
+    if engine.enable_prefix_caching:
+        return CachedBlocks(room.kv_blocks, size)
+    return CountedBlocks(room.kv_available, size, lambda n: float(sequence_kv_bytes(rank, n * size, size)))

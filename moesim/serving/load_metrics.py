@@ -1,0 +1,139 @@
+"""A run under load as vLLM bench's metrics with 90 % intervals, and as a cost tree of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.cost import Cost, reduced, relative_interval, summed
+from moesim.ops.attention import Group
+from moesim.serving.measures import Distribution
+from moesim.serving.pricing import Composition
+from moesim.serving.report import LoadReport
+from moesim.step import StepModel
+
+Interval = tuple[float, float, float]
+
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
+STATISTICS = ("mean", "median", "std", "p90", "p99")
+
+
+def load_cost(steps: StepModel, report: LoadReport) -> Cost:
+    """The run's steps as a tree: those that only decode, and those with prompt tokens among them. [s]"""
+    parts = []
+    for name, sample, seconds in (
+        ("decode", report.decode_steps, report.decode_s),
+        ("prefill", report.mixed_steps, report.mixed_s),
+    ):
+        compositions = [item for item, _ in sample.items]
+        if not compositions or seconds <= 0:
+            continue
+        priced = [_priced(steps, name, group) for group in _alike(compositions)]
+        whole = priced[0] if len(priced) == 1 else _merged(name, priced)
+        scale = seconds / float(whole.seconds)
+        parts.append(reduced(whole, lambda x, scale=scale: np.asarray(x, float).item() * scale))
+    return summed("run", parts)
+
+
+def _alike(compositions: Sequence[Composition]) -> list[list[Composition]]:
+    """Groups of steps with equally many prompt chunks, and all or none with decodes: one formula each."""
+    groups: dict[tuple[int, bool], list[Composition]] = {}
+    for item in compositions:
+        groups.setdefault((len(item.prefills), item.decodes > 0), []).append(item)
+    return list(groups.values())
+
+
+def _priced(steps: StepModel, name: str, alike: Sequence[Composition]) -> Cost:
+    """The summed cost of steps that differ in numbers alone."""
+    one = np.ones(len(alike), np.int64)
+    chunks = [
+        Group(one, *(np.array([item.prefills[i][j] for item in alike]) for j in (0, 1)))
+        for i in range(len(alike[0].prefills))
+    ]
+    decodes = np.array([item.decodes for item in alike])
+    if decodes[0]:
+        chunks.append(Group(decodes, one, np.array([item.context for item in alike])))
+    sampled = np.array([item.sampled for item in alike])
+    load = steps.load(tuple(chunks))
+    if steps.rank.plan.pp > 1:
+        stages = steps.stage_costs(load, sampled)
+        host = steps.host_cost([part for stage in stages for part in stage.children if part.children], load)
+        cost = summed(name, [*stages, host])
+    else:
+        cost = steps.cost(name, load, sampled)
+    return reduced(cost, lambda x: np.broadcast_to(np.asarray(x, float), one.shape).sum())
+
+
+def _merged(name: str, costs: Sequence[Cost]) -> Cost:
+    """One tree of several: operations of the same name and place add up."""
+    first = costs[0]
+    if not first.children:
+        return _added(name, costs, [])
+    names = dict.fromkeys(child.name for cost in costs for child in cost.children)
+    children = [_merged(n, same) for n in names if (same := _named(costs, n))]
+    return _added(name, costs, children)
+
+
+def _named(costs: Sequence[Cost], name: str) -> list[Cost]:
+    return [child for cost in costs for child in cost.children if child.name == name]
+
+
+def _added(name: str, costs: Sequence[Cost], children: list[Cost]) -> Cost:
+    seconds: Any = sum(cost.seconds for cost in costs)
+    spread: dict[str, tuple[Any, Any]] = {}
+    for cost in costs:
+        for family, (down, up) in cost.spread.items():
+            before = spread.get(family, (0.0, 0.0))
+            spread[family] = (before[0] + down, before[1] + up)
+    most = max(costs, key=lambda cost: float(cost.seconds))
+    notes = tuple(dict.fromkeys(note for cost in costs for note in cost.notes))
+    variance: Any = sum(cost.variance for cost in costs)
+    return Cost(
+        name, seconds, spread, most.bound, most.formula, most.source, most.tag, most.count, most.op, children, notes,
+        variance,
+    )  # fmt: skip
+
+
+def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) -> dict[str, Interval]:
+    """(value, low, high) by vLLM bench's names; milliseconds, seconds, tokens per second.
+
+    Parameters
+    ----------
+    cost : Cost
+        The run's tree: kernels' errors, as shares of its time, widen every latency alike.
+    served : (float, float)
+        90 % half-widths of ln(measured/predicted) beyond that, seen on served dense runs: of the time to first token
+        (who waits for whom), and of the time per token.
+    """
+    kinds = {part.name: relative_interval(part) for part in cost.children}
+    whole = relative_interval(cost)
+    first, whole = _widened(kinds.get("prefill", whole), served[0]), _widened(whole, served[1])
+    found: dict[str, Interval] = {}
+    for name, relative in zip(LATENCIES, (first, whole, whole, whole), strict=True):
+        distribution: Distribution = getattr(report, name)
+        for statistic in STATISTICS:
+            value = 1e3 * _statistic(distribution, statistic)
+            found[f"{statistic}_{name}_ms"] = (value, value * relative[0], value * relative[1])
+    seconds = report.duration_s
+    for name, amount in (
+        ("request_throughput", report.answered),
+        ("output_throughput", report.output_tokens),
+        ("total_token_throughput", report.input_tokens + report.output_tokens),
+    ):
+        rate = amount / seconds
+        found[name] = (rate, rate / whole[1], rate / max(whole[0], 1e-9))
+    return found
+
+
+def _widened(relative: tuple[Any, Any], half_width: float) -> tuple[float, float]:
+    """Factors of an interval with an independent relative error added, in logarithms."""
+    down, up = np.log(max(float(relative[0]), 1e-3)), np.log(float(relative[1]))
+    return float(np.exp(-np.hypot(down, half_width))), float(np.exp(np.hypot(up, half_width)))
+
+
+def _statistic(distribution: Distribution, name: str) -> float:
+    if name in {"mean", "std"}:
+        return getattr(distribution, name)
+    return distribution.quantile({"median": 0.5, "p90": 0.9, "p99": 0.99}[name])

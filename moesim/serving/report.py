@@ -1,0 +1,167 @@
+"""What a run under load gave: latencies, throughput, occupancy, and a sample of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from moesim.serving.measures import Distribution, OverTime, Sample
+from moesim.serving.pricing import Composition
+from moesim.serving.requests import Request
+from moesim.serving.scheduler import Scheduler, Step
+
+Array = np.ndarray[Any, Any]
+
+_NOTICEABLE = 0.01
+
+
+class Slo(NamedTuple):
+    """What an answer must keep to count as good. [s]"""
+
+    ttft_s: float = float("inf")
+    tpot_s: float = float("inf")
+    e2el_s: float = float("inf")
+
+    def kept(self, ttft_s: float, tpot_s: float, e2el_s: float) -> bool:
+        return ttft_s <= self.ttft_s and tpot_s <= self.tpot_s and e2el_s <= self.e2el_s
+
+
+NO_SLO = Slo()
+
+
+class Timeline(Protocol):
+    """Draws a run: told of every step and every answer."""
+
+    def step(self, replica: int, step: Step, start_s: float, end_s: float) -> None: ...
+
+    def answer(self, request: Request) -> None: ...
+
+
+@dataclass
+class LoadReport:
+    """Filled while a run goes on; memory does not grow with it."""
+
+    slo: Slo = NO_SLO
+    timeline: Timeline | None = None
+    ttft: Distribution = field(default_factory=Distribution)
+    tpot: Distribution = field(default_factory=Distribution)
+    itl: Distribution = field(default_factory=Distribution)
+    e2el: Distribution = field(default_factory=Distribution)
+    answered: int = 0
+    good: int = 0
+    """Answers that kept the SLO."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    duration_s: float = 0.0
+    first_sent_s: float = float("inf")
+    steps: int = 0
+    busy_s: float = 0.0
+    preemptions: int = 0
+    cached_tokens: int = 0
+    blocked: int = 0
+    """Steps that kept a request waiting because the cache was full."""
+    kv_used: OverTime = field(default_factory=OverTime)
+    waiting: OverTime = field(default_factory=OverTime)
+    running: OverTime = field(default_factory=OverTime)
+    decode_steps: Sample = field(default_factory=Sample)
+    mixed_steps: Sample = field(default_factory=Sample)
+    """Steps with prompt tokens among them."""
+    decode_s: float = 0.0
+    mixed_s: float = 0.0
+
+    @property
+    def every_step(self) -> bool:
+        """Whether steps must be shown one by one."""
+        return self.timeline is not None
+
+    @property
+    def cache_limited(self) -> bool:
+        """Whether requests waited for the cache, not only for a step or a seat."""
+        return self.preemptions > 0 or self.blocked > _NOTICEABLE * self.steps
+
+    def tokens_out(self, step: Step, now: float) -> None:
+        """The tokens of a step reach their clients."""
+        gaps: dict[float, int] = {}
+        for request, _, _, samples in step.parts:
+            if not samples:
+                continue
+            if request.first_token_s < 0:
+                request.first_token_s = now
+            else:
+                gap = now - request.last_token_s
+                gaps[gap] = gaps.get(gap, 0) + 1
+            request.last_token_s = now
+        for gap, times in gaps.items():
+            self.itl.add(gap, times)
+
+    def answer(self, request: Request) -> None:
+        """A request has its last token."""
+        ttft = request.first_token_s - request.sent_s
+        e2el = request.last_token_s - request.sent_s
+        self.ttft.add(ttft)
+        self.e2el.add(e2el)
+        tpot = 0.0
+        if request.output_len > 1:
+            tpot = (e2el - ttft) / (request.output_len - 1)
+            self.tpot.add(tpot)
+        self.good += self.slo.kept(ttft, tpot, e2el)
+        self.answered += 1
+        self.input_tokens += request.prompt_len
+        self.output_tokens += request.output_len
+        self.first_sent_s = min(self.first_sent_s, request.sent_s)
+        if self.timeline:
+            self.timeline.answer(request)
+
+    def step(
+        self, steps: Sequence[Step], compositions: Sequence[Composition], start_s: float, end_s: float,
+        schedulers: Sequence[Scheduler],
+    ) -> None:  # fmt: skip
+        """A step has ended on every replica."""
+        busiest = max(compositions, key=lambda c: (len(c.prefills), c.decodes))
+        if busiest.prefills:
+            self.mixed_steps.offer(busiest)
+            self.mixed_s += end_s - start_s
+        else:
+            self.decode_steps.offer(busiest)
+            self.decode_s += end_s - start_s
+        self._hold(1, end_s - start_s, schedulers)
+        if self.timeline:
+            for replica, step in enumerate(steps):
+                self.timeline.step(replica, step, start_s, end_s)
+
+    def stretch(
+        self, running: Sequence[Request], context: float, start_s: float, times: Array, ends: Array,
+        schedulers: Sequence[Scheduler],
+    ) -> None:  # fmt: skip
+        """Decode steps of the same requests, ending at ``ends``; each gives every one of them a token."""
+        count, last = len(running), float(ends[-1])
+        firsts: dict[float, int] = {}
+        for request in running:
+            if request.first_token_s < 0:
+                request.first_token_s = float(ends[0])
+            else:
+                gap = float(ends[0]) - request.last_token_s
+                firsts[gap] = firsts.get(gap, 0) + 1
+            request.last_token_s = last
+        for gap, many in firsts.items():
+            self.itl.add(gap, many)
+        self.itl.add_all(np.diff(ends), count)
+        self.decode_steps.offer(Composition((), count, context + len(times) / 2, count), len(times))
+        self.decode_s += float(ends[-1]) - start_s
+        self._hold(len(times), float(ends[-1]) - start_s, schedulers)
+
+    def _hold(self, steps: int, seconds: float, schedulers: Sequence[Scheduler]) -> None:
+        self.steps += steps
+        self.busy_s += seconds
+        self.kv_used.hold(sum(s.blocks.used_share for s in schedulers) / len(schedulers), seconds)
+        self.waiting.hold(sum(len(s.waiting) for s in schedulers), seconds)
+        self.running.hold(sum(len(s.running) for s in schedulers), seconds)
+
+    def close(self, now: float, schedulers: Sequence[Scheduler]) -> None:
+        self.duration_s = now - (self.first_sent_s if self.answered else 0.0)
+        self.preemptions = sum(s.preemptions for s in schedulers)
+        self.blocked = sum(s.blocked for s in schedulers)
+        self.cached_tokens = sum(s.cached_tokens for s in schedulers)

@@ -1,0 +1,181 @@
+"""Which tokens each engine step computes: vLLM's V1 scheduler.
+
+One token budget a step. Running requests come first, in order of admission: a decode takes one token, an unfinished
+prompt as many as are left. If the cache is full the youngest running request loses its blocks and goes back to the
+head of the queue (recomputed later). Then waiting requests are admitted in order of arrival while seats
+(``max_num_seqs``), tokens and blocks last (v1/core/sched/scheduler.py, 0.25.1, held against recorded iterations in
+calibration/schedules).
+
+With asynchronous scheduling a step is composed before the one under way has ended, so its tokens are placeholders
+(v1/core/sched/async_scheduler.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from moesim.serving.blocks import Blocks
+from moesim.serving.requests import Request
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Settings that decide what a step holds, under vLLM's names."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    """Most prompt tokens of one request in a step; 0 is no such limit."""
+    async_scheduling: bool = True
+    max_model_len: int = 1 << 40
+    """A request ends when prompt and output reach it."""
+    scheduler_reserve_full_isl: bool = True
+    """A request begins only if all its tokens so far would fit, not just its first chunk."""
+    watermark: float = 0.0
+    """Share of the cache that stays free when a request begins beside others."""
+
+
+class Scheduled(NamedTuple):
+    """A request's part in a step."""
+
+    request: Request
+    tokens: int
+    past: int
+    """Its tokens computed before."""
+    samples: bool
+    """Whether an output token comes out."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What one engine step computes."""
+
+    parts: list[Scheduled] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)
+
+
+class Scheduler:
+    """Requests waiting and running on one engine."""
+
+    def __init__(self, limits: SchedulerLimits, blocks: Blocks):
+        self.limits = limits
+        self.blocks = blocks
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.preemptions = 0
+        self.blocked = 0
+        """Steps that kept a request waiting because the cache was full."""
+        self.cached_tokens = 0
+        """Prompt tokens found in the cache instead of computed."""
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def schedule(self) -> Step:
+        """Compose the next step; what it computes counts as computed from here on."""
+        step = Step()
+        budget = self._run(step, self.limits.max_num_batched_tokens)
+        if not step.preempted:
+            self._admit(step, budget)
+        asynchronous = self.limits.async_scheduling
+        for i, (request, tokens, past, _) in enumerate(step.parts):
+            request.computed = past + tokens
+            if request.computed >= request.known + request.placeholders:
+                step.parts[i] = Scheduled(request, tokens, past, True)
+                request.placeholders += asynchronous
+        return step
+
+    def _run(self, step: Step, budget: int) -> int:
+        """Tokens for running requests; returns what is left of the budget."""
+        index = 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            wanted = self._wanted(request, budget)
+            if wanted == 0:
+                index += 1
+                continue
+            while not self.blocks.grow(request, request.computed + wanted):
+                last = self.running.pop()
+                self._preempt(last, step)
+                if last is request:
+                    return budget
+            self._commit(request, request.computed + wanted)
+            step.parts.append(Scheduled(request, wanted, request.computed, False))
+            budget -= wanted
+            index += 1
+        return budget
+
+    def _wanted(self, request: Request, budget: int) -> int:
+        under_way = request.placeholders
+        if under_way and request.computed + 2 - under_way >= request.prompt_len + request.output_len:
+            return 0
+        left = self.limits.max_model_len - request.computed - 1
+        return min(self._chunk(request.known + under_way - request.computed), budget, left)
+
+    def _chunk(self, tokens: int) -> int:
+        longest = self.limits.long_prefill_token_threshold
+        return min(tokens, longest) if longest else tokens
+
+    def _preempt(self, request: Request, step: Step) -> None:
+        self.blocks.release(request)
+        request.computed = 0
+        request.running = False
+        request.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(request)
+        step.preempted.append(request)
+
+    def _admit(self, step: Step, budget: int) -> None:
+        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            request = self.waiting[0]
+            found = self.blocks.found(request)
+            past = len(found) * self.blocks.block_size
+            tokens = self._chunk(request.known - past)
+            if tokens > budget and not self.limits.enable_chunked_prefill:
+                return
+            tokens = min(tokens, budget)
+            must_fit = request.known if self.limits.scheduler_reserve_full_isl else 0
+            spare = self.limits.watermark if self.running else 0.0
+            if not self.blocks.admit(request, found, past + tokens, must_fit, spare):
+                self.blocked += 1
+                return
+            self.waiting.popleft()
+            self.running.append(request)
+            request.running = True
+            self._commit(request, past + tokens)
+            self.cached_tokens += past
+            step.parts.append(Scheduled(request, tokens, past, False))
+            budget -= tokens
+
+    def _commit(self, request: Request, tokens: int) -> None:
+        self.blocks.commit(request, min(tokens, request.known))
+
+    def update(self, step: Step) -> list[Request]:
+        """A step has ended: tokens come out, finished requests leave. Returns those."""
+        finished: list[Request] = []
+        for request, _, _, samples in step.parts:
+            if not samples or request.finished:
+                continue
+            request.emitted += 1
+            if self.limits.async_scheduling:
+                request.placeholders -= 1
+                if request.running:
+                    self.blocks.commit(request, request.computed - request.placeholders)
+            if request.finished:
+                finished.append(request)
+        for request in finished:
+            self.blocks.release(request)
+            if request.running:
+                request.running = False
+            else:
+                self.waiting.remove(request)
+        if finished:
+            self.running = [r for r in self.running if r.running]
+        return finished

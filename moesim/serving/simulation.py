@@ -1,0 +1,263 @@
+"""A run under load, step by step: clients send, the scheduler composes, the cost model says how long.
+
+The clock of an engine: up to ``depth`` steps are under way (one; one more when scheduled ahead; one more a pipeline
+stage). A step is composed as soon as a place is free, of the requests that have arrived by then; it enters the GPUs
+when they are free, and its tokens reach their clients when it ends.
+
+Stretches in which nothing can change but contexts (all requests decode, none can join or end) are priced in one go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesim.errors import SpecError
+from moesim.serving.pricing import Composition, StepPrices
+from moesim.serving.report import LoadReport
+from moesim.serving.requests import Request
+from moesim.serving.scheduler import Scheduled, Scheduler, Step
+
+_SHORTEST_STRETCH = 3
+_LONGEST_STRETCH = 4096
+_PROGRESS_EVERY = 256
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """What a request passes before the scheduler sees it: a server that reads prompts one after the other. [s]"""
+
+    request_s: float = 0.0
+    """Of every request: network, parsing, streaming the first token back. Passed side by side."""
+    prompt_token_s: float = 0.0
+    """Of every prompt token: turning text into numbers. One prompt at a time."""
+
+
+class Clients:
+    """Sends requests, each when its time has come and, where ``concurrency`` limits them, a place is free."""
+
+    def __init__(self, requests: Iterator[Request], concurrency: int | None, front: FrontEnd):
+        self._requests = requests
+        self._places: deque[float] | None = None if concurrency is None else deque([0.0] * concurrency)
+        """Since when each free place is free. [s]"""
+        self._front = front
+        self._reader_free_s = 0.0
+        self._next: Request | None = next(requests, None)
+        self._ready: deque[tuple[float, Request]] = deque()
+
+    def answered(self, now: float) -> None:
+        """A request is done: its place is free."""
+        if self._places is not None:
+            self._places.append(now)
+
+    def arrived(self, now: float) -> Iterator[Request]:
+        """Requests that have reached the scheduler by ``now``."""
+        while self._next is not None and self._next_sent_s <= now:
+            request = self._next
+            request.sent_s = self._next_sent_s
+            if self._places is not None:
+                self._places.popleft()
+            self._reader_free_s = max(self._reader_free_s, request.sent_s)
+            self._reader_free_s += self._front.prompt_token_s * request.prompt_len
+            self._ready.append((self._reader_free_s + self._front.request_s, request))
+            self._next = next(self._requests, None)
+        while self._ready and self._ready[0][0] <= now:
+            yield self._ready.popleft()[1]
+
+    @property
+    def _next_sent_s(self) -> float:
+        if self._next is None or (self._places is not None and not self._places):
+            return float("inf")
+        return max(self._next.sent_s, self._places[0] if self._places else 0.0)
+
+    @property
+    def next_arrival_s(self) -> float:
+        """When the next request reaches the scheduler, as far as it does not hang on an answer. [s]"""
+        ready = self._ready[0][0] if self._ready else float("inf")
+        return min(ready, self._next_sent_s)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A step under way on every replica."""
+
+    steps: list[Step]
+    compositions: list[Composition]
+    start_s: float
+    end_s: float
+
+
+class Simulation:
+    """One engine (its data-parallel replicas in lockstep) and its clients.
+
+    Parameters
+    ----------
+    schedulers : list of Scheduler
+        One a data-parallel replica.
+    prices : StepPrices
+    clients : Clients
+    depth : int
+        Steps under way at once.
+    report : LoadReport
+        Takes down what happens.
+    """
+
+    def __init__(
+        self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, depth: int, report: LoadReport
+    ):
+        self._schedulers = schedulers
+        self._prices = prices
+        self._clients = clients
+        self._depth = depth
+        self._report = report
+        self._now = 0.0
+        self._entry_free_s = 0.0
+        self._last_end_s = 0.0
+        self._flights: deque[_Flight] = deque()
+
+    def run(self, progress: Callable[[int], None] | None = None) -> LoadReport:
+        """Until the last request is answered."""
+        rounds = 0
+        while True:
+            self._deliver()
+            self._skip_ahead()
+            if len(self._flights) < self._depth and self._compose() and len(self._flights) < self._depth:
+                continue
+            if not self._flights:
+                upcoming = self._clients.next_arrival_s
+                if upcoming == float("inf"):
+                    break
+                self._now = max(self._now, upcoming)
+                continue
+            self._land()
+            rounds += 1
+            if progress and rounds % _PROGRESS_EVERY == 0:
+                progress(self._report.answered)
+        stuck = next((s for s in self._schedulers if s.busy), None)
+        if stuck is not None:
+            request = (stuck.waiting or stuck.running)[0]
+            raise SpecError(
+                f"a request of {request.prompt_len} prompt and {request.output_len} output tokens never fits into the "
+                "KV cache; lower max_model_len, or make room for the cache"
+            )
+        self._report.close(self._now, self._schedulers)
+        return self._report
+
+    def _deliver(self) -> None:
+        for request in self._clients.arrived(self._now):
+            least = min(self._schedulers, key=lambda s: len(s.waiting) + len(s.running))
+            least.add(request)
+
+    def _compose(self) -> bool:
+        """Schedule a step on every replica; False if there is nothing to do."""
+        steps = [scheduler.schedule() for scheduler in self._schedulers]
+        if not any(step.parts for step in steps):
+            return False
+        compositions = [composition(step) for step in steps]
+        time = self._prices.seconds([c for c in compositions if c.tokens])
+        start = max(self._now, self._entry_free_s)
+        self._entry_free_s = start + float(time.slowest)
+        end = max(start + float(time.through), self._last_end_s + float(time.slowest))
+        self._last_end_s = end
+        self._flights.append(_Flight(steps, compositions, start, end))
+        return True
+
+    def _land(self) -> None:
+        """The oldest step ends: tokens come out, answered clients send again."""
+        flight = self._flights.popleft()
+        self._now = flight.end_s
+        for scheduler, step in zip(self._schedulers, flight.steps, strict=True):
+            finished = scheduler.update(step)
+            self._report.tokens_out(step, self._now)
+            for request in finished:
+                self._report.answer(request)
+                self._clients.answered(self._now)
+        self._report.step(flight.steps, flight.compositions, flight.start_s, flight.end_s, self._schedulers)
+
+    def _skip_ahead(self) -> None:
+        """Price a stretch of equal decode steps at once, and leave its last one under way."""
+        if len(self._schedulers) > 1 or len(self._flights) != self._depth - 1 or self._depth > 2:
+            return
+        scheduler, ahead = self._schedulers[0], self._depth - 1
+        running = scheduler.running
+        seats = len(running) < scheduler.limits.max_num_seqs
+        if not running or self._report.every_step or (scheduler.waiting and seats):
+            return
+        if ahead and not self._only_decodes(running):
+            return
+        left = _NEVER
+        for request in running:
+            if request.computed != request.known + ahead - 1 or request.placeholders != ahead:
+                return
+            left = min(left, request.output_len - request.emitted - ahead)
+        steps = min(left - 1, _LONGEST_STRETCH)
+        if steps < _SHORTEST_STRETCH:
+            return
+        count = len(running)
+        first = sum(request.computed for request in running) / count
+        times = np.asarray(self._prices.decode_seconds(count, first + np.arange(steps)).through, float)
+        start = self._entry_free_s if ahead else max(self._now, self._entry_free_s)
+        ends = start + np.cumsum(times)
+        if seats:
+            composed_at = np.concatenate([[self._now], [start] if ahead else [], ends])[:steps]
+            steps = int(np.searchsorted(composed_at, self._clients.next_arrival_s))
+        if steps < _SHORTEST_STRETCH or not self._grow(running, steps):
+            return
+        self._stretch(running, first, start, times[:steps], ends[:steps])
+
+    def _only_decodes(self, running: list[Request]) -> bool:
+        parts = self._flights[0].steps[0].parts
+        return len(parts) == len(running) and all(
+            part.request is request and part.samples and part.tokens == 1
+            for part, request in zip(parts, running, strict=True)
+        )
+
+    def _grow(self, running: list[Request], steps: int) -> bool:
+        blocks = self._schedulers[0].blocks
+        if not blocks.room_for((request, request.computed + steps) for request in running):
+            return False
+        for request in running:
+            blocks.grow(request, request.computed + steps)
+        return True
+
+    def _stretch(self, running: list[Request], first: float, start: float, times: Any, ends: Any) -> None:
+        """Apply a stretch of decode steps: those that end are taken down, the last one stays under way."""
+        scheduler, count, steps = self._schedulers[0], len(running), len(times)
+        ahead = self._depth - 1
+        for request in running:
+            request.computed += steps
+            request.emitted += steps if ahead else steps - 1
+            scheduler.blocks.commit(request, request.computed - 1)
+        landed = self._flights.pop() if ahead else None
+        if landed:
+            self._report.tokens_out(landed.steps[0], landed.end_s)
+            self._report.step(landed.steps, landed.compositions, landed.start_s, landed.end_s, self._schedulers)
+        self._report.stretch(running, first, start, times[:-1], ends[:-1], self._schedulers)
+        before = float(ends[-2])
+        last = Composition((), count, first + steps - 1, count)
+        parts = [Scheduled(request, 1, request.computed - 1, True) for request in running]
+        self._now = before
+        self._entry_free_s = self._last_end_s = float(ends[-1])
+        self._flights.append(_Flight([Step(parts)], [last], before, float(ends[-1])))
+
+
+_NEVER = 1 << 60
+
+
+def composition(step: Step) -> Composition:
+    """What a step's parts add up to."""
+    prefills: list[tuple[int, int]] = []
+    decodes = sampled = 0
+    context = 0
+    for request, tokens, past, samples in step.parts:
+        sampled += samples
+        if tokens == 1 and past >= request.prompt_len:
+            decodes += 1
+            context += past
+        else:
+            prefills.append((tokens, past))
+    return Composition(tuple(prefills), decodes, context / decodes if decodes else 0.0, sampled)

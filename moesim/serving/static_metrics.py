@@ -1,0 +1,89 @@
+"""vLLM bench's metrics of a static batch, with 90 % intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.cost import reduced, relative_interval, summed
+from moesim.serving.static import StaticBatch
+
+_NORMAL_99 = 2.326
+
+METRICS = (
+    "mean_ttft_ms", "max_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "median_itl_ms", "p99_itl_ms", "mean_e2el_ms",
+    "request_throughput", "output_throughput", "total_token_throughput", "itl_per_batch_token_ms",
+    "median_decode_step_ms", "p99_decode_step_ms",
+)  # fmt: skip
+
+
+def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
+    """vLLM bench's metrics over the batch's requests, which all arrive together: (value, low, high) by name.
+
+    TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap; ``itl_per_batch_token_ms`` is
+    (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end latency. Metrics that
+    need a second output token are NaN without one. ``*_decode_step_ms`` are over steps and routing draws.
+    """
+    prefill_s, decode_s = batch.prefill.seconds, batch.decode.seconds
+    first_s = batch.decode_step_s[:, 0] if batch.first_token_is_decoded else 0.0
+    e2e_s, all_first_s = prefill_s + decode_s, prefill_s + first_s
+    ttft_s = batch.mean_finish_s + first_s
+    gaps = np.where(batch.output_len > 1, batch.output_len - 1, np.nan)
+    tokens_out = batch.batch * batch.output_len
+    of_prefill, of_decode = relative_interval(batch.prefill), relative_interval(batch.decode)
+    of_all = relative_interval(summed("", [batch.prefill, batch.decode]))
+    waiting_s = prefill_s - batch.mean_finish_s
+    waiting = reduced(batch.prefill, lambda x: x * waiting_s / prefill_s)
+    of_gaps = relative_interval(summed("", [waiting, batch.decode]))
+    per_gap_s = (e2e_s - ttft_s) / gaps
+    median_s, p99_s = _pooled_gaps(batch, (0.5, 0.99))
+    per_batch_token_s = (e2e_s - all_first_s) / np.where(tokens_out > 1, tokens_out - 1, np.nan)
+    one = gaps / gaps
+
+    def times(seconds: Any, relative: tuple[Any, Any]) -> tuple[Any, Any, Any]:
+        return 1e3 * seconds, 1e3 * seconds * relative[0], 1e3 * seconds * relative[1]
+
+    def rate(value: Any) -> tuple[Any, Any, Any]:
+        return value, value / of_all[1], value / np.maximum(of_all[0], 1e-9)
+
+    return {
+        "mean_ttft_ms": times(ttft_s, of_prefill),
+        "max_ttft_ms": times(all_first_s, of_prefill),
+        "mean_tpot_ms": times(per_gap_s, of_gaps),
+        "mean_itl_ms": times(per_gap_s, of_gaps),
+        "median_itl_ms": times(one * median_s, of_decode),
+        "p99_itl_ms": times(one * p99_s, of_gaps),
+        "mean_e2el_ms": times(e2e_s, of_all),
+        "request_throughput": rate(batch.batch / e2e_s),
+        "output_throughput": rate(tokens_out / e2e_s),
+        "total_token_throughput": rate(batch.batch * (batch.input_len + batch.output_len) / e2e_s),
+        "itl_per_batch_token_ms": times(one * per_batch_token_s, of_decode),
+        "median_decode_step_ms": times(one * np.median(batch.decode_step_s, axis=1), of_decode),
+        "p99_decode_step_ms": times(one * _slow_step(batch), of_decode),
+    }
+
+
+def _slow_step(batch: StaticBatch) -> Any:
+    """The decode step that one in a hundred exceeds: long contexts, and routing that fills one rank."""
+    steps_s = batch.decode_step_s
+    middle, late = np.median(steps_s, axis=1), np.quantile(steps_s, 0.99, axis=1)
+    draws = batch.decode.variance / np.maximum(batch.output_len - 1, 1)
+    return middle + np.hypot(late - middle, _NORMAL_99 * np.sqrt(draws))
+
+
+def _pooled_gaps(batch: StaticBatch, quantiles: tuple[float, ...]) -> list[Any]:
+    """Quantiles over every gap of every request: one wait for others' prefill, then a decode step per token."""
+    steps_s, stall_s = batch.decode_step_s, batch.stall_s
+    gaps = np.maximum(batch.output_len - 1, 1)[:, None]
+    first_s = stall_s + steps_s[:, :1]
+    values = np.concatenate([first_s, steps_s], axis=1)
+    weights = np.empty(values.shape)
+    weights[:, : first_s.shape[1]] = 1.0 / first_s.shape[1]
+    weights[:, first_s.shape[1] :] = (gaps - 1) / steps_s.shape[1]
+    order = values.argsort(axis=1)
+    passed = np.take_along_axis(weights, order, axis=1).cumsum(axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+    last = values.shape[1] - 1
+    places = [np.minimum((passed < q * gaps).sum(1, keepdims=True), last) for q in quantiles]
+    return [np.take_along_axis(values, place, axis=1)[:, 0] for place in places]

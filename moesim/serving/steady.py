@@ -1,0 +1,162 @@
+"""The steady state of an engine under load, in closed form.
+
+Requests out of step: prompts come at random moments. A step takes ``d`` when it only decodes; each prompt adds
+``delta`` to the step (or steps) that computes it. With ``rate`` prompts a second the mean step is the fixed point
+``L = d + delta rate L``, so a token takes ``L = d / (1 - rate delta)``; Little's law ties rate, concurrency and
+latency together (formula card, section 7). A prompt waits for the step under way, for the one composed ahead of it,
+and shares its own with those that came meanwhile.
+
+It does not see requests that fall into step: equal lengths, short runs, or a prompt burst longer than the spread of
+answers. The simulation does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.cost.cost import Cost, reduced, summed
+from moesim.memory import Limits, Room, sequence_kv_bytes
+from moesim.ops.attention import Group
+from moesim.rank import Rank
+from moesim.serving.simulation import FrontEnd
+from moesim.spec.workload import Workload
+from moesim.step import StepModel
+
+Array = np.ndarray[Any, Any]
+
+_NODES = 24
+_ROUNDS = 60
+_FULL = 0.98
+"""Share of the engine's time prompts may take at most before the queue never ends."""
+
+
+class SteadyState(NamedTuple):
+    """Means over requests, and what holds them back."""
+
+    ttft_s: float
+    tpot_s: float
+    e2el_s: float
+    request_rate: float
+    """Answers a second of all replicas. [1/s]"""
+    running: float
+    """Sequences that decode at once on a replica."""
+    prompt_share: float
+    """Of the engine's time, spent on prompts."""
+    limited_by: str
+    """``clients``, ``rate``, ``seats``, ``cache`` or ``overload``."""
+    cost: Cost
+    """A mean step and the prompt's own. [s]"""
+
+
+def steady_state(
+    steps: StepModel, limits: Limits, fullest: tuple[Rank, Room], load: Workload, front: FrontEnd, depth: int
+) -> SteadyState:
+    """Latency and throughput once the run has forgotten how it began.
+
+    Parameters
+    ----------
+    fullest : (Rank, Room)
+        The pipeline stage with least room for the cache.
+    depth : int
+        Steps under way at once: 1, or 2 when scheduled ahead.
+    """
+    replicas = steps.rank.plan.dp
+    prompt, output = load.mean_input_len, load.mean_output_len
+    clients = load.max_concurrency / replicas if load.max_concurrency else float("inf")
+    cache = _cache_seats(fullest, limits, prompt, output)
+    seats = min(limits.max_num_seqs, cache)
+    most = min(clients, seats)
+    nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
+    priced = _Priced(steps, limits, nodes, prompt, prompt * load.cached_share, output)
+    lockstep = replicas if steps.rank.model.moe is not None else 1
+    asked = load.request_rate / replicas if load.request_rate else float("inf")
+
+    def latencies(rate: float, running: float) -> tuple[float, float, float]:
+        """(time to first token without queue, mean step, prompts' share of time)."""
+        decode, extra = priced.at(running)
+        share = min(rate * lockstep * extra, _FULL)
+        step = decode / (1.0 - share)
+        reading = front.request_s + front.prompt_token_s * prompt
+        aligned = max(step - reading, step / 2) if np.isfinite(clients) and not load.request_rate else step / 2
+        beside = rate * lockstep * step
+        own = priced.own(running) + extra * beside
+        return reading + aligned + (depth - 1) * step + own, step, share
+
+    running, rate = min(most, 1.0 if not np.isfinite(clients) else clients), 0.0
+    for _ in range(_ROUNDS):
+        first, step, share = latencies(rate, running)
+        life = first + (output - 1) * step
+        wanted = min(clients / life if np.isfinite(clients) else asked, asked, most / max(life - first, step))
+        rate = 0.5 * (rate + wanted)
+        running = max(min(rate * (output - 1) * step, most), 1.0)
+    first, step, share = latencies(rate, running)
+    decoding = (output - 1) * step
+    held = most / max(decoding, step)
+    limited = "clients" if np.isfinite(clients) and asked == float("inf") else "rate"
+    if asked < float("inf") and (asked > 1.02 * held or share >= _FULL):
+        limited, first = "overload", float("inf")
+    elif clients > seats and rate > 0.98 * held:
+        limited = "cache" if cache < limits.max_num_seqs else "seats"
+        first = max(clients / rate - decoding, first)
+    cost = priced.cost(running)
+    return SteadyState(
+        first, step, first + decoding, rate * replicas, running, share, limited, cost
+    )  # fmt: skip
+
+
+def _cache_seats(fullest: tuple[Rank, Room], limits: Limits, prompt: float, output: float) -> float:
+    """Sequences whose mean context fits: half of the output is there on average."""
+    rank, room = fullest
+    each = float(sequence_kv_bytes(rank, prompt + output / 2, limits.block_size))
+    return max(room.kv_available / each, 1.0)
+
+
+class _Priced:
+    """Steps of 1 to ``most`` decodes, alone and with a prompt, priced at once."""
+
+    def __init__(self, steps: StepModel, limits: Limits, nodes: Array, prompt: float, cached: float, output: float):
+        self._nodes = nodes
+        new, past = max(round(prompt - cached), 1), int(cached)
+        budget = np.maximum(limits.max_num_batched_tokens - nodes, 1)
+        chunks = -(-new // budget)
+        size = np.ceil(new / chunks).astype(np.int64)
+        before = (past + (chunks - 1) / 2 * size).astype(np.int64)
+        context = np.full(len(nodes), int(prompt + output / 2))
+        decodes = Group(nodes, np.ones_like(nodes), context)
+        self._decode = _step(steps, "decode", (decodes,), nodes)
+        self._mixed = _step(steps, "prefill", (Group(np.ones_like(nodes), size, before), decodes), nodes + 1)
+        alone = np.broadcast_to(self._decode.seconds, nodes.shape)
+        mixed = np.broadcast_to(self._mixed.seconds, nodes.shape)
+        self._alone, self._extra, self._own = alone, chunks * np.maximum(mixed - alone, 0.0), chunks * mixed
+
+    def at(self, running: float) -> tuple[float, float]:
+        """(a step that only decodes, what a prompt adds). [s]"""
+        return self._between(self._alone, running), self._between(self._extra, running)
+
+    def own(self, running: float) -> float:
+        """The steps that compute a prompt beside the decodes. [s]"""
+        return self._between(self._own, running)
+
+    def _between(self, values: Array, running: float) -> float:
+        return float(np.interp(running, self._nodes, values))
+
+    def cost(self, running: float) -> Cost:
+        """Both kinds of step at the nearest priced size."""
+        place = int(np.argmin(np.abs(self._nodes - running)))
+
+        def one(x: Any) -> float:
+            x = np.asarray(x, float)
+            return float(x.reshape(-1)[place if x.size > 1 else 0])
+
+        return summed("step", [reduced(self._decode, one), reduced(self._mixed, one)])
+
+
+def _step(steps: StepModel, name: str, groups: tuple[Group, ...], sampled: Array) -> Cost:
+    load = steps.load(groups)
+    if steps.rank.plan.pp == 1:
+        return steps.cost(name, load, sampled)
+    stages = steps.stage_costs(load, sampled)
+    host = steps.host_cost([part for stage in stages for part in stage.children if part.children], load)
+    return summed(name, [*stages, host])

@@ -1,0 +1,129 @@
+"""``vllm serve ...`` as a scenario: the flags people already run, read into engine settings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from moesim.errors import Problem, SpecError
+from moesim.spec.scenario import Engine
+
+_WHERE = "--from-vllm"
+_SHORT = {
+    "tp": "tensor_parallel_size", "pp": "pipeline_parallel_size", "dp": "data_parallel_size", "q": "quantization",
+    "ep": "enable_expert_parallel", "asc": "api_server_count",
+}  # fmt: skip
+_RENAMED = {"cudagraph_capture_sizes": "max_cudagraph_capture_size", "cuda_graph_sizes": "max_cudagraph_capture_size"}
+_HARMLESS = {
+    "host", "port", "trust_remote_code", "served_model_name", "api_key", "tokenizer", "tokenizer_mode", "chat_template",
+    "enable_auto_tool_choice", "tool_call_parser", "reasoning_parser", "disable_log_requests", "disable_log_stats",
+    "download_dir", "load_format", "revision", "seed", "uvicorn_log_level", "generation_config", "dtype",
+    "distributed_executor_backend", "api_server_count", "enable_log_requests", "root_path", "ssl_keyfile", "ssl_certfile",
+    "no_enable_log_requests", "swap_space", "response_role", "max_log_len", "attention_backend", "safetensors_load_strategy",
+}  # fmt: skip
+"""Flags that change no time, or whose effect the tables hold already."""
+
+
+def scenario_from_vllm(command: str) -> tuple[dict[str, Any], list[str]]:
+    """(the model and engine parts of a scenario, notes on flags that were left out).
+
+    Parameters
+    ----------
+    command : str
+        ``vllm serve MODEL --flag value ...``; environment assignments before it are skipped.
+
+    Raises
+    ------
+    SpecError
+        No vLLM command, no model, or a value that cannot be read.
+    """
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError as error:
+        raise SpecError([Problem(f"cannot be read: {error}", _WHERE)]) from None
+    words = [word for word in words if word.strip("\\\n ")]
+    while words and "=" in words[0] and not words[0].startswith("-"):
+        words.pop(0)
+    if words[:2] == ["vllm", "serve"]:
+        words = words[2:]
+    elif words[:3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]:
+        words = words[3:]
+    else:
+        raise SpecError([Problem("is no vLLM command; 'vllm serve MODEL --flag value ...' is accepted", _WHERE)])
+    model, flags = _flags(words)
+    if not model:
+        raise SpecError([Problem("names no model; 'vllm serve MODEL ...' is accepted", _WHERE)])
+    engine, notes = _engine(flags)
+    return {"model": model, "engine": engine}, notes
+
+
+def _flags(words: list[str]) -> tuple[str, dict[str, str | None]]:
+    """(model, flag -> value or None) of a command's words."""
+    model, flags = "", {}
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            model = model or word
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        name = _SHORT.get(name, name)
+        if not equals and words and not words[0].startswith("-") and not _is_switch(name):
+            value, equals = words.pop(0), "="
+        if name == "model":
+            model = value
+        else:
+            flags[_RENAMED.get(name, name)] = value if equals else None
+    return model, flags
+
+
+def _is_switch(name: str) -> bool:
+    """Whether a flag stands without a value."""
+    field = Engine.model_fields.get(name.removeprefix("no_"))
+    return (field is not None and field.annotation is bool) or name.startswith(("no_", "disable_", "enable_", "trust_"))
+
+
+def _engine(flags: dict[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    engine: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, value in flags.items():
+        bare = name.removeprefix("no_")
+        if bare in Engine.model_fields:
+            engine[bare] = _value(name, bare, value)
+        elif name == "speculative_config":
+            raise SpecError([Problem("--speculative-config: speculative decoding is not predicted yet", _WHERE)])
+        elif name == "cpu_offload_gb" and value not in {"0", None}:
+            raise SpecError([Problem("--cpu-offload-gb: offloaded weights are not predicted yet", _WHERE)])
+        elif bare not in _HARMLESS:
+            notes.append(f"--{name.replace('_', '-')} is not used: its effect is not known here")
+    return engine, notes
+
+
+def _value(name: str, field: str, text: str | None) -> Any:
+    if name.startswith("no_"):
+        return False
+    if text is None:
+        return True
+    if field == "max_cudagraph_capture_size":
+        numbers = [int(n) for n in text.replace(",", " ").split() if n.isdigit()]
+        return max(numbers, default=0)
+    if text.startswith(("{", "[")):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise SpecError([Problem(f"--{field.replace('_', '-')}: '{text}' is not JSON", _WHERE)]) from None
+    if field == "quantization" and text == "compressed-tensors":
+        return None
+    if field == "kv_cache_dtype" and text.startswith("fp8"):
+        return "fp8"
+    lowered = text.lower()
+    if lowered in {"true", "false"}:
+        return lowered == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

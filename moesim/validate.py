@@ -1,0 +1,127 @@
+"""Predictions beside measurements: every run of every run set, its error, and whether the interval held it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moesim.errors import DoesNotFit
+from moesim.prediction import Prediction, predict
+from moesim.spec.run_file import Run, RunSet, load_runs, run_sets
+
+BAD_NODE_RATIO = 1.2
+"""A run is set apart as a bad node's when it takes this much longer a token than its twin on a larger GPU of the same
+architecture and model, where the median pair does not. Written down before any prediction was compared."""
+QUEUE_RATIO = 3.0
+"""A measured run queues for the cache when its time to first token is this multiple of the same at half the
+concurrency (or that one queues already): without a queue it at most doubles."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one run."""
+
+    runs: str
+    run: Run
+    metric: str
+    measured: float
+    value: float
+    low: float
+    high: float
+    queues: bool
+    """The engine is predicted to keep requests waiting for the cache."""
+    queued: bool
+    """As measured."""
+    bad_node: bool
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.value / self.measured - 1.0
+
+    @property
+    def covered(self) -> bool:
+        return self.low <= self.measured <= self.high
+
+
+def validate(
+    paths: Iterable[Path] | None = None, progress: Callable[[int, int], None] = lambda done, of: None, workers: int = 2
+) -> tuple[list[RunSet], list[Comparison]]:
+    """Predict every run of the sets at ``paths``; all that ship where none is given.
+
+    Raises
+    ------
+    SpecError
+        A run set that cannot be read.
+    """
+    sets = [load_runs(path) for path in (paths or run_sets())]
+    jobs = [(group, run) for group in sets for run in group.runs]
+    found: list[Comparison] = []
+    with ProcessPoolExecutor(workers) as pool:
+        results = pool.map(_predicted, [run for _, run in jobs], chunksize=4)
+        marks = {group.name: (_queued(group), _bad_nodes(group, sets)) for group in sets}
+        for i, ((group, run), values) in enumerate(zip(jobs, results, strict=True), 1):
+            queued, bad = marks[group.name]
+            for metric, measured in run.measured.items():
+                value, low, high = values[metric] if values else (float("nan"),) * 3
+                queues = values["queues"][0] > 0 if values else True
+                found.append(
+                    Comparison(
+                        group.name, run, metric, measured, value, low, high, queues, run.line in queued, run.line in bad
+                    )
+                )
+            progress(i, len(jobs))
+    return sets, found
+
+
+def _predicted(run: Run) -> dict[str, tuple[float, float, float]]:
+    """The run's metrics and whether it queues; empty where it does not fit at all."""
+    try:
+        prediction: Prediction = predict(run.scenario)
+    except DoesNotFit:
+        return {}
+    found = {n: (m.value, m.low, m.high) for n, m in prediction.metrics.items() if m is not None}
+    assert prediction.report is not None
+    return found | {"queues": (float(prediction.report.cache_limited), 0.0, 0.0)}
+
+
+def _queued(group: RunSet) -> set[int]:
+    """Lines of runs that queue for the cache, as measured."""
+    first = {_key(run): run.measured.get("mean_ttft_ms") for run in group.runs}
+    lines: set[int] = set()
+    for run in sorted(group.runs, key=lambda run: run.scenario.workload.size):
+        *rest, size = _key(run)
+        half, now = first.get((*rest, size // 2)), run.measured.get("mean_ttft_ms")
+        if half and now and (now >= QUEUE_RATIO * half or _line(group, (*rest, size // 2)) in lines):
+            lines.add(run.line)
+    return lines
+
+
+def _key(run: Run) -> tuple[Any, ...]:
+    """What tells runs of a set apart, concurrency last."""
+    rest = {k: v for k, v in run.settings.items() if k not in {"max_concurrency", "max_num_seqs"}}
+    return (*sorted(rest.items()), run.scenario.workload.size)
+
+
+def _line(group: RunSet, key: tuple[object, ...]) -> int:
+    return next((run.line for run in group.runs if _key(run) == key), -1)
+
+
+def _bad_nodes(group: RunSet, sets: Sequence[RunSet]) -> set[int]:
+    """Lines of runs much slower a token than the same run on the set's twin, a larger GPU."""
+    model, hardware = group.about.scenario.model, group.about.scenario.hardware
+    twins = {
+        _key(run): run.measured.get("mean_tpot_ms", 0.0)
+        for other in sets
+        if other.about.scenario.model == model and hardware.startswith("h100") and
+        other.about.scenario.hardware.startswith("h200")
+        for run in other.runs
+    }  # fmt: skip
+    return {
+        run.line
+        for run in group.runs
+        if twins.get(_key(run)) and run.measured.get("mean_tpot_ms", 0.0) > BAD_NODE_RATIO * twins[_key(run)]
+    }
