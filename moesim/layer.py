@@ -114,6 +114,9 @@ def attention_operations(rank: Rank, spec: AttentionSpec, load: Load) -> Iterato
         return
     kv, dim = rank.kv_heads(spec), spec.head_dim
     yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, hidden, rank.linear)
+    if spec.norm_across_heads and rank.tp > 1:
+        # Two float32 sums a token (vLLM models/minimax_m2.py).
+        yield "qk_norm_all_reduce", _collective(rank, ("tp",), "all_reduce", 8.0 * tokens)
     # Query and key norms ride in the same compiled kernel.
     yield "rope", Elementwise(tokens, 2 * _BF16 * tokens * (heads + kv) * dim)
     window = None if spec.chunked else spec.window

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.errors import SpecError
+from moesim.assembly import Parts, assemble
+from moesim.errors import DoesNotFit, SpecError
 from moesim.memory import fullest_stage, sequence_kv_bytes
-from moesim.prediction import Parts, assemble
+from moesim.prediction import predict_steady
 from moesim.serving.static import static_batch
 from moesim.serving.static_metrics import METRICS, metrics
 from moesim.spec.scenario import Scenario, dotted_fields
@@ -42,8 +43,9 @@ def sweep(
     Returns
     -------
     DataFrame
-        The settings, ``fits``, ``problem`` (why a row could not be predicted, else empty), memory in bytes, and
-        each metric with ``_low`` and ``_high`` (90 %). Metrics are NaN where a row does not fit.
+        Static batches: the settings, ``fits``, ``problem`` (why a row could not be predicted, else empty), memory in
+        bytes, and each metric with ``_low`` and ``_high`` (90 %). Metrics are NaN where a row does not fit. Under
+        load (clients or a request rate): the steady state's means, and ``limited_by``, what holds it back.
 
     Raises
     ------
@@ -52,6 +54,9 @@ def sweep(
     """
     import pandas as pd
 
+    loads = {"max_concurrency", "request_rate"}
+    if scenario.workload.arrivals != "batch" or loads & {_leaf(name) for name in axes}:
+        return _under_load(scenario, {name: _options(v) for name, v in axes.items()}, progress)
     fields = dotted_fields()
     values = {name: _options(v) for name, v in axes.items()}
     if len({_dotted(n) for n in values}) < len(values):
@@ -76,6 +81,35 @@ def sweep(
     return pd.concat(frames, ignore_index=True)
 
 
+def _under_load(
+    scenario: Scenario, values: dict[str, list[Any]], progress: Callable[[int, int], None] | None
+) -> pd.DataFrame:
+    """The steady state of every combination; one row each."""
+    import pandas as pd
+
+    total, rows = int(np.prod([len(v) for v in values.values()])), []
+    if scenario.workload.batch_size is not None:
+        values = {**values, "batch_size": [None]}
+    for done, chosen in enumerate(itertools.product(*values.values()), 1):
+        settings = dict(zip(values, chosen, strict=True))
+        row: dict[str, Any] = {name: _shown(value) for name, value in settings.items() if name != "batch_size"}
+        try:
+            found = predict_steady(scenario.with_(**{_double(n): v for n, v in settings.items()}))
+        except (SpecError, DoesNotFit) as error:
+            reasons = [p.message for p in error.problems] if isinstance(error, SpecError) else [str(error)]
+            rows.append(row | {"fits": False, "problem": "; ".join(reasons)})
+        else:
+            assert found.steady is not None
+            row |= {"fits": True, "problem": "", "limited_by": found.steady.limited_by}
+            for name, metric in found.metrics.items():
+                if metric is not None:
+                    row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
+            rows.append(row)
+        if progress:
+            progress(done, total)
+    return pd.DataFrame(rows)
+
+
 def _options(values: Any) -> list[Any]:
     """An axis as a list; a bare value, a string above all, is one option."""
     if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
@@ -93,7 +127,9 @@ def _leaf(name: str) -> str:
 
 
 def _load_grid(scenario: Scenario, axes: dict[str, list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    options = [axes.get(name, [getattr(scenario.workload, name)]) for name in LOAD]
+    load = scenario.workload
+    given = {"batch_size": load.size, "input_len": load.input_len, "output_len": load.output_len}
+    options = [axes.get(name, [given[name]]) for name in LOAD]
     for name, choices in zip(LOAD, options, strict=True):
         wrong = [c for c in choices if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or c < 1]
         if wrong:

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim import DoesNotFit, load_model, predict
+from moesim.assembly import assemble, room_of
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes, weight_bytes
-from moesim.prediction import assemble, room_of
 from moesim.rank import Rank
 from moesim.spec.plan import Plan
 from moesim.spec.scenario import Scenario, Uniform, Workload

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim import SpecError, load_hardware, load_model, predict
+from moesim.assembly import assemble
 from moesim.cost.forms import collective
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.machine import Machine
@@ -15,7 +16,6 @@ from moesim.ops import Collective, ExpertAllToAll
 from moesim.ops.all_to_all import distinct_places
 from moesim.ops.attention import Group
 from moesim.paths import CLUSTERS
-from moesim.prediction import assemble
 from moesim.rank import Rank
 from moesim.spec.model import MoeFfn
 from moesim.spec.plan import Plan

@@ -7,7 +7,8 @@ import pytest
 
 from moesim import DoesNotFit, load, load_hardware, paths, predict
 from moesim.report.as_json import prediction_data
-from moesim.report.text import explain_text, prediction_text
+from moesim.report.load_text import shown
+from moesim.report.text import explain_text
 from moesim.spec.scenario import All2All
 
 SCENARIOS = sorted(paths.SCENARIOS.glob("*.yaml"))
@@ -26,8 +27,11 @@ def test_scenario(path):
         if scenario.workload.output_len == 1 and metric is None:
             continue
         assert metric is not None and 0 < metric.low < metric.value < metric.high < 10 * metric.value, name
+    report = result.report
+    if report is not None:
+        assert report.answered > 0 and report.output_tokens > 0 and report.duration_s > 0
     assert sum(result.tags.values()) == pytest.approx(1)
-    assert scenario.model in prediction_text(result)
+    assert scenario.model in shown(result)
     assert "formulas:" in explain_text(result)
     assert json.loads(json.dumps(prediction_data(result)))["fits"] is True
 
@@ -52,9 +56,9 @@ def test_cluster(path):
 
 
 def test_every_cluster_and_plan_family_has_a_scenario():
-    shown = [load(p) for p in SCENARIOS]
-    assert {p.stem for p in paths.CLUSTERS.glob("*.yaml")} <= {s.hardware for s in shown}
-    engines = [s.engine for s in shown]
+    scenarios = [load(p) for p in SCENARIOS]
+    assert {p.stem for p in paths.CLUSTERS.glob("*.yaml")} <= {s.hardware for s in scenarios}
+    engines = [s.engine for s in scenarios]
     for backend in get_args(All2All):
         assert any((e.all2all_backend or "allgather_reducescatter") == backend for e in engines), backend
     for setting in ("enable_dbo", "enable_eplb", "num_redundant_experts"):
@@ -63,9 +67,17 @@ def test_every_cluster_and_plan_family_has_a_scenario():
     assert any(e.expert_tensor_parallel_size > 1 for e in engines)
 
 
+def test_every_workload_has_a_scenario():
+    loads = [load(p).workload for p in SCENARIOS]
+    assert {w.arrivals for w in loads} == {"batch", "closed_loop", "open_loop", "trace"}
+    assert {w.lengths.kind for w in loads} == {"fixed", "uniform", "lognormal", "file"}
+    assert any(w.cached_share for w in loads) and any(w.burstiness != 1 for w in loads)
+    assert any(load(p).disaggregation for p in SCENARIOS)
+
+
 def test_every_family_has_a_scenario():
-    shown = {load(p).model for p in SCENARIOS}
+    models = {load(p).model for p in SCENARIOS}
     for stem in ("Mixtral-8x22B", "Fusion", "OLMoE", "Qwen1.5", "Qwen3-30B", "Qwen3-32B", "V2-Lite", "V3", "vl2",
                  "Molmo", "Phi-3.5", "Scout", "Llama-3.1", "gpt-oss", "Kimi", "GLM-4.5", "GLM-5", "MiniMax", "dbrx",
                  "switch", "GLaM", "nllb"):  # fmt: skip
-        assert any(stem in model for model in shown), stem
+        assert any(stem in model for model in models), stem

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim import predict
+from moesim.assembly import assemble
 from moesim.cost.cost import leaf_seconds
 from moesim.ops import attended_pairs
-from moesim.prediction import assemble
 from moesim.serving.static import prefill_chunks, static_batch
 from moesim.serving.static_metrics import metrics
 from moesim.step import padded_tokens

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim import paths
+from moesim.assembly import assemble
 from moesim.cost.forms.elementwise import HOST
 from moesim.ops.attention import Group
-from moesim.prediction import assemble
 from moesim.spec.run_file import FOLDER, load_runs
 from moesim.spec.scenario import Scenario
 

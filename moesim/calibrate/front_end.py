@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
+from moesim.assembly import assemble
 from moesim.calibrate.engine import RUNS
 from moesim.cost.forms.front_end import FORM, SERVED_TOKEN
 from moesim.memory import fullest_stage
-from moesim.prediction import assemble
 from moesim.serving.engine import simulated
+from moesim.serving.report import LoadReport
 from moesim.serving.simulation import FrontEnd
 from moesim.spec.run_file import Run, load_runs
 
@@ -102,7 +103,9 @@ def _log_ratios(run: Run, calibration: str, front: FrontEnd) -> tuple[float, flo
     scenario = run.scenario.model_copy(update={"calibration": calibration})
     parts = assemble(scenario)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
-    report = simulated(parts.steps, scenario.engine, parts.limits, fullest, scenario.workload, front=front)
+    report = simulated(
+        parts.steps, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport(), front=front
+    )
     found = (report.ttft.mean, report.tpot.mean)
     names = ("mean_ttft_ms", "mean_tpot_ms")
     first, token = (float(np.log(1e3 * x / run.measured[n])) for x, n in zip(found, names, strict=True))

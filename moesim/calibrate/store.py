@@ -136,10 +136,10 @@ def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda
     ``only`` refits the families whose name begins with it (``host`` and ``front_end``: both of these alone) and keeps
     the others as they are stored.
     """
+    from moesim.assembly import machine_of
     from moesim.calibrate import engine
     from moesim.calibrate.front_end import fit_front_end
     from moesim.cost.fits import load_fits
-    from moesim.prediction import machine_of
 
     target = paths.FITS / gpu / f"{stack}.json"
     served_only = only in {"host", "front_end"}

@@ -1,4 +1,4 @@
-"""``moesim validate`` and ``moesim capacity``."""
+"""``moesim validate``, ``moesim import-bench`` and ``moesim capacity``."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from moesim.cli.values import EPILOG, overrides, slo_of
+from moesim.cli.scenarios import scenario_arguments, scenario_of
+from moesim.cli.values import slo_of
 from moesim.errors import Problem, SpecError
 
 
 def validate_command(commands: Any) -> None:
     about = "predict measured runs and write predictions beside measurements: errors, coverage, the worst rows"
     command = commands.add_parser("validate", help=about, description=about)
-    command.add_argument(
-        "runs", type=Path, nargs="*", help="run sets (.yaml with a .csv beside it); default: all shipped"
-    )
+    command.add_argument("runs", type=Path, nargs="*", help="run sets (.yaml and .csv); default: all that ship")
     command.add_argument("-o", "--output", type=Path, help="folder for served.md, served.json and the plot")
     command.set_defaults(run=_validate)
 
 
+def bench_command(commands: Any) -> None:
+    about = "turn results of vllm bench serve into a run set that validate reads"
+    command = commands.add_parser("import-bench", help=about, description=about)
+    command.add_argument("results", type=Path, nargs="+", help="JSON files of 'vllm bench serve --save-result'")
+    command.add_argument("--scenario", type=Path, required=True, help="what served: model, hardware, engine")
+    command.add_argument("--title", default="my runs")
+    command.add_argument("-o", "--output", type=Path, required=True, help="a .yaml file; the .csv goes beside it")
+    command.set_defaults(run=_import_bench)
+
+
 def capacity_command(commands: Any) -> None:
     about = "the largest concurrency or request rate that keeps an SLO"
-    command = commands.add_parser("capacity", help=about, description=about, epilog=EPILOG)
-    command.add_argument("scenario", type=Path)
+    command = commands.add_parser("capacity", help=about, description=about)
+    scenario_arguments(command)
     command.add_argument("--slo", required=True, help="limits in ms, like 'ttft:300 tpot:20'")
     command.add_argument("--of", choices=("concurrency", "rate"), help="what to raise; default: what the scenario has")
     command.add_argument("--statistic", default="p90", choices=("mean", "median", "p90", "p99"))
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
     command.set_defaults(run=_capacity)
 
 
@@ -41,9 +49,8 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
 
     for path in options.runs:
         if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-            raise SpecError(
-                [Problem("is not a run set: a .yaml file with a .csv of the same name beside it", str(path))]
-            )
+            message = "is no run set: a .yaml file with a .csv of the same name beside it"
+            raise SpecError([Problem(message, str(path))])
     if options.output and not options.output.is_dir():
         raise SpecError([Problem(f"there is no folder '{options.output}' to write into", "--output")])
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -56,12 +63,24 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.spec.bench_file import write_run_set
+    from moesim.spec.loading import load
+
+    if options.output.suffix != ".yaml" or not options.output.parent.is_dir():
+        raise SpecError([Problem(f"'{options.output}' must be a .yaml file in a folder that exists", "--output")])
+    scenario = load(options.scenario).model_dump(
+        mode="json", exclude_defaults=True, exclude={"workload", "description"}
+    )
+    for path in write_run_set(options.results, scenario, options.title, options.output):
+        print(path)
+    return 0
+
+
 def _capacity(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.capacity import capacity
     from moesim.report.capacity_text import capacity_text
-    from moesim.spec.loading import load
 
-    scenario = load(options.scenario, overrides(options.set, rest))
-    found = capacity(scenario, slo_of(options.slo), options.of, options.statistic)
-    print(capacity_text(found))
+    scenario, slo = scenario_of(options, rest), slo_of(options.slo)
+    print(capacity_text(capacity(scenario, slo, options.of, options.statistic)))
     return 0

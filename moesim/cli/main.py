@@ -7,7 +7,7 @@ import sys
 
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.codes import BAD_INPUT
-from moesim.cli.load import capacity_command, validate_command
+from moesim.cli.load import bench_command, capacity_command, validate_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
 from moesim.errors import CalibrationError, SpecError
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     study_command(commands)
     capacity_command(commands)
     validate_command(commands)
+    bench_command(commands)
     calibration_commands(commands)
     for name, about, run in (
         ("models", "list the models of the catalogue", _models),

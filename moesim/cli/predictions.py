@@ -10,6 +10,7 @@ from typing import Any
 
 from moesim.cli.codes import DOES_NOT_FIT, EXTRAPOLATED
 from moesim.cli.progress import progress_of
+from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.cli.values import EPILOG, axis, overrides, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
 
@@ -17,12 +18,12 @@ from moesim.errors import DoesNotFit, Problem, SpecError
 def predict_command(commands: Any) -> None:
     about = "latency, throughput and memory of a scenario"
     command = commands.add_parser("predict", help=about, description=about, epilog=EPILOG)
-    command.add_argument("scenario", type=Path)
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+    scenario_arguments(command)
     command.add_argument("--explain", action="store_true", help="print the cost tree")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     command.add_argument("--strict", action="store_true", help="fail where the prediction leaves the fitted range")
     command.add_argument("--slo", default="", help="under load: limits for goodput in ms, like 'ttft:300 tpot:20'")
+    command.add_argument("--steady", action="store_true", help="under load: the steady state in closed form, instant")
     command.add_argument("--timeline", type=Path, help="under load: every step and request as Chrome-trace JSON")
     command.set_defaults(run=_predict)
 
@@ -41,18 +42,19 @@ def sweep_command(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.prediction import predict
-    from moesim.spec.loading import load
+    from moesim.prediction import predict, predict_steady
 
-    scenario = load(options.scenario, overrides(options.set, rest))
+    scenario = scenario_of(options, rest)
     slo, timeline = slo_of(options.slo), _timeline(options.timeline)
-    if scenario.workload.arrivals == "batch" and (options.slo or options.timeline):
-        name = "--slo" if options.slo else "--timeline"
+    given = [n for n in ("slo", "timeline", "steady") if getattr(options, n)]
+    if scenario.workload.arrivals == "batch" and given:
+        name = f"--{given[0]}"
         message = "means nothing to a static batch; give --max-concurrency or --request-rate"
         raise SpecError([Problem(message, name)])
     try:
         with progress_of(scenario) as progress:
-            prediction = predict(scenario, slo, timeline, progress)
+            steady = options.steady
+            prediction = predict_steady(scenario) if steady else predict(scenario, slo, timeline, progress)
     except DoesNotFit as error:
         _print_does_not_fit(error, options.json)
         return DOES_NOT_FIT
@@ -65,24 +67,15 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
 
         print(json.dumps(prediction_data(prediction), indent=1))
         return 0
+    from moesim.report.load_text import shown
     from moesim.report.text import explain_text
 
-    print(_text(prediction))
+    print(shown(prediction))
     if options.explain:
         print("\n" + explain_text(prediction))
     if timeline:
         print(f"\n{timeline.write(options.timeline)}: open it in https://ui.perfetto.dev or chrome://tracing")
     return 0
-
-
-def _text(prediction: Any) -> str:
-    if prediction.report is None:
-        from moesim.report.text import prediction_text
-
-        return prediction_text(prediction)
-    from moesim.report.load_text import load_text
-
-    return load_text(prediction)
 
 
 def _timeline(path: Path | None) -> Any:

@@ -47,6 +47,23 @@ def overrides(sets: list[str], rest: list[str]) -> dict[str, Any]:
     return found
 
 
+def positional(rest: list[str]) -> tuple[list[str], list[str]]:
+    """(words that are no setting and no setting's value, the others)."""
+    alone: list[str] = []
+    others: list[str] = []
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            alone.append(word)
+            continue
+        others.append(word)
+        flag = word[2:].replace("-", "_") in _FLAGS and not (words and words[0].lower() in {"true", "false"})
+        if "=" not in word and words and not words[0].startswith("--") and not flag:
+            others.append(words.pop(0))
+    return alone, others
+
+
 def _value(text: str) -> Any:
     """A YAML scalar, list or map, as it would stand in a file."""
     from moesim.spec import yaml

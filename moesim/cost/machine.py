@@ -68,8 +68,11 @@ EXPERT_KERNELS = {
     "mxfp4": ("fused_moe/mxfp4", "triton_kernels"),
 }
 """Weight format -> (family, kernel). Per-tensor fp8 and int8 borrow the block-scaled fp8 kernel."""
-OTHER_EXPERT_KERNELS = {("mxfp4", "marlin"): ("fused_moe/mxfp4_marlin", "marlin")}
-"""(weight format, backend asked for) -> (family, kernel), where it is not the format's own choice."""
+OTHER_EXPERT_KERNELS = {("mxfp4", "marlin"): ("fused_moe/int4", "marlin")}
+"""(weight format, backend asked for) -> (family, kernel), where it is not the format's own choice.
+
+mxfp4 under Marlin is priced by the same kernel's int4 rows: its own table holds one model of 896 experts with an
+activation of its own."""
 
 _BORROWED = {
     ("experts", "fp8"), ("experts", "int8"), ("experts", "int8_weight_only"),
@@ -107,8 +110,10 @@ class Machine:
             return self._expert_all_to_all(name, op)
         if isinstance(op, FusedExperts):
             family, kernel = OTHER_EXPERT_KERNELS.get((op.weights, op.backend)) or EXPERT_KERNELS[op.weights]
-            tile = tile_for(kernel, op.weights, op, self.tuned)
             borrowed = ("experts", op.weights) in _BORROWED
+            if (op.weights, op.backend) in OTHER_EXPERT_KERNELS:
+                op, borrowed = padded(op), True
+            tile = tile_for(kernel, op.weights, op, self.tuned)
             return self._priced(name, op, family, self.gpu, tile, borrowed)
         if isinstance(op, Gemm):
             return self._gemm(name, op)
@@ -278,6 +283,11 @@ class Machine:
         waits = ~np.asarray(op.graph) & (op.kernels * family.parameters["t_kernel_eager"] > op.gpu_s)
         cost = self._cost(name, op, timing, family, fits, elementwise.HOST, borrowed=waits)
         return replace(cost, bound="host", tag="assumed" if np.any(waits) else cost.tag)
+
+
+def padded(op: FusedExperts) -> FusedExperts:
+    """Experts as vLLM pads them for Marlin: width to 128, hidden size to 256 (quantization/mxfp4.py)."""
+    return replace(op, width=-(-op.width // 128) * 128, hidden=-(-op.hidden // 256) * 256)
 
 
 def _between_nodes(cost: Cost, way: Route | None) -> Cost:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from moesim.prediction import Metric, Prediction
-from moesim.report.text import knowledge_lines, memory_lines, number, title
+from moesim.report.text import knowledge_lines, memory_lines, number, prediction_text, title
 from moesim.serving.load_metrics import LATENCIES
 from moesim.serving.report import NO_SLO, LoadReport
-from moesim.spec.plan import Plan
+from moesim.under_load import gpus_of
 
 _LABELS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "end-to-end"}
 _RATES = (
@@ -14,6 +14,13 @@ _RATES = (
     ("output tokens", "output_throughput", "tok/s"),
     ("all tokens", "total_token_throughput", "tok/s"),
 )
+
+
+def shown(prediction: Prediction) -> str:
+    """Any prediction as text: a static batch, a steady state or a simulated run."""
+    if prediction.steady is not None:
+        return steady_text(prediction)
+    return prediction_text(prediction) if prediction.report is None else load_text(prediction)
 
 
 def load_text(prediction: Prediction) -> str:
@@ -39,13 +46,44 @@ def load_text(prediction: Prediction) -> str:
     return "\n".join([*lines, *memory_lines(prediction.memory), "", *knowledge_lines(prediction)])
 
 
+_LIMITS = {
+    "clients": "the clients: each waits for its answer before it asks again",
+    "rate": "the rate of arrivals",
+    "seats": "max_num_seqs: requests wait for a seat",
+    "cache": "the KV cache: requests wait for room",
+    "overload": "the engine: requests arrive faster than it answers, and the queue never ends",
+}
+
+
+def steady_text(prediction: Prediction) -> str:
+    """Means of the steady state, what holds it back, memory, and what is not known well."""
+    state = prediction.steady
+    assert state is not None
+    lines = [f"{title(prediction)}: steady state", "", f"{'':16}{'mean':>9}{'90 % interval':^25}"]
+    for name in ("ttft", "tpot", "e2el"):
+        metric = prediction.metrics[f"mean_{name}_ms"]
+        assert metric is not None
+        lines.append(f"{_LABELS[name]:12}ms{_with_interval(metric, 11)}")
+    lines.append("")
+    for label, name, unit in _RATES:
+        metric = prediction.metrics[name]
+        assert metric is not None
+        lines.append(f"{label:14}{_with_interval(metric, 11)} {unit}")
+    lines += [
+        "",
+        f"limited by {_LIMITS[state.limited_by]}",
+        f"{number(state.running)} sequences decode at once, {state.prompt_share:.0%} of the time goes to prompts",
+    ]
+    return "\n".join([*lines, "", *memory_lines(prediction.memory), "", *knowledge_lines(prediction)])
+
+
 def _with_interval(metric: Metric, width: int) -> str:
     return f"{number(metric.value):>{width}}{number(metric.low):>11} .. {number(metric.high):<10}"
 
 
 def _shares(prediction: Prediction, report: LoadReport) -> list[str]:
     """Throughput per GPU and per user, as InferenceX plots them, and goodput where an SLO was given."""
-    gpus = Plan.of(prediction.scenario.engine).world
+    gpus = gpus_of(prediction.scenario)
     per_gpu = f"per GPU {number(prediction['output_throughput'] / gpus)} output tok/s"
     per_user = f"per user {number(1e3 / prediction['mean_tpot_ms'])} tok/s" if report.tpot.count else ""
     lines = ["  " + ", ".join(x for x in (per_gpu, per_user) if x)]

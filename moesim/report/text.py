@@ -10,6 +10,7 @@ from moesim.prediction import Metric, Prediction
 from moesim.spec.loading import load_model
 from moesim.spec.plan import Plan
 from moesim.spec.workload import Workload
+from moesim.under_load import gpus_of, sides
 from moesim.units import bytes_text
 
 _ROWS = (
@@ -47,8 +48,13 @@ def title(prediction: Prediction) -> str:
     scenario = prediction.scenario
     load, plan = scenario.workload, Plan.of(scenario.engine)
     how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
+    apart = scenario.disaggregation
+    if apart is not None:
+        plans = {name: Plan.of(side.engine).describe() for name, side in sides(scenario, apart).items()}
+        counts = {"prefill": apart.prefill_replicas, "decode": apart.decode_replicas}
+        how = f" ({', '.join(f'{counts[name]} {name} engines of {text}' for name, text in plans.items())})"
     return (
-        f"{scenario.model} on {plan.world} x {scenario.hardware}{how}: "
+        f"{scenario.model} on {gpus_of(scenario)} x {scenario.hardware}{how}: "
         f"{workload_words(load)}, {scenario.routing.kind} routing"
     )
 

@@ -8,7 +8,7 @@ from moesim.memory import Limits, Room, sequence_kv_bytes
 from moesim.rank import Rank
 from moesim.serving.blocks import Blocks, CachedBlocks, CountedBlocks
 from moesim.serving.pricing import StepPrices
-from moesim.serving.report import NO_SLO, LoadReport, Slo, Timeline
+from moesim.serving.report import LoadReport
 from moesim.serving.requests import requests
 from moesim.serving.scheduler import Scheduler, SchedulerLimits
 from moesim.serving.simulation import Clients, FrontEnd, Simulation
@@ -24,8 +24,7 @@ def simulated(
     limits: Limits,
     fullest: tuple[Rank, Room],
     load: Workload,
-    slo: Slo = NO_SLO,
-    timeline: Timeline | None = None,
+    report: LoadReport,
     progress: Callable[[int], None] | None = None,
     front: FrontEnd | None = None,
 ) -> LoadReport:
@@ -35,19 +34,29 @@ def simulated(
     ----------
     fullest : (Rank, Room)
         The pipeline stage with least room for the cache.
+    report : LoadReport
+        Takes down what happens.
     progress : callable, optional
         Told now and then how many requests are answered.
     front : FrontEnd, optional
-        What a request passes first; as fitted where not given.
+        What a request passes first; as fitted or assumed where not given.
     """
     plan = steps.rank.plan
-    settings = scheduler_limits(engine, limits)
     replicas = plan.dp if steps.rank.model.moe is not None else 1
-    schedulers = [Scheduler(settings, _blocks(engine, limits, *fullest)) for _ in range(replicas)]
-    clients = Clients(requests(load), load.max_concurrency, front or front_end(steps, engine))
+    schedulers = [scheduler_of(engine, limits, fullest) for _ in range(replicas)]
     depth = plan.pp + engine.async_scheduling
-    report = LoadReport(slo, timeline)
+    clients = clients_of(load, steps, engine, front)
     return Simulation(schedulers, step_prices(steps, limits), clients, depth, report).run(progress)
+
+
+def scheduler_of(engine: Engine, limits: Limits, fullest: tuple[Rank, Room]) -> Scheduler:
+    """An engine's scheduler with an empty cache."""
+    return Scheduler(scheduler_limits(engine, limits), _blocks(engine, limits, *fullest))
+
+
+def clients_of(load: Workload, steps: StepModel, engine: Engine, front: FrontEnd | None = None) -> Clients:
+    """Those who send the workload's requests."""
+    return Clients(requests(load), load.max_concurrency, front or front_end(steps, engine))
 
 
 def step_prices(steps: StepModel, limits: Limits) -> StepPrices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from moesim.ops.attention import Group
 from moesim.serving.measures import Distribution
 from moesim.serving.pricing import Composition
 from moesim.serving.report import LoadReport
+from moesim.serving.steady import SteadyState
+from moesim.spec.workload import Workload
 from moesim.step import StepModel
 
 Interval = tuple[float, float, float]
@@ -20,8 +22,14 @@ LATENCIES = ("ttft", "tpot", "itl", "e2el")
 STATISTICS = ("mean", "median", "std", "p90", "p99")
 
 
-def load_cost(steps: StepModel, report: LoadReport) -> Cost:
-    """The run's steps as a tree: those that only decode, and those with prompt tokens among them. [s]"""
+def load_cost(steps: Mapping[str, StepModel], report: LoadReport) -> Cost:
+    """The run's steps as a tree: those that only decode, and those with prompt tokens among them. [s]
+
+    Parameters
+    ----------
+    steps : mapping
+        What prices either kind: ``decode``, ``prefill``.
+    """
     parts = []
     for name, sample, seconds in (
         ("decode", report.decode_steps, report.decode_s),
@@ -30,7 +38,7 @@ def load_cost(steps: StepModel, report: LoadReport) -> Cost:
         compositions = [item for item, _ in sample.items]
         if not compositions or seconds <= 0:
             continue
-        priced = [_priced(steps, name, group) for group in _alike(compositions)]
+        priced = [_priced(steps[name], name, group) for group in _alike(compositions)]
         whole = priced[0] if len(priced) == 1 else _merged(name, priced)
         scale = seconds / float(whole.seconds)
         parts.append(reduced(whole, lambda x, scale=scale: np.asarray(x, float).item() * scale))
@@ -123,7 +131,33 @@ def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) ->
         ("total_token_throughput", report.input_tokens + report.output_tokens),
     ):
         rate = amount / seconds
-        found[name] = (rate, rate / whole[1], rate / max(whole[0], 1e-9))
+        # Where arrivals set the pace, only what happens after the last of them is in doubt.
+        paced = report.e2el.mean / seconds if report.arrivals_set_pace else 1.0
+        slow, fast = (1.0 + (factor - 1.0) * paced for factor in (whole[1], whole[0]))
+        found[name] = (rate, rate / slow, rate / max(fast, 1e-9))
+    return found
+
+
+STEADY_METRICS = (
+    "mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms", "request_throughput", "output_throughput",
+    "total_token_throughput",
+)  # fmt: skip
+
+
+def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, float]) -> dict[str, Interval]:
+    """The steady state's means under the same names, with the same intervals."""
+    kinds = {part.name: relative_interval(part) for part in state.cost.children}
+    first = _widened(kinds["prefill"], served[0])
+    token = _widened(kinds["decode"], served[1])
+    rates = (1.0, load.mean_output_len, load.mean_input_len + load.mean_output_len)
+    times = (state.ttft_s, state.tpot_s, state.tpot_s, state.e2el_s)
+    found = {
+        name: (1e3 * value, 1e3 * value * relative[0], 1e3 * value * relative[1])
+        for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, token), strict=False)
+    }
+    for name, tokens in zip(STEADY_METRICS[4:], rates, strict=True):
+        rate = state.request_rate * tokens
+        found[name] = (rate, rate / token[1], rate / max(token[0], 1e-9))
     return found
 
 

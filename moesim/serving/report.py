@@ -46,6 +46,8 @@ class LoadReport:
 
     slo: Slo = NO_SLO
     timeline: Timeline | None = None
+    arrivals_set_pace: bool = False
+    """Requests come at times of their own, and the engine keeps up."""
     ttft: Distribution = field(default_factory=Distribution)
     tpot: Distribution = field(default_factory=Distribution)
     itl: Distribution = field(default_factory=Distribution)

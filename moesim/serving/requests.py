@@ -43,6 +43,8 @@ class Request:
     keyed: int = 0
     """Full blocks of these known to the prefix cache."""
     running: bool = False
+    loaded: int = 0
+    """Tokens whose keys and values came from another engine; gone once the request loses its blocks."""
     preemptions: int = 0
     first_token_s: float = -1.0
     last_token_s: float = -1.0

@@ -125,7 +125,7 @@ class Scheduler:
 
     def _preempt(self, request: Request, step: Step) -> None:
         self.blocks.release(request)
-        request.computed = 0
+        request.computed = request.loaded = 0
         request.running = False
         request.preemptions += 1
         self.preemptions += 1
@@ -136,7 +136,7 @@ class Scheduler:
         while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
             request = self.waiting[0]
             found = self.blocks.found(request)
-            past = len(found) * self.blocks.block_size
+            past = max(len(found) * self.blocks.block_size, request.loaded)
             tokens = self._chunk(request.known - past)
             if tokens > budget and not self.limits.enable_chunked_prefill:
                 return
@@ -150,7 +150,7 @@ class Scheduler:
             self.running.append(request)
             request.running = True
             self._commit(request, past + tokens)
-            self.cached_tokens += past
+            self.cached_tokens += past - request.loaded
             step.parts.append(Scheduled(request, tokens, past, False))
             budget -= tokens
 

@@ -20,6 +20,7 @@ from moesim.cost.cost import Cost, reduced, summed
 from moesim.memory import Limits, Room, sequence_kv_bytes
 from moesim.ops.attention import Group
 from moesim.rank import Rank
+from moesim.serving.requests import request_count
 from moesim.serving.simulation import FrontEnd
 from moesim.spec.workload import Workload
 from moesim.step import StepModel
@@ -100,10 +101,16 @@ def steady_state(
     elif clients > seats and rate > 0.98 * held:
         limited = "cache" if cache < limits.max_num_seqs else "seats"
         first = max(clients / rate - decoding, first)
+    if limited == "clients":
+        first += _burst_share(load) * max(priced.burst(int(clients), limits.max_num_batched_tokens) - first, 0.0)
     cost = priced.cost(running)
-    return SteadyState(
-        first, step, first + decoding, rate * replicas, running, share, limited, cost
-    )  # fmt: skip
+    return SteadyState(first, step, first + decoding, rate * replicas, running, share, limited, cost)
+
+
+def _burst_share(load: Workload) -> float:
+    """Share of a closed loop's requests that its clients send at once at the beginning."""
+    count = request_count(load)
+    return min((load.max_concurrency or 0) / count, 1.0) if count else 0.0
 
 
 def _cache_seats(fullest: tuple[Rank, Room], limits: Limits, prompt: float, output: float) -> float:
@@ -119,6 +126,7 @@ class _Priced:
     def __init__(self, steps: StepModel, limits: Limits, nodes: Array, prompt: float, cached: float, output: float):
         self._nodes = nodes
         new, past = max(round(prompt - cached), 1), int(cached)
+        self._new = new
         budget = np.maximum(limits.max_num_batched_tokens - nodes, 1)
         chunks = -(-new // budget)
         size = np.ceil(new / chunks).astype(np.int64)
@@ -138,6 +146,11 @@ class _Priced:
     def own(self, running: float) -> float:
         """The steps that compute a prompt beside the decodes. [s]"""
         return self._between(self._own, running)
+
+    def burst(self, prompts: int, budget: int) -> float:
+        """Mean time to first token of ``prompts`` that come together: one after the other, a step's worth at a time."""
+        together = min(max(budget / self._new, 1.0), prompts)
+        return self.own(1) + self._between(self._extra, prompts / 2) * (prompts + together - 2) / 2
 
     def _between(self, values: Array, running: float) -> float:
         return float(np.interp(running, self._nodes, values))

@@ -29,8 +29,6 @@ def write_run_set(results: Sequence[Path], scenario: dict[str, Any], title: str,
     SpecError
         A file that is no such result.
     """
-    from moesim.spec.yaml import dumps
-
     rows = [_row(path) for path in results]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(columns), *(",".join(str(row.get(name, "")) for name in columns) for row in rows)]
@@ -45,7 +43,8 @@ def write_run_set(results: Sequence[Path], scenario: dict[str, Any], title: str,
         "scenario": {**scenario, "workload": load},
     }
     write_whole(target.with_suffix(".csv"), "\n".join(lines) + "\n")
-    write_whole(target, dumps(about))
+    # JSON is YAML.
+    write_whole(target, json.dumps(about, indent=2) + "\n")
     return [target, target.with_suffix(".csv")]
 
 

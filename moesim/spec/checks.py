@@ -14,8 +14,10 @@ from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
 from moesim.spec.plan import Plan
 from moesim.spec.plan_checks import Finding, plan_findings
-from moesim.spec.scenario import Scenario
+from moesim.spec.request_trace import check_requests, read_lengths, trace_extent
+from moesim.spec.scenario import ALIASES, Disaggregation, Engine, Scenario
 from moesim.spec.trace import read_trace
+from moesim.spec.workload import Workload
 
 _TP = ("engine", "tensor_parallel_size")
 _FP8_BLOCK = 128
@@ -36,6 +38,7 @@ def check(scenario: Scenario) -> list[Finding]:
     if model:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
         findings += plan_findings(scenario.engine, model)
+    findings += _load(scenario, model)
     if hardware:
         findings += _hardware(scenario, hardware, model)
     engine, calibration = scenario.engine, scenario.calibration
@@ -123,6 +126,44 @@ def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
             ("workload", "input_len"),
             f"input_len + output_len is {total}, more than {name} ({limit}); shorten one of them",
         )
+
+
+def _load(scenario: Scenario, model: Model | None) -> Iterator[Finding]:
+    """What a workload's files hold, and what a simulated run cannot do."""
+    load, apart = scenario.workload, scenario.disaggregation
+    if load.arrivals != "batch" and model and model.has_encoder:
+        yield ("workload",), f"{model.name} is an encoder-decoder model; only static batches of it are predicted"
+    yield from _files(load, scenario.engine.max_model_len or (model.max_position_embeddings if model else None))
+    if load.cached_share and not scenario.engine.enable_prefix_caching:
+        yield ("workload", "cached_share"), "prompts share a beginning, but enable_prefix_caching is false"
+    if apart is not None:
+        yield from _apart(load, apart)
+
+
+def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
+    """What a trace or a table of lengths holds: every request must be able to run."""
+    where, longest = ("workload", "trace_file"), 0
+    if load.trace_file is not None:
+        problems = check_requests(load.trace_file)
+        yield from ((where, str(problem)) for problem in problems)
+        longest = 0 if problems else trace_extent(load.trace_file).longest_total
+    elif load.lengths.kind == "file":
+        where = ("workload", "lengths")
+        try:
+            longest = max(sum(pair) for pair in read_lengths(load.lengths.file))
+        except SpecError as error:
+            yield from ((where, str(problem)) for problem in error.problems)
+    if limit and longest > limit:
+        yield where, f"its longest request takes {longest:,} tokens, more than the {limit:,} the model can hold"
+
+
+def _apart(load: Workload, apart: Disaggregation) -> Iterator[Finding]:
+    if load.arrivals == "batch":
+        yield ("disaggregation",), "a static batch runs on one engine; give max_concurrency, request_rate or trace_file"
+    for name, settings in (("prefill", apart.prefill), ("decode", apart.decode)):
+        for key in settings:
+            if key not in Engine.model_fields and key not in ALIASES:
+                yield ("disaggregation", name), f"'{key}' is not an engine setting"
 
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:

@@ -131,7 +131,7 @@ def _mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
         "minimax_m2": lambda h, kv, d: (h + kv) * d,
         "phimoe": lambda h, kv, d: (h + 2 * kv) * d + hidden,
     }
-    attention = _gqa(f, extra.get(kind, lambda h, kv, d: 0), window=window)
+    attention = _gqa(f, extra.get(kind, lambda h, kv, d: 0), window=window, norm_across_heads=kind == "minimax_m2")
     experts = f.whole("num_local_experts", "num_experts")
     ffn = MoeFfn(
         experts,

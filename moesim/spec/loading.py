@@ -33,7 +33,32 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
     if not isinstance(path, (str, Path)):
         raise TypeError("load takes the path of a scenario file")
     path = Path(path)
-    document = yaml.read(path)
+    return _loaded(yaml.read(path), path.parent, overrides)
+
+
+def from_data(
+    data: dict[str, Any], source: str, overrides: dict[str, Any] | None = None, base: str | Path | None = None
+) -> Scenario:
+    """The same from plain data (a command read into settings), over a scenario file where one is given.
+
+    Parameters
+    ----------
+    source : str
+        What messages call it.
+    base : path, optional
+        A scenario file whose sections these settings replace, key by key.
+    """
+    document = yaml.read(Path(base)) if base else yaml.Document({}, source)
+    merged = dict(document.data)
+    for key, value in data.items():
+        below = merged.get(key)
+        merged[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    merged.setdefault("workload", {})
+    found = yaml.Document(merged, document.source, document.lines)
+    return _loaded(found, Path(base).parent if base else Path(), overrides)
+
+
+def _loaded(document: yaml.Document, folder: Path, overrides: dict[str, Any] | None) -> Scenario:
     data, problems = _unaliased(document.data, document)
     overridden: set[str] = set()
     for name, value in (overrides or {}).items():
@@ -43,11 +68,12 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
         else:
             _put(data, dotted, value)
             overridden.add(dotted)
+    _one_way_to_arrive(data, overridden)
     scenario, more = validated(Scenario, data, document, overridden)
     problems += more
     stand_in, replaced = (scenario, []) if scenario else _with_defaults(data)
     if stand_in:
-        stand_in = _beside(stand_in, path.parent)
+        stand_in = _beside(stand_in, folder)
         problems += _checked(stand_in, document, overridden, replaced)
     if problems or stand_in is None:
         raise SpecError(problems)
@@ -84,9 +110,16 @@ def _beside(scenario: Scenario, folder: Path) -> Scenario:
         local = folder / getattr(scenario, key)
         if getattr(scenario, key) and local.exists() and local != folder:
             found[key] = str(local)
-    routing = scenario.routing
+    routing, load = scenario.routing, scenario.workload
     if routing.kind == "trace" and (folder / routing.file).exists():
         found["routing"] = routing.model_copy(update={"file": str(folder / routing.file)})
+    files: dict[str, Any] = {}
+    if load.trace_file and (folder / load.trace_file).exists():
+        files["trace_file"] = str(folder / load.trace_file)
+    if load.lengths.kind == "file" and (folder / load.lengths.file).exists():
+        files["lengths"] = load.lengths.model_copy(update={"file": str(folder / load.lengths.file)})
+    if files:
+        found["workload"] = load.model_copy(update=files)
     return scenario.model_copy(update=found)
 
 
@@ -103,6 +136,7 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
         else:
             _put(data, dotted, value)
             touched.add(dotted)
+    _one_way_to_arrive(data, touched)
     result, more = validated(Scenario, data, document, touched)
     problems += more
     if result is not None and not problems:
@@ -110,6 +144,23 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
     if problems or result is None:
         raise SpecError(problems)
     return result
+
+
+_ARRIVALS = {"max_concurrency", "request_rate", "trace_file"}
+
+
+def _one_way_to_arrive(data: dict[str, Any], overridden: set[str]) -> None:
+    """Naming another way for requests to come replaces the one that stood there."""
+    load = data.get("workload")
+    if not isinstance(load, dict):
+        return
+    given = {name for name in ("batch_size", *_ARRIVALS) if load.get(name) is not None}
+    named = {name for name in given if f"workload.{name}" in overridden}
+    if named & _ARRIVALS and "batch_size" not in named:
+        data["workload"] = {**load, "batch_size": None}
+    elif named == {"batch_size"}:
+        dropped = _ARRIVALS if "workload.lengths" in overridden else _ARRIVALS | {"lengths"}
+        data["workload"] = {key: value for key, value in load.items() if key not in dropped}
 
 
 def _checked(

@@ -53,6 +53,8 @@ class Attention:
     cross: bool = False
     """Also attends to the encoder's output, with its own projections."""
     causal: bool = True
+    norm_across_heads: bool = False
+    """Query and key norms run over all heads at once, so tensor-parallel ranks exchange their sums (MiniMax-M2)."""
     extra_parameters: int = 0
     """Biases, query and key norms, sinks: small, but they count."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from moesim import units
 
@@ -34,6 +34,11 @@ def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
     return data | {"value": value}
 
 
+def _plain(value: Any, unit: str) -> Any:
+    """A written quantity in SI; what a program passes on is SI already."""
+    return units.parse(value, unit) if isinstance(value, str) else value
+
+
 def _sourced(unit: str, low: float, high: float) -> Any:
     """A range that catches a slipped prefix: no GPU has less, or more."""
     return BeforeValidator(partial(_in_unit, unit=unit, low=low, high=high))
@@ -42,6 +47,10 @@ def _sourced(unit: str, low: float, high: float) -> Any:
 Count = Annotated[Sourced, _sourced("", 1, 1e5)]
 Size = Annotated[float, BeforeValidator(lambda text: units.parse(text, "B")), Field(gt=0)]
 """Plain bytes, where the file names the source for a whole table."""
+_WRITTEN = WithJsonSchema({"type": ["string", "number"]})
+Rate = Annotated[float, BeforeValidator(lambda text: _plain(text, "B/s")), Field(gt=0), _WRITTEN]
+"""Bytes per second a user writes, with the unit; SI where it is a number already."""
+Delay = Annotated[float, BeforeValidator(lambda text: _plain(text, "s")), Field(ge=0, le=10), _WRITTEN]
 Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
 BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e14)]
 FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e12, 1e18)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from math import isfinite
@@ -80,9 +81,13 @@ def check_requests(path: str) -> list[Problem]:
     return problems
 
 
-@lru_cache(maxsize=8)
 def trace_extent(path: str) -> TraceExtent:
     """Counts, sums and longest lengths of a trace, in one pass."""
+    return _extent(path, os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _extent(path: str, changed_ns: int) -> TraceExtent:
     n = tokens_in = tokens_out = most_in = most_out = most = 0
     last = 0.0
     for item in read_requests(path):
@@ -174,9 +179,17 @@ def _json_rows(path: str, file: Any) -> Iterator[tuple[int, TracedRequest]]:
         yield number, item
 
 
-@lru_cache(maxsize=8)
 def read_lengths(path: str) -> tuple[tuple[int, int], ...]:
     """Pairs (input_len, output_len) of a CSV file. Raises SpecError."""
+    try:
+        changed_ns = os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise SpecError([Problem(f"cannot be read: {error.strerror or error}", path)]) from None
+    return _lengths(path, changed_ns)
+
+
+@lru_cache(maxsize=8)
+def _lengths(path: str, changed_ns: int) -> tuple[tuple[int, int], ...]:
     pairs: list[tuple[int, int]] = []
     try:
         with open(path, encoding="utf-8", newline="") as file:

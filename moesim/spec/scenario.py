@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from moesim.spec.quantities import Strict
+from moesim.spec.quantities import Delay, Rate, Strict
 from moesim.spec.workload import Whole, Workload
 
 ALIASES = {
@@ -143,6 +143,20 @@ Routing = Annotated[
 ]
 
 
+class Disaggregation(Strict):
+    """Prefill and decode on engines of their own (xPyD); settings not named are the scenario's engine's."""
+
+    prefill_replicas: Whole = 1
+    decode_replicas: Whole = 1
+    prefill: dict[str, Any] = {}
+    """Engine settings of the prefill engines, like {tensor_parallel_size: 4}."""
+    decode: dict[str, Any] = {}
+    kv_transfer_bandwidth: Rate | None = None
+    """From each GPU, like 50 GB/s; null is the hardware's NIC, or its GPU links where it names none."""
+    kv_transfer_latency: Delay = 1e-3
+    """Handshake and first byte, like 1 ms (assumed)."""
+
+
 class Scenario(Strict):
     """Everything a prediction depends on."""
 
@@ -153,6 +167,8 @@ class Scenario(Strict):
     workload: Workload
     engine: Engine = Engine()
     routing: Routing = Uniform()
+    disaggregation: Disaggregation | None = None
+    """Null is one engine for both."""
     calibration: str = "auto"
     """``auto`` picks the fit for the GPU; else the name or the file of a fit."""
     description: str = ""

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.spec import yaml
 from moesim.spec.scenario import Engine
 
 _WHERE = "--from-vllm"
@@ -19,8 +20,8 @@ _HARMLESS = {
     "host", "port", "trust_remote_code", "served_model_name", "api_key", "tokenizer", "tokenizer_mode", "chat_template",
     "enable_auto_tool_choice", "tool_call_parser", "reasoning_parser", "disable_log_requests", "disable_log_stats",
     "download_dir", "load_format", "revision", "seed", "uvicorn_log_level", "generation_config", "dtype",
-    "distributed_executor_backend", "api_server_count", "enable_log_requests", "root_path", "ssl_keyfile", "ssl_certfile",
-    "no_enable_log_requests", "swap_space", "response_role", "max_log_len", "attention_backend", "safetensors_load_strategy",
+    "distributed_executor_backend", "api_server_count", "enable_log_requests", "root_path", "ssl_keyfile",
+    "ssl_certfile", "swap_space", "response_role", "max_log_len", "attention_backend", "safetensors_load_strategy",
 }  # fmt: skip
 """Flags that change no time, or whose effect the tables hold already."""
 
@@ -102,28 +103,19 @@ def _engine(flags: dict[str, str | None]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _value(name: str, field: str, text: str | None) -> Any:
-    if name.startswith("no_"):
-        return False
-    if text is None:
-        return True
+    if name.startswith("no_") or text is None:
+        return not name.startswith("no_")
     if field == "max_cudagraph_capture_size":
-        numbers = [int(n) for n in text.replace(",", " ").split() if n.isdigit()]
-        return max(numbers, default=0)
+        return max((int(n) for n in text.replace(",", " ").split() if n.isdigit()), default=0)
     if text.startswith(("{", "[")):
         try:
             return json.loads(text)
         except ValueError:
             raise SpecError([Problem(f"--{field.replace('_', '-')}: '{text}' is not JSON", _WHERE)]) from None
-    if field == "quantization" and text == "compressed-tensors":
-        return None
+    # vLLM's names for what the model's config.json says anyway, and for kinds of fp8.
+    special = {("quantization", "compressed-tensors"): None, ("quantization", "modelopt"): "fp8"}
+    if (field, text) in special:
+        return special[field, text]
     if field == "kv_cache_dtype" and text.startswith("fp8"):
         return "fp8"
-    lowered = text.lower()
-    if lowered in {"true", "false"}:
-        return lowered == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return yaml.parse(f"value: {text}", _WHERE).data["value"]

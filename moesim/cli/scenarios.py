@@ -1,0 +1,46 @@
+"""Where a command takes its scenario from: a file, a ``vllm serve`` command, or both."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from moesim.cli.values import EPILOG, overrides, positional
+from moesim.errors import Problem, SpecError
+from moesim.spec.scenario import Scenario
+
+
+def scenario_arguments(command: Any) -> None:
+    """A scenario file anywhere among the words, ``--from-vllm``, and settings to override."""
+    command.usage = f"{command.prog} [scenario.yaml] [--setting VALUE ...] [options]"
+    command.epilog = EPILOG
+    command.add_argument("--from-vllm", metavar="COMMAND", help="take model and engine from 'vllm serve MODEL --flags'")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+
+
+def scenario_of(options: argparse.Namespace, rest: list[str]) -> Scenario:
+    """The scenario a command line means. Raises SpecError."""
+    from moesim.spec.loading import from_data, load
+
+    files, rest = positional(rest)
+    if len(files) > 1:
+        raise SpecError([Problem(f"'{files[1]}' is not expected here", "command line")])
+    path = Path(files[0]) if files else None
+    changes = overrides(options.set, rest)
+    if options.from_vllm is None:
+        if path is None:
+            raise SpecError([Problem("no scenario: give a file, or --from-vllm 'vllm serve ...'", "command line")])
+        return load(path, changes)
+    from moesim.spec.vllm_command import scenario_from_vllm
+
+    data, notes = scenario_from_vllm(options.from_vllm)
+    if path is None and "hardware" not in changes:
+        message = "--from-vllm says no GPU; give --hardware h100-sxm, or a scenario file to start from"
+        raise SpecError([Problem(message, "command line")])
+    for note in notes:
+        print(f"moesim: {note}", file=sys.stderr)
+    if "hardware" in changes:
+        data["hardware"] = changes.pop("hardware")
+    return from_data(data, "--from-vllm", changes, path)
