@@ -1,7 +1,8 @@
 """Speed, measured with pytest-benchmark: ``pytest benchmarks --benchmark-enable``.
 
 Aims: a warm predict of Mixtral TP4 2048/2048 within 5 ms, 100,000 sweep points in seconds, all plans of eight GPUs in a
-second, and a cold ``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``.
+second, a cold ``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``, a steady state within 10 ms and a
+simulated run of 1,000 requests within 5 s.
 """
 
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import moesim
 from moesim import paths
+from moesim.prediction import predict_steady
 
 SCENARIO = paths.SCENARIOS / "mixtral_tp4.yaml"
 
@@ -51,3 +53,15 @@ def test_cold_predict(benchmark):
 
 def test_cold_baseline_import_of_numpy_and_pydantic(benchmark):
     benchmark.pedantic(_run, ("-c", "import numpy, pydantic"), rounds=10)
+
+
+def test_steady_state(benchmark):
+    scenario = moesim.load(paths.SCENARIOS / "mixtral_closed_loop.yaml")
+    predict_steady(scenario)
+    benchmark(predict_steady, scenario)
+
+
+def test_a_simulated_run_of_1000_requests(benchmark):
+    scenario = moesim.load(paths.SCENARIOS / "mixtral_closed_loop.yaml").with_(num_prompts=1000)
+    found = benchmark.pedantic(moesim.predict, (scenario,), rounds=3)
+    assert found.report.answered == 1000
