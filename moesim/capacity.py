@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Literal
 
 from moesim.errors import Problem, SpecError
@@ -11,6 +12,9 @@ from moesim.serving.report import Slo
 from moesim.spec.scenario import Scenario
 
 _MOST_CLIENTS = 8192
+_ROUNDS = 15
+"""Requests of each client: the burst with which all begin is then fewer than the slowest tenth."""
+_LEAST_REQUESTS = 60
 _RATE_STEP = 0.02
 """Request rates are found to 2 %."""
 _STATISTICS = ("mean", "median", "p90", "p99")
@@ -72,8 +76,11 @@ def capacity(
 def _at(scenario: Scenario, value: float, by_rate: bool) -> Scenario:
     changes: dict[str, Any] = {"workload__batch_size": None}
     if by_rate:
-        return scenario.with_(**changes, workload__request_rate=value)
-    return scenario.with_(**changes, workload__request_rate=None, workload__max_concurrency=int(value))
+        changes |= {"workload__request_rate": value, "workload__max_concurrency": None, "workload__num_prompts": None}
+        return scenario.with_(**changes)
+    count = max(_ROUNDS * int(value), _LEAST_REQUESTS)
+    changes |= {"workload__request_rate": None, "workload__num_prompts": count}
+    return scenario.with_(**changes, workload__max_concurrency=int(value))
 
 
 def _tried(scenario: Scenario, slo: Slo, statistic: str) -> tuple[Prediction | None, tuple[str, ...]]:
@@ -81,8 +88,15 @@ def _tried(scenario: Scenario, slo: Slo, statistic: str) -> tuple[Prediction | N
     broken = []
     for name in ("ttft", "tpot", "e2el"):
         limit, value = 1e3 * getattr(slo, f"{name}_s"), prediction[f"{statistic}_{name}_ms"]
+        if limit < float("inf") and isnan(value):
+            message = f"an answer of one token has no {name.upper()}; give a longer output_len or another limit"
+            raise SpecError([Problem(message, "--slo")])
         if value > limit:
             broken.append(f"{statistic} {name.upper()} is {value:.4g} ms, above {limit:g} ms")
+    report = prediction.report
+    assert report is not None
+    if report.arrivals_set_pace and report.waiting.mean > report.running.mean:
+        broken.append("requests come faster than they are answered")
     return prediction, tuple(broken)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from moesim.cost.cost import Cost, leaf_seconds
 from moesim.errors import DoesNotFit, SpecError
 from moesim.prediction import Prediction, predict
+from moesim.serving.load_metrics import LOAD_METRICS
 from moesim.serving.static_metrics import METRICS
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.plan import Plan
@@ -43,15 +44,18 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
         Model, hardware, workload and routing; its own parallel settings are replaced.
     gpus : int
     metric : str
-        A name of ``static_metrics.METRICS``: throughputs rank from the highest, times from the lowest.
+        A metric of a static batch, or of a run under load: throughputs rank from the highest, times from the lowest.
 
     Raises
     ------
     SpecError
         More GPUs than the hardware has, an unknown metric, or no legal plan.
     """
-    if metric not in METRICS:
-        raise SpecError(f"'{metric}' is not a metric; there are {', '.join(METRICS)}")
+    if scenario.disaggregation is not None:
+        raise SpecError("plans are those of one engine; leave disaggregation out")
+    known = METRICS if scenario.workload.arrivals == "batch" else LOAD_METRICS
+    if metric not in known:
+        raise SpecError(f"'{metric}' is not a metric; there are {', '.join(known)}")
     hardware = load_hardware(scenario.hardware)
     if gpus < 1:
         raise SpecError(f"{gpus} is not a number of GPUs; 1 or more is accepted")
@@ -67,6 +71,8 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
             continue
         try:
             found.append((candidate, predict(candidate), ""))
+        except SpecError as error:
+            refusals.append(error.problems[0].message)
         except DoesNotFit as error:
             found.append((candidate, None, f"does not fit: {bytes_text(error.shortfall_bytes)} too much on each GPU"))
     if not found:
@@ -127,7 +133,7 @@ def _ranked(found: list[tuple[Scenario, Prediction | None, str]], metric: str) -
 
 
 def deciding_term(loser: Prediction, best: Prediction) -> str:
-    """The operation that costs the loser most over the best plan, of the whole batch's time."""
+    """The operation that costs the loser most over the best plan, of the whole batch's or run's time."""
     mine, theirs = _by_operation(loser.cost), _by_operation(best.cost)
     gap = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in mine.keys() | theirs.keys()}
     name = max(gap, key=lambda n: gap[n])

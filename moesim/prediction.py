@@ -12,10 +12,9 @@ from moesim.assembly import Parts, assemble, room_of, ways_out
 from moesim.cost.cost import Cost, leaf_seconds, reduced, summed
 from moesim.errors import SpecError
 from moesim.memory import Room, fullest_stage, require_room
-from moesim.serving.engine import front_end
+from moesim.serving.engine import front_end, scheduler_limits
 from moesim.serving.load_metrics import load_cost, load_metrics, steady_metrics
 from moesim.serving.report import NO_SLO, LoadReport, Slo, Timeline
-from moesim.serving.requests import of_replica
 from moesim.serving.static import static_batch
 from moesim.serving.static_metrics import metrics
 from moesim.serving.steady import SteadyState, steady_state
@@ -128,12 +127,10 @@ def predict_steady(scenario: Scenario) -> Prediction:
     room = room_of(scenario, parts)
     if not room.fits:
         require_room(room, parts.rank.model, parts.hardware, load.size, ways_out(scenario))
-    if parts.rank.model.moe is None and parts.rank.plan.dp > 1:
-        load = of_replica(load, parts.rank.plan.dp)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     front = front_end(parts.steps, scenario.engine)
-    depth = parts.rank.plan.pp + scenario.engine.async_scheduling
-    state = steady_state(parts.steps, parts.limits, fullest, load, front, depth)
+    settings = scheduler_limits(scenario.engine, parts.limits)
+    state = steady_state(parts.steps, settings, parts.limits.block_size, fullest, load, front)
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
     return _prediction(scenario, state.cost, found, room, steady=state)
 

@@ -29,7 +29,8 @@ def served(
     if scenario.disaggregation is not None:
         return _apart(scenario, scenario.disaggregation, report, progress)
     if parts.rank.model.moe is None and parts.rank.plan.dp > 1:
-        load = of_replica(load, parts.rank.plan.dp)
+        # Replicas of a dense model do not wait for each other: one of them, and as many alike.
+        load, report.copies = of_replica(load, parts.rank.plan.dp), parts.rank.plan.dp
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     report = simulated(parts.steps, scenario.engine, parts.limits, fullest, load, report, progress)
     return report, {"decode": parts.steps, "prefill": parts.steps}
@@ -70,10 +71,11 @@ def _apart(
         room = room_of(side, mine)
         if not room.fits:
             require_room(room, mine.rank.model, mine.hardware, 1, ())
-        prices, depth = step_prices(mine.steps, mine.limits), mine.rank.plan.pp + side.engine.async_scheduling
+        prices = step_prices(mine.steps, mine.limits)
         fullest = fullest_stage(mine.rank, mine.hardware, mine.limits)
         count = apart.prefill_replicas if name == "prefill" else apart.decode_replicas
-        engines[name] = [Instance(scheduler_of(side.engine, mine.limits, fullest), prices, depth) for _ in range(count)]
+        schedulers = [scheduler_of(side.engine, mine.limits, fullest) for _ in range(count)]
+        engines[name] = [Instance(scheduler, prices, scheduler.limits.depth) for scheduler in schedulers]
     steps: Steps = {name: mine.steps for name, mine in parts.items()}
     transfer = _transfer(apart, parts["prefill"])
     clients = clients_of(scenario.workload, steps["prefill"], scenario.engine)

@@ -10,11 +10,12 @@ from typing import Any
 
 from moesim.errors import DoesNotFit
 from moesim.prediction import Prediction, predict
+from moesim.spec.loading import load_hardware
 from moesim.spec.run_file import Run, RunSet, load_runs, run_sets
 
 BAD_NODE_RATIO = 1.2
 """A run is set apart as a bad node's when it takes this much longer a token than its twin on a larger GPU of the same
-architecture and model, where the median pair does not. Written down before any prediction was compared."""
+architecture (more bandwidth, same compute capability) and model. Written down before any prediction was compared."""
 QUEUE_RATIO = 3.0
 """A measured run queues for the cache when its time to first token is this multiple of the same at half the
 concurrency (or that one queues already): without a queue it at most doubles."""
@@ -90,19 +91,23 @@ def _predicted(run: Run) -> dict[str, tuple[float, float, float]]:
 
 def _queued(group: RunSet) -> set[int]:
     """Lines of runs that queue for the cache, as measured."""
-    first = {_key(run): run.measured.get("mean_ttft_ms") for run in group.runs}
+    first = {_key(run): _first_token_ms(run) for run in group.runs}
     lines: set[int] = set()
     for run in sorted(group.runs, key=lambda run: run.scenario.workload.size):
         *rest, size = _key(run)
-        half, now = first.get((*rest, size // 2)), run.measured.get("mean_ttft_ms")
+        half, now = first.get((*rest, size // 2)), _first_token_ms(run)
         if half and now and (now >= QUEUE_RATIO * half or _line(group, (*rest, size // 2)) in lines):
             lines.add(run.line)
     return lines
 
 
+def _first_token_ms(run: Run) -> float | None:
+    return run.measured.get("mean_ttft_ms") or run.measured.get("median_ttft_ms")
+
+
 def _key(run: Run) -> tuple[Any, ...]:
     """What tells runs of a set apart, concurrency last."""
-    rest = {k: v for k, v in run.settings.items() if k not in {"max_concurrency", "max_num_seqs"}}
+    rest = {k: v for k, v in run.settings.items() if k not in {"max_concurrency", "max_num_seqs", "num_prompts"}}
     return (*sorted(rest.items()), run.scenario.workload.size)
 
 
@@ -112,14 +117,13 @@ def _line(group: RunSet, key: tuple[object, ...]) -> int:
 
 def _bad_nodes(group: RunSet, sets: Sequence[RunSet]) -> set[int]:
     """Lines of runs much slower a token than the same run on the set's twin, a larger GPU."""
-    model, hardware = group.about.scenario.model, group.about.scenario.hardware
-    twins = {
-        _key(run): run.measured.get("mean_tpot_ms", 0.0)
-        for other in sets
-        if other.about.scenario.model == model and hardware.startswith("h100") and
-        other.about.scenario.hardware.startswith("h200")
-        for run in other.runs
-    }  # fmt: skip
+    model, mine = group.about.scenario.model, load_hardware(group.about.scenario.hardware)
+    twins: dict[Any, float] = {}
+    for other in sets:
+        theirs = load_hardware(other.about.scenario.hardware)
+        larger = theirs.gpu.hbm_bandwidth.value > mine.gpu.hbm_bandwidth.value
+        if other.about.scenario.model == model and larger and theirs.compute_capability == mine.compute_capability:
+            twins |= {_key(run): run.measured.get("mean_tpot_ms", 0.0) for run in other.runs}
     return {
         run.line
         for run in group.runs

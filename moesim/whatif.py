@@ -54,9 +54,6 @@ def sweep(
     """
     import pandas as pd
 
-    loads = {"max_concurrency", "request_rate"}
-    if scenario.workload.arrivals != "batch" or loads & {_leaf(name) for name in axes}:
-        return _under_load(scenario, {name: _options(v) for name, v in axes.items()}, progress)
     fields = dotted_fields()
     values = {name: _options(v) for name, v in axes.items()}
     if len({_dotted(n) for n in values}) < len(values):
@@ -66,6 +63,8 @@ def sweep(
             raise SpecError(f"'{name}' is not a setting of a scenario; known: {', '.join(sorted(fields))}")
         if not options:
             raise SpecError(f"'{name}' has no values to sweep over")
+    if scenario.workload.arrivals != "batch" or {"max_concurrency", "request_rate"} & {_leaf(n) for n in values}:
+        return _under_load(scenario, values, progress)
     load_axes = {_leaf(n): n for n in values if _leaf(n) in LOAD}
     structural = [n for n in values if n not in load_axes.values()]
     total = int(np.prod([len(v) for v in values.values()])) if values else 1
@@ -87,12 +86,15 @@ def _under_load(
     """The steady state of every combination; one row each."""
     import pandas as pd
 
+    load = scenario.workload
+    if load.trace_file or load.lengths.kind == "file" or scenario.disaggregation is not None:
+        raise SpecError("a sweep under load is of steady states, which traces, files and engines apart have none of")
+    if "batch_size" in {_leaf(name) for name in values}:
+        raise SpecError("batch_size is a static batch; sweep it without max_concurrency and request_rate")
     total, rows = int(np.prod([len(v) for v in values.values()])), []
-    if scenario.workload.batch_size is not None:
-        values = {**values, "batch_size": [None]}
     for done, chosen in enumerate(itertools.product(*values.values()), 1):
         settings = dict(zip(values, chosen, strict=True))
-        row: dict[str, Any] = {name: _shown(value) for name, value in settings.items() if name != "batch_size"}
+        row: dict[str, Any] = {name: _shown(value) for name, value in settings.items()}
         try:
             found = predict_steady(scenario.with_(**{_double(n): v for n, v in settings.items()}))
         except (SpecError, DoesNotFit) as error:

@@ -68,6 +68,43 @@ def test_both_pools_give_the_same_run_where_nothing_is_shared(served, asynchrono
         assert with_cache[name] == pytest.approx(without[name], rel=1e-12)
 
 
+def test_skipping_ahead_misses_no_arrival(served):
+    poisson = served.with_(max_concurrency=None, request_rate=5.0, num_prompts=80)
+    fast, slow = predict(poisson), predict(poisson, timeline=ChromeTimeline())
+    assert fast["mean_ttft_ms"] == pytest.approx(slow["mean_ttft_ms"], rel=1e-9)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_pipeline_makes_no_lone_token_faster(mixtral, asynchronous):
+    """With one request each token must have left the last stage before the next enters the first."""
+    lone = mixtral.with_(batch_size=None, max_concurrency=1, num_prompts=3, async_scheduling=asynchronous)
+    single, two = (predict(lone.with_(pipeline_parallel_size=n))["mean_tpot_ms"] for n in (1, 2))
+    assert two >= single
+    static = mixtral.with_(batch_size=1, pipeline_parallel_size=2, async_scheduling=asynchronous)
+    assert two == pytest.approx(predict(static)["mean_tpot_ms"], rel=0.05)
+
+
+def test_replicas_of_a_dense_model_add_up():
+    dense = load(paths.SCENARIOS / "qwen3_32b_dense.yaml").with_(
+        max_concurrency=8, input_len=256, output_len=32, num_prompts=32, tensor_parallel_size=2
+    )
+    double = dense.with_(data_parallel_size=2, max_concurrency=16, num_prompts=64)
+    assert predict(double)["output_throughput"] == pytest.approx(2 * predict(dense)["output_throughput"], rel=1e-6)
+    steady = predict_steady(double)["output_throughput"] / predict_steady(dense)["output_throughput"]
+    assert steady == pytest.approx(2, rel=1e-3)
+
+
+def test_drawn_lengths_stay_within_the_model(served):
+    long = served.with_(lengths={"kind": "lognormal", "sigma": 1.5}, max_model_len=800)
+    assert all(r.prompt_len + r.output_len <= 800 for r in requests(long.workload, 800))
+    assert predict(long).report.answered == 120
+
+
+def test_whole_prompts_must_fit_a_step(served):
+    with pytest.raises(SpecError, match="never fits a step"):
+        served.with_(enable_chunked_prefill=False, max_num_batched_tokens=128)
+
+
 def test_little_s_law(served):
     """Requests inside, on average, are rate times latency."""
     result = predict(served.with_(num_prompts=400))
@@ -180,6 +217,20 @@ def test_closed_form_and_simulation_agree(case, capsys):
     assert abs(tpot) <= 0.05 and abs(ttft) <= 0.10
 
 
+@pytest.mark.parametrize("output_len", [2, 4, 64])
+@pytest.mark.parametrize("clients", [1, 16, 256])
+def test_the_steady_state_keeps_little_s_law(served, clients, output_len):
+    long = served.with_(max_concurrency=clients, output_len=output_len, num_prompts=100_000, input_len=1000)
+    state = predict_steady(long).steady
+    assert state.request_rate * state.e2el_s == pytest.approx(clients, rel=1e-6)
+
+
+def test_answers_of_one_token_have_no_gap(served):
+    single = served.with_(output_len=1, num_prompts=800)
+    form, run = predict_steady(single), predict(single)
+    assert form.metrics["mean_tpot_ms"] is None and run.metrics["mean_tpot_ms"] is None
+
+
 def test_the_steady_state_names_what_limits_it(served):
     assert predict_steady(served).steady.limited_by == "clients"
     assert predict_steady(served.with_(max_concurrency=64, max_num_seqs=8)).steady.limited_by == "seats"
@@ -207,7 +258,7 @@ def test_sweeps_under_load_use_it(served):
 
 
 def test_capacity_brackets_the_slo(served):
-    tpot = predict(served.with_(max_concurrency=12, num_prompts=None))["p90_tpot_ms"]
+    tpot = predict(served.with_(max_concurrency=12, num_prompts=180))["p90_tpot_ms"]
     found = capacity(served.with_(num_prompts=None), Slo(tpot_s=tpot / 1e3))
     assert found.value >= 12 and found.next_value == found.value + 1
     assert found.prediction["p90_tpot_ms"] <= tpot and "TPOT" in found.broken[0]

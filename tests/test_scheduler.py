@@ -21,7 +21,7 @@ def replay(trace: dict[str, Any]) -> list[dict[str, Any]]:
     """The same requests through moesim's scheduler; its iterations in the trace's form."""
     settings = trace["settings"]
     names = SchedulerLimits.__dataclass_fields__
-    limits = SchedulerLimits(**{name: settings[name] for name in names})
+    limits = SchedulerLimits(**{name: settings[name] for name in names if name in settings})
     blocks = settings["num_gpu_blocks"] - 1
     pool = (
         CachedBlocks(blocks, settings["block_size"])

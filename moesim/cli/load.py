@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.cli.values import slo_of
-from moesim.errors import Problem, SpecError
+from moesim.errors import DoesNotFit, Problem, SpecError
 
 
 def validate_command(commands: Any) -> None:
@@ -80,7 +81,12 @@ def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
 def _capacity(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.capacity import capacity
     from moesim.report.capacity_text import capacity_text
+    from moesim.report.text import does_not_fit_text
 
     scenario, slo = scenario_of(options, rest), slo_of(options.slo)
-    print(capacity_text(capacity(scenario, slo, options.of, options.statistic)))
+    try:
+        print(capacity_text(capacity(scenario, slo, options.of, options.statistic)))
+    except DoesNotFit as error:
+        print(does_not_fit_text(error))
+        return DOES_NOT_FIT
     return 0

@@ -51,6 +51,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
         name = f"--{given[0]}"
         message = "means nothing to a static batch; give --max-concurrency or --request-rate"
         raise SpecError([Problem(message, name)])
+    if options.steady and (options.slo or options.timeline):
+        raise SpecError([Problem("a steady state has means alone: leave out --slo and --timeline", "--steady")])
     try:
         with progress_of(scenario) as progress:
             steady = options.steady
@@ -62,6 +64,10 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
         for note in prediction.outside:
             print(f"moesim: --strict: {note}", file=sys.stderr)
         return EXTRAPOLATED
+    if timeline:
+        where = timeline.write(options.timeline)
+        cut = f" ({timeline.dropped:,} events beyond what one file takes are left out)" if timeline.dropped else ""
+        print(f"{where}: open it in https://ui.perfetto.dev or chrome://tracing{cut}", file=sys.stderr)
     if options.json:
         from moesim.report.as_json import prediction_data
 
@@ -73,8 +79,6 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     print(shown(prediction))
     if options.explain:
         print("\n" + explain_text(prediction))
-    if timeline:
-        print(f"\n{timeline.write(options.timeline)}: open it in https://ui.perfetto.dev or chrome://tracing")
     return 0
 
 

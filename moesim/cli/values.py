@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.spec.scenario import Engine
 
-_FLAGS = {
-    "enforce_eager", "async_scheduling", "ignore_eos", "enable_expert_parallel", "ep", "enable_dbo", "enable_eplb",
-    "disable_custom_all_reduce",
-}  # fmt: skip
+_FLAGS = {"ep", "ignore_eos", *(name for name, field in Engine.model_fields.items() if field.annotation is bool)}
 """Settings that are true when named without a value, as in vLLM."""
 _MOST_VALUES = 1_000_000
 EPILOG = "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --set routing.kind=zipf"

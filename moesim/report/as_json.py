@@ -38,15 +38,15 @@ def bench_data(prediction: Prediction) -> dict[str, Any]:
     values = {name: None if metric is None else metric.value for name, metric in prediction.metrics.items()}
     return {
         "model_id": prediction.scenario.model,
-        "num_prompts": report.answered,
+        "num_prompts": report.copies * report.answered,
         "request_rate": load.request_rate or "inf",
         "burstiness": load.burstiness,
         "max_concurrency": load.max_concurrency,
         "duration": report.duration_s,
-        "completed": report.answered,
-        "total_input_tokens": report.input_tokens,
-        "total_output_tokens": report.output_tokens,
-        "request_goodput": report.good / report.duration_s if report.slo != NO_SLO else None,
+        "completed": report.copies * report.answered,
+        "total_input_tokens": report.copies * report.input_tokens,
+        "total_output_tokens": report.copies * report.output_tokens,
+        "request_goodput": report.copies * report.good / report.duration_s if report.slo != NO_SLO else None,
         **values,
     }
 

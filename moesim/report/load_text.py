@@ -62,7 +62,9 @@ def steady_text(prediction: Prediction) -> str:
     lines = [f"{title(prediction)}: steady state", "", f"{'':16}{'mean':>9}{'90 % interval':^25}"]
     for name in ("ttft", "tpot", "e2el"):
         metric = prediction.metrics[f"mean_{name}_ms"]
-        assert metric is not None
+        if metric is None:
+            lines.append(f"{_LABELS[name]:12}ms{'-':>11}")
+            continue
         lines.append(f"{_LABELS[name]:12}ms{_with_interval(metric, 11)}")
     lines.append("")
     for label, name, unit in _RATES:
@@ -89,14 +91,15 @@ def _shares(prediction: Prediction, report: LoadReport) -> list[str]:
     lines = ["  " + ", ".join(x for x in (per_gpu, per_user) if x)]
     if report.slo != NO_SLO:
         share = report.good / max(report.answered, 1)
-        lines.append(f"goodput       {number(report.good / report.duration_s):>11} req/s, {share:.1%} of the answers")
+        good = number(report.copies * report.good / report.duration_s)
+        lines.append(f"goodput       {good:>11} req/s, {share:.1%} of the answers")
     return lines
 
 
 def _occupancy(report: LoadReport) -> list[str]:
     kv, waiting, running = report.kv_used, report.waiting, report.running
     lines = [
-        f"{report.answered:,} requests in {number(report.duration_s)} s, {report.steps:,} steps, "
+        f"{report.copies * report.answered:,} requests in {number(report.duration_s)} s, {report.steps:,} steps, "
         f"{report.mixed_s / max(report.busy_s, 1e-12):.0%} of the time with prompt tokens among them",
         f"running {number(running.mean)} (at most {running.peak:.0f}), waiting {number(waiting.mean)} (at most "
         f"{waiting.peak:.0f}), KV cache {kv.mean:.0%} used (at most {kv.peak:.0%}), {report.preemptions:,} preemptions",

@@ -44,8 +44,8 @@ def simulated(
     plan = steps.rank.plan
     replicas = plan.dp if steps.rank.model.moe is not None else 1
     schedulers = [scheduler_of(engine, limits, fullest) for _ in range(replicas)]
-    depth = plan.pp + engine.async_scheduling
     clients = clients_of(load, steps, engine, front)
+    depth = schedulers[0].limits.depth
     return Simulation(schedulers, step_prices(steps, limits), clients, depth, report).run(progress)
 
 
@@ -56,7 +56,9 @@ def scheduler_of(engine: Engine, limits: Limits, fullest: tuple[Rank, Room]) -> 
 
 def clients_of(load: Workload, steps: StepModel, engine: Engine, front: FrontEnd | None = None) -> Clients:
     """Those who send the workload's requests."""
-    return Clients(requests(load), load.max_concurrency, front or front_end(steps, engine))
+    return Clients(
+        requests(load, longest_request(engine, steps.rank)), load.max_concurrency, front or front_end(steps, engine)
+    )
 
 
 def step_prices(steps: StepModel, limits: Limits) -> StepPrices:
@@ -80,8 +82,13 @@ def scheduler_limits(engine: Engine, limits: Limits) -> SchedulerLimits:
         engine.enable_chunked_prefill,
         engine.long_prefill_token_threshold,
         engine.async_scheduling,
-        engine.max_model_len or 1 << 40,
+        pipeline_stages=engine.pipeline_parallel_size,
     )
+
+
+def longest_request(engine: Engine, rank: Rank) -> int:
+    """Prompt and output tokens a request may have."""
+    return engine.max_model_len or rank.model.max_position_embeddings or 1 << 40
 
 
 def _blocks(engine: Engine, limits: Limits, rank: Rank, room: Room) -> Blocks:

@@ -22,6 +22,11 @@ LATENCIES = ("ttft", "tpot", "itl", "e2el")
 STATISTICS = ("mean", "median", "std", "p90", "p99")
 
 
+THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
+LOAD_METRICS = (*(f"{s}_{name}_ms" for name in LATENCIES for s in STATISTICS), *THROUGHPUTS)
+"""Every metric of a run under load."""
+
+
 def load_cost(steps: Mapping[str, StepModel], report: LoadReport) -> Cost:
     """The run's steps as a tree: those that only decode, and those with prompt tokens among them. [s]
 
@@ -35,10 +40,9 @@ def load_cost(steps: Mapping[str, StepModel], report: LoadReport) -> Cost:
         ("decode", report.decode_steps, report.decode_s),
         ("prefill", report.mixed_steps, report.mixed_s),
     ):
-        compositions = [item for item, _ in sample.items]
-        if not compositions or seconds <= 0:
+        if not sample.items or seconds <= 0:
             continue
-        priced = [_priced(steps[name], name, group) for group in _alike(compositions)]
+        priced = [_priced(steps[name], name, group) for group in _alike(sample.items)]
         whole = priced[0] if len(priced) == 1 else _merged(name, priced)
         scale = seconds / float(whole.seconds)
         parts.append(reduced(whole, lambda x, scale=scale: np.asarray(x, float).item() * scale))
@@ -125,12 +129,9 @@ def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) ->
             value = 1e3 * _statistic(distribution, statistic)
             found[f"{statistic}_{name}_ms"] = (value, value * relative[0], value * relative[1])
     seconds = report.duration_s
-    for name, amount in (
-        ("request_throughput", report.answered),
-        ("output_throughput", report.output_tokens),
-        ("total_token_throughput", report.input_tokens + report.output_tokens),
-    ):
-        rate = amount / seconds
+    amounts = (report.answered, report.output_tokens, report.input_tokens + report.output_tokens)
+    for name, amount in zip(THROUGHPUTS, amounts, strict=True):
+        rate = report.copies * amount / seconds
         # Where arrivals set the pace, only what happens after the last of them is in doubt.
         paced = report.e2el.mean / seconds if report.arrivals_set_pace else 1.0
         slow, fast = (1.0 + (factor - 1.0) * paced for factor in (whole[1], whole[0]))
@@ -138,10 +139,7 @@ def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) ->
     return found
 
 
-STEADY_METRICS = (
-    "mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms", "request_throughput", "output_throughput",
-    "total_token_throughput",
-)  # fmt: skip
+STEADY_METRICS = ("mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms", *THROUGHPUTS)
 
 
 def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, float]) -> dict[str, Interval]:

@@ -84,24 +84,21 @@ class OverTime:
 
 
 class Sample:
-    """Every so many of a long row of things, thinned evenly, with what each stands for."""
+    """Every so many of a long row of things, thinned evenly."""
 
     def __init__(self, most: int = 64) -> None:
         self._most = most
         self._stride = 1.0
         self._passed = 0.0
         self._next = 0.0
-        self.items: list[tuple[Any, float]] = []
-        """(thing, place in the row)."""
-        self.total = 0.0
+        self.items: list[Any] = []
 
-    def offer(self, item: Any, weight: float = 1.0) -> None:
-        self.total += weight
-        self._passed += weight
-        if self._passed <= self._next:
-            return
-        self.items.append((item, self._passed))
-        self._next = self._passed + self._stride - 1.0
-        if len(self.items) >= 2 * self._most:
-            self.items = self.items[::2]
-            self._stride *= 2.0
+    def offer(self, item: Any, times: float = 1.0) -> None:
+        """One thing, standing for ``times`` of its kind in a row."""
+        self._passed += times
+        while self._passed > self._next:
+            self.items.append(item)
+            self._next += self._stride
+            if len(self.items) >= 2 * self._most:
+                self.items = self.items[::2]
+                self._stride *= 2.0

@@ -7,6 +7,7 @@ priced once for every size; attention, which also depends on contexts, is priced
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ Array = np.ndarray[Any, Any]
 
 _EXACT_UP_TO = 512
 _NODES_PER_OCTAVE = 24
+_JUMP = 0.005
+"""A share of the time by which a kernel's change of tiles shows between two sizes."""
 
 
 class Composition(NamedTuple):
@@ -66,29 +69,10 @@ class StepPrices:
     def __init__(self, steps: StepModel, max_num_batched_tokens: int, max_num_seqs: int):
         self.steps = steps
         self._ranks = list(steps.rank.stages())
-        most = max(max_num_batched_tokens, max_num_seqs, 1)
-        nodes = _nodes(most)
-        sizes = np.arange(most + 1)
-        sampled = _nodes(max_num_seqs)
-        self._dense = [np.interp(sizes, nodes, of) for of in self._without_attention(nodes, np.ones_like(nodes))]
-        one = np.ones_like(sampled)
-        by_sampled = [of - of[0] for of in self._without_attention(one, sampled)]
-        counts = np.arange(max_num_seqs + 1)
-        self._head = [np.interp(counts, sampled, of) for of in by_sampled]
+        self._dense = _by_tokens(steps, max(max_num_batched_tokens, max_num_seqs, 1))
+        self._head = _by_sampled(steps, max_num_seqs)
         self._attention = [_attention_layers(rank) for rank in self._ranks]
         self._kernels = self._count_kernels()
-
-    def _without_attention(self, tokens: Array, sampled: Array) -> list[Array]:
-        """Each stage's seconds for steps of ``tokens`` tokens, attention left out."""
-        load = self.steps.load((Group(tokens, 1, np.zeros_like(tokens)),))
-        found = []
-        for stage in self.steps.stage_costs(load, sampled):
-            whole = np.broadcast_to(stage.seconds, tokens.shape).astype(float)
-            for leaf, seconds in leaf_seconds(stage):
-                if isinstance(leaf.op, (Attention, MlaModule)):
-                    whole = whole - seconds
-            found.append(whole)
-        return found
 
     def _count_kernels(self) -> int:
         load = self.steps.load((Group(1, 1, 1),))
@@ -129,6 +113,52 @@ class StepPrices:
             for op in _attention_operations(rank, layers, load):
                 total = total + count * self.steps.machine.attention_seconds(op)
         return total
+
+
+@lru_cache(maxsize=64)
+def _by_tokens(steps: StepModel, most: int) -> list[Array]:
+    """Each stage's seconds for steps of 0 to ``most`` tokens, one of them sampled, attention left out."""
+    nodes = _nodes(most)
+    found = _at(steps, nodes)
+    middles = ((nodes[1:] + nodes[:-1]) // 2)[np.diff(nodes) > 1]
+    if len(middles):
+        # Kernels change their tiles at some sizes: between two nodes around a jump every size is priced.
+        between = np.stack([np.interp(middles, nodes, of) for of in found])
+        there = _at(steps, middles)
+        jumps = middles[(np.abs(between - there) > _JUMP * there).any(0)]
+        after = np.searchsorted(nodes, jumps)
+        inside = [np.arange(int(nodes[i - 1]) + 1, int(nodes[i])) for i in after]
+        more = np.unique(np.concatenate([middles, *inside]))
+        nodes, found = np.concatenate([nodes, more]), np.concatenate([found, _at(steps, more)], axis=1)
+        order = np.argsort(nodes)
+        nodes, found = nodes[order], found[:, order]
+    return [np.interp(np.arange(most + 1), nodes, of) for of in found]
+
+
+def _at(steps: StepModel, tokens: Array) -> Array:
+    """Shape (stages, sizes)."""
+    return np.stack(_without_attention(steps, tokens, np.ones_like(tokens)))
+
+
+@lru_cache(maxsize=64)
+def _by_sampled(steps: StepModel, most: int) -> list[Array]:
+    """What sampling 0 to ``most`` sequences takes more than one."""
+    nodes = _nodes(most)
+    found = _without_attention(steps, np.ones_like(nodes), nodes)
+    return [np.interp(np.arange(most + 1), nodes, of - of[0]) for of in found]
+
+
+def _without_attention(steps: StepModel, tokens: Array, sampled: Array) -> list[Array]:
+    """Each stage's seconds for steps of ``tokens`` tokens, attention left out."""
+    load = steps.load((Group(tokens, 1, np.zeros_like(tokens)),))
+    found = []
+    for stage in steps.stage_costs(load, sampled):
+        whole = np.broadcast_to(stage.seconds, tokens.shape).astype(float)
+        for leaf, seconds in leaf_seconds(stage):
+            if isinstance(leaf.op, (Attention, MlaModule)):
+                whole = whole - seconds
+        found.append(whole)
+    return found
 
 
 def _nodes(most: int) -> Array:

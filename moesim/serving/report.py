@@ -48,6 +48,8 @@ class LoadReport:
     timeline: Timeline | None = None
     arrivals_set_pace: bool = False
     """Requests come at times of their own, and the engine keeps up."""
+    copies: int = 1
+    """Engines like this one that share the load; counts and rates are of all of them where they are shown."""
     ttft: Distribution = field(default_factory=Distribution)
     tpot: Distribution = field(default_factory=Distribution)
     itl: Distribution = field(default_factory=Distribution)

@@ -38,6 +38,8 @@ class Request:
     """Output tokens the scheduler knows of."""
     placeholders: int = 0
     """Output tokens under way (asynchronous scheduling)."""
+    eligible_step: int = 0
+    """The first step that may compute its next token: a pipeline must have handed the last one back."""
     blocks: list[Any] = field(default_factory=list)
     """KV blocks held: their numbers, or how many where identity does not matter."""
     keyed: int = 0
@@ -78,10 +80,11 @@ def request_count(load: Workload) -> int | None:
     return _REQUESTS_AT_A_RATE if load.arrivals == "open_loop" else _REQUESTS_PER_CLIENT * (load.max_concurrency or 1)
 
 
-def requests(load: Workload) -> Iterator[Request]:
+def requests(load: Workload, longest: int = 1 << 40) -> Iterator[Request]:
     """The workload's requests in order; ``sent_s`` is 0 where a client's last answer decides (closed loop).
 
-    Equal seeds give equal requests.
+    Equal seeds give equal requests. Drawn prompts and outputs are cut to ``longest`` tokens together, as max_model_len
+    cuts them.
     """
     if load.arrivals == "trace":
         traced = read_requests(str(load.trace_file))
@@ -97,10 +100,11 @@ def requests(load: Workload) -> Iterator[Request]:
             gaps = random.gamma(load.burstiness, 1.0 / (load.request_rate * load.burstiness), size)
         for i in range(size):
             clock += float(gaps[i])
-            prompt = int(prompts[i])
+            prompt = min(int(prompts[i]), longest - 1)
+            output = min(int(outputs[i]), longest - prompt)
             shared = int(prompt * load.cached_share)
             segments = ((_SHARED_TEXT, shared), (done + i, prompt - shared)) if shared else ()
-            yield Request(done + i, prompt, int(outputs[i]), clock, segments)
+            yield Request(done + i, prompt, output, clock, segments)
         done += size
 
 

@@ -31,11 +31,17 @@ class SchedulerLimits:
     """Most prompt tokens of one request in a step; 0 is no such limit."""
     async_scheduling: bool = True
     max_model_len: int = 1 << 40
-    """A request ends when prompt and output reach it."""
+    """Prompt and output tokens of a request, at most."""
     scheduler_reserve_full_isl: bool = True
     """A request begins only if all its tokens so far would fit, not just its first chunk."""
     watermark: float = 0.0
     """Share of the cache that stays free when a request begins beside others."""
+    pipeline_stages: int = 1
+
+    @property
+    def depth(self) -> int:
+        """Steps under way at once: one a pipeline stage, one more when scheduled ahead."""
+        return self.pipeline_stages + self.async_scheduling
 
 
 class Scheduled(NamedTuple):
@@ -65,6 +71,9 @@ class Scheduler:
         self.blocks = blocks
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self._step = 0
+        self.stalled = False
+        """The last step left a request waiting for the cache, and nothing has ended since."""
         self.preemptions = 0
         self.blocked = 0
         """Steps that kept a request waiting because the cache was full."""
@@ -81,6 +90,8 @@ class Scheduler:
     def schedule(self) -> Step:
         """Compose the next step; what it computes counts as computed from here on."""
         step = Step()
+        self._step += 1
+        self.stalled = False
         budget = self._run(step, self.limits.max_num_batched_tokens)
         if not step.preempted:
             self._admit(step, budget)
@@ -90,6 +101,7 @@ class Scheduler:
             if request.computed >= request.known + request.placeholders:
                 step.parts[i] = Scheduled(request, tokens, past, True)
                 request.placeholders += asynchronous
+                request.eligible_step = self._step + self.limits.pipeline_stages
         return step
 
     def _run(self, step: Step, budget: int) -> int:
@@ -114,6 +126,8 @@ class Scheduler:
 
     def _wanted(self, request: Request, budget: int) -> int:
         under_way = request.placeholders
+        if self.limits.pipeline_stages > 1 and self._step < request.eligible_step:
+            return 0
         if under_way and request.computed + 2 - under_way >= request.prompt_len + request.output_len:
             return 0
         left = self.limits.max_model_len - request.computed - 1
@@ -145,6 +159,7 @@ class Scheduler:
             spare = self.limits.watermark if self.running else 0.0
             if not self.blocks.admit(request, found, past + tokens, must_fit, spare):
                 self.blocked += 1
+                self.stalled = True
                 return
             self.waiting.popleft()
             self.running.append(request)
@@ -177,5 +192,6 @@ class Scheduler:
             else:
                 self.waiting.remove(request)
         if finished:
+            self.stalled = False
             self.running = [r for r in self.running if r.running]
         return finished

@@ -125,6 +125,7 @@ class Simulation:
         while True:
             self._deliver()
             self._skip_ahead()
+            self._deliver()
             if len(self._flights) < self._depth and self._compose() and len(self._flights) < self._depth:
                 continue
             if not self._flights:
@@ -185,7 +186,7 @@ class Simulation:
         scheduler, ahead = self._schedulers[0], self._depth - 1
         running = scheduler.running
         seats = len(running) < scheduler.limits.max_num_seqs
-        if not running or self._report.every_step or (scheduler.waiting and seats):
+        if not running or self._report.every_step or (scheduler.waiting and seats and not scheduler.stalled):
             return
         if ahead and not self._only_decodes(running):
             return

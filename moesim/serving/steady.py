@@ -12,15 +12,17 @@ answers. The simulation does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
-from moesim.memory import Limits, Room, sequence_kv_bytes
+from moesim.memory import Room, sequence_kv_bytes
 from moesim.ops.attention import Group
 from moesim.rank import Rank
 from moesim.serving.requests import request_count
+from moesim.serving.scheduler import SchedulerLimits
 from moesim.serving.simulation import FrontEnd
 from moesim.spec.workload import Workload
 from moesim.step import StepModel
@@ -28,9 +30,9 @@ from moesim.step import StepModel
 Array = np.ndarray[Any, Any]
 
 _NODES = 24
-_ROUNDS = 60
-_FULL = 0.98
-"""Share of the engine's time prompts may take at most before the queue never ends."""
+_ROUNDS = 40
+_LEAST_TOKENS = 0.05
+"""Stands for the decode steps of an answer of one token, which has none."""
 
 
 class SteadyState(NamedTuple):
@@ -52,59 +54,72 @@ class SteadyState(NamedTuple):
 
 
 def steady_state(
-    steps: StepModel, limits: Limits, fullest: tuple[Rank, Room], load: Workload, front: FrontEnd, depth: int
-) -> SteadyState:
+    steps: StepModel, limits: SchedulerLimits, block_size: int, fullest: tuple[Rank, Room], load: Workload,
+    front: FrontEnd,
+) -> SteadyState:  # fmt: skip
     """Latency and throughput once the run has forgotten how it began.
+
+    Everything follows from how many sequences decode at once, ``n``: a prompt comes for every ``output - 1`` tokens of
+    each, so the mean step is ``d(n) + delta(n) n / (output - 1)``. What is asked for decides ``n``.
 
     Parameters
     ----------
     fullest : (Rank, Room)
         The pipeline stage with least room for the cache.
-    depth : int
-        Steps under way at once: 1, or 2 when scheduled ahead.
     """
     replicas = steps.rank.plan.dp
     prompt, output = load.mean_input_len, load.mean_output_len
     clients = load.max_concurrency / replicas if load.max_concurrency else float("inf")
-    cache = _cache_seats(fullest, limits, prompt, output)
-    seats = min(limits.max_num_seqs, cache)
-    most = min(clients, seats)
-    nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
-    priced = _Priced(steps, limits, nodes, prompt, prompt * load.cached_share, output)
-    lockstep = replicas if steps.rank.model.moe is not None else 1
     asked = load.request_rate / replicas if load.request_rate else float("inf")
+    cache = _cache_seats(fullest, block_size, prompt, output)
+    most = min(clients, limits.max_num_seqs, cache)
+    priced = _Priced(steps, limits, most, prompt, prompt * load.cached_share, output)
+    tokens = max(output - 1, _LEAST_TOKENS)
+    lockstep = replicas if steps.rank.model.moe is not None else 1
+    reading = front.request_s + front.prompt_token_s * prompt
 
-    def latencies(rate: float, running: float) -> tuple[float, float, float]:
-        """(time to first token without queue, mean step, prompts' share of time)."""
+    def at(running: float) -> tuple[float, float, float, float]:
+        """(mean step, answers a second, prompts' share of time, time to first token without a queue)."""
         decode, extra = priced.at(running)
-        share = min(rate * lockstep * extra, _FULL)
-        step = decode / (1.0 - share)
-        reading = front.request_s + front.prompt_token_s * prompt
-        aligned = max(step - reading, step / 2) if np.isfinite(clients) and not load.request_rate else step / 2
-        beside = rate * lockstep * step
-        own = priced.own(running) + extra * beside
-        return reading + aligned + (depth - 1) * step + own, step, share
+        step = decode + lockstep * extra * running / tokens
+        rate = running / (tokens * step)
+        in_step = np.isfinite(clients) and not load.request_rate
+        aligned = max(step - reading, step / 2) if in_step else step / 2
+        own = priced.own(running) + extra * rate * lockstep * step
+        return step, rate, rate * lockstep * extra, reading + aligned + (limits.depth - 1) * step + own
 
-    running, rate = min(most, 1.0 if not np.isfinite(clients) else clients), 0.0
+    def too_many(running: float) -> bool:
+        """Whether more sequences would decode at once than clients, or the rate asked for, keep busy."""
+        _, rate, _, first = at(running)
+        return rate > asked or running + rate * first > clients
+
+    running = _boundary(too_many, most)
+    step, rate, share, first = at(running)
+    limited = "rate" if np.isfinite(asked) else "clients"
+    if running >= most * (1 - 1e-6):
+        if rate < 0.999 * asked < float("inf"):
+            limited, first = "overload", float("nan")
+        elif clients > most:
+            limited = "cache" if cache < limits.max_num_seqs else "seats"
+            first = max(clients / rate - tokens * step, first)
+    elif limited == "clients":
+        late = priced.burst(int(clients), limits.max_num_batched_tokens) - first
+        first += _burst_share(load) * max(late, 0.0)
+        rate = clients / (first + tokens * step)
+    tpot = step if output > 1 else float("nan")
+    whole = first + (output - 1) * step
+    return SteadyState(first, tpot, whole, rate * replicas, running, share, limited, priced.cost(running))
+
+
+def _boundary(too_many: Callable[[float], bool], most: float) -> float:
+    """The largest number up to ``most`` that is not too many."""
+    if not too_many(most):
+        return most
+    low, high = 0.0, most
     for _ in range(_ROUNDS):
-        first, step, share = latencies(rate, running)
-        life = first + (output - 1) * step
-        wanted = min(clients / life if np.isfinite(clients) else asked, asked, most / max(life - first, step))
-        rate = 0.5 * (rate + wanted)
-        running = max(min(rate * (output - 1) * step, most), 1.0)
-    first, step, share = latencies(rate, running)
-    decoding = (output - 1) * step
-    held = most / max(decoding, step)
-    limited = "clients" if np.isfinite(clients) and asked == float("inf") else "rate"
-    if asked < float("inf") and (asked > 1.02 * held or share >= _FULL):
-        limited, first = "overload", float("inf")
-    elif clients > seats and rate > 0.98 * held:
-        limited = "cache" if cache < limits.max_num_seqs else "seats"
-        first = max(clients / rate - decoding, first)
-    if limited == "clients":
-        first += _burst_share(load) * max(priced.burst(int(clients), limits.max_num_batched_tokens) - first, 0.0)
-    cost = priced.cost(running)
-    return SteadyState(first, step, first + decoding, rate * replicas, running, share, limited, cost)
+        middle = (low + high) / 2
+        low, high = (low, middle) if too_many(middle) else (middle, high)
+    return low
 
 
 def _burst_share(load: Workload) -> float:
@@ -113,21 +128,26 @@ def _burst_share(load: Workload) -> float:
     return min((load.max_concurrency or 0) / count, 1.0) if count else 0.0
 
 
-def _cache_seats(fullest: tuple[Rank, Room], limits: Limits, prompt: float, output: float) -> float:
+def _cache_seats(fullest: tuple[Rank, Room], block_size: int, prompt: float, output: float) -> float:
     """Sequences whose mean context fits: half of the output is there on average."""
     rank, room = fullest
-    each = float(sequence_kv_bytes(rank, prompt + output / 2, limits.block_size))
+    each = float(sequence_kv_bytes(rank, prompt + output / 2, block_size))
     return max(room.kv_available / each, 1.0)
 
 
 class _Priced:
     """Steps of 1 to ``most`` decodes, alone and with a prompt, priced at once."""
 
-    def __init__(self, steps: StepModel, limits: Limits, nodes: Array, prompt: float, cached: float, output: float):
+    def __init__(
+        self, steps: StepModel, limits: SchedulerLimits, most: float, prompt: float, cached: float, output: float
+    ):
+        nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
         self._nodes = nodes
         new, past = max(round(prompt - cached), 1), int(cached)
         self._new = new
         budget = np.maximum(limits.max_num_batched_tokens - nodes, 1)
+        if limits.long_prefill_token_threshold:
+            budget = np.minimum(budget, limits.long_prefill_token_threshold)
         chunks = -(-new // budget)
         size = np.ceil(new / chunks).astype(np.int64)
         before = (past + (chunks - 1) / 2 * size).astype(np.int64)

@@ -56,6 +56,8 @@ def _row(path: Path) -> dict[str, Any]:
     except ValueError:
         raise SpecError([Problem("is not JSON", str(path))]) from None
     measured = {name: data[name] for name in METRICS if isinstance(data, dict) and _positive(data.get(name))}
+    if isinstance(data, dict) and row_of_one_token(data):
+        measured = {name: value for name, value in measured.items() if "tpot" not in name and "itl" not in name}
     missing = [name for name in _COUNTS if not isinstance(data, dict) or not _positive(data.get(name))]
     if missing or not measured:
         lacking = missing[0] if missing else "mean_ttft_ms"
@@ -70,7 +72,15 @@ def _row(path: Path) -> dict[str, Any]:
     if _positive(data.get("request_rate")):
         row["request_rate"] = float(data["request_rate"])
         row["burstiness"] = float(data.get("burstiness") or 1.0)
+    if "max_concurrency" not in row and "request_rate" not in row:
+        # All requests at once.
+        row["max_concurrency"] = data["completed"]
     return row | measured
+
+
+def row_of_one_token(data: dict[str, Any]) -> bool:
+    """Whether answers had one token, so that nothing was measured between tokens."""
+    return data.get("total_output_tokens") == data.get("completed")
 
 
 def _positive(value: Any) -> bool:

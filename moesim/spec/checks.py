@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 from moesim import paths
@@ -21,6 +22,7 @@ from moesim.spec.workload import Workload
 
 _TP = ("engine", "tensor_parallel_size")
 _FP8_BLOCK = 128
+_AXES = (("tensor_parallel_size", "tp"), ("pipeline_parallel_size", "pp"))
 
 
 def check(scenario: Scenario) -> list[Finding]:
@@ -38,7 +40,7 @@ def check(scenario: Scenario) -> list[Finding]:
     if model:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
         findings += plan_findings(scenario.engine, model)
-    findings += _load(scenario, model)
+    findings += _load(scenario, model, hardware)
     if hardware:
         findings += _hardware(scenario, hardware, model)
     engine, calibration = scenario.engine, scenario.calibration
@@ -128,7 +130,7 @@ def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
         )
 
 
-def _load(scenario: Scenario, model: Model | None) -> Iterator[Finding]:
+def _load(scenario: Scenario, model: Model | None, hardware: Hardware | None) -> Iterator[Finding]:
     """What a workload's files hold, and what a simulated run cannot do."""
     load, apart = scenario.workload, scenario.disaggregation
     if load.arrivals != "batch" and model and model.has_encoder:
@@ -136,8 +138,13 @@ def _load(scenario: Scenario, model: Model | None) -> Iterator[Finding]:
     yield from _files(load, scenario.engine.max_model_len or (model.max_position_embeddings if model else None))
     if load.cached_share and not scenario.engine.enable_prefix_caching:
         yield ("workload", "cached_share"), "prompts share a beginning, but enable_prefix_caching is false"
+    if not scenario.engine.enable_chunked_prefill and hardware:
+        most, longest = max_num_batched_tokens(scenario.engine, hardware), load.longest()[0]
+        if load.arrivals != "batch" and longest > most:
+            message = f"without it a prompt of {longest} tokens never fits a step of {most}; vLLM refuses that"
+            yield ("engine", "enable_chunked_prefill"), message
     if apart is not None:
-        yield from _apart(load, apart)
+        yield from _apart(load, apart, hardware)
 
 
 def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
@@ -157,13 +164,20 @@ def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
         yield where, f"its longest request takes {longest:,} tokens, more than the {limit:,} the model can hold"
 
 
-def _apart(load: Workload, apart: Disaggregation) -> Iterator[Finding]:
+def _apart(load: Workload, apart: Disaggregation, hardware: Hardware | None) -> Iterator[Finding]:
+    short = {name for name, dotted in ALIASES.items() if dotted.startswith("engine.")}
+    world = 0
     if load.arrivals == "batch":
         yield ("disaggregation",), "a static batch runs on one engine; give max_concurrency, request_rate or trace_file"
     for name, settings in (("prefill", apart.prefill), ("decode", apart.decode)):
+        sizes = [settings.get(name) or settings.get(alias) or 1 for name, alias in _AXES]
+        if all(isinstance(size, int) for size in sizes):
+            world += getattr(apart, f"{name}_replicas") * prod(sizes)
         for key in settings:
-            if key not in Engine.model_fields and key not in ALIASES:
+            if key not in Engine.model_fields and key not in short:
                 yield ("disaggregation", name), f"'{key}' is not an engine setting"
+    if hardware and world > hardware.gpus:
+        yield ("disaggregation",), f"its engines take {world} GPUs, more than the {hardware.gpus} of {hardware.title}"
 
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:

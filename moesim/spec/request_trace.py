@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from moesim.errors import Problem, SpecError
 _MOONCAKE_BLOCK = 512
 _MOST_PROBLEMS = 5
 _LONGEST = 10_000_000
+_LATEST_S = 1e9
 
 
 class TracedRequest(NamedTuple):
@@ -101,6 +101,8 @@ def _extent(path: str, changed_ns: int) -> TraceExtent:
 
 
 def _wrong(item: TracedRequest, before: float) -> str:
+    if not 0 <= abs(item.arrival_s) <= _LATEST_S:
+        return f"arrival {item.arrival_s:g} is not a time in seconds"
     if item.arrival_s < 0:
         return f"arrival {item.arrival_s:g} s is negative; arrivals count from 0"
     if item.arrival_s < before:
@@ -114,10 +116,12 @@ def _wrong(item: TracedRequest, before: float) -> str:
 def _rows(path: str) -> Iterator[tuple[int, TracedRequest]]:
     """(line number, request), unchecked but for being numbers."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             yield from _json_rows(path, file) if Path(path).suffix == ".jsonl" else _csv_rows(path, file)
     except UnicodeDecodeError as error:
         raise SpecError([Problem(f"is not UTF-8 text: {error.reason}", path)]) from None
+    except csv.Error as error:
+        raise SpecError([Problem(f"is no CSV table: {error}", path)]) from None
     except OSError as error:
         raise SpecError([Problem(f"cannot be read: {error.strerror or error}", path)]) from None
 
@@ -141,14 +145,14 @@ def _csv_rows(path: str, file: Any) -> Iterator[tuple[int, TracedRequest]]:
             )  # fmt: skip
             segments: tuple[tuple[int, int], ...] = ()
             if shared and cells[place["prefix_id"]]:
-                length = min(int(cells[place["prefix_len"]]), prompt)
-                segments = ((int(cells[place["prefix_id"]]), length), (-2 - lines.line_num, prompt - length))
+                text, length = int(cells[place["prefix_id"]]), min(int(cells[place["prefix_len"]]), prompt)
+                if min(text, length) < 0:
+                    raise ValueError
+                segments = ((text, length), (-2 - lines.line_num, prompt - length))
         except (ValueError, IndexError):
             text = ",".join(cells)[:60]
             message = f"'{text}' is not a request: seconds, then whole numbers of tokens"
             raise SpecError([Problem(message, f"{path}:{lines.line_num}")]) from None
-        if not isfinite(arrival):
-            raise SpecError([Problem(f"arrival {arrival} is not a time in seconds", f"{path}:{lines.line_num}")])
         yield lines.line_num, TracedRequest(arrival, prompt, output, segments)
 
 
@@ -173,7 +177,7 @@ def _json_rows(path: str, file: Any) -> Iterator[tuple[int, TracedRequest]]:
                 if prompt > i * _MOONCAKE_BLOCK
             )
             item = TracedRequest(arrival, prompt, int(data["output_length"]), segments)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             wanted = "timestamp (ms), input_length and output_length"
             raise SpecError([Problem(f"is not a request: a JSON object with {wanted}", f"{path}:{number}")]) from None
         yield number, item
@@ -192,7 +196,7 @@ def read_lengths(path: str) -> tuple[tuple[int, int], ...]:
 def _lengths(path: str, changed_ns: int) -> tuple[tuple[int, int], ...]:
     pairs: list[tuple[int, int]] = []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             lines, header = _table(file)
             for cells in lines:
                 if not cells:

@@ -91,7 +91,9 @@ def load_runs(path: Path) -> RunSet:
     about = load_about(path)
     table = path.with_suffix(".csv")
     try:
-        text = table.read_text(encoding="utf-8")
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SpecError([Problem("is not UTF-8 text", str(table))]) from None
     except OSError as error:
         raise SpecError([Problem(f"cannot be read: {error.strerror or error}", str(table))]) from None
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
@@ -103,8 +105,10 @@ def load_runs(path: Path) -> RunSet:
         raise SpecError([Problem(f"{what}; metrics are mean_ttft_ms, mean_tpot_ms and the like", f"{table}:1")])
     problems: list[Problem] = []
     runs = []
-    for (line, _), row in zip(lines[1:], rows, strict=True):
+    for (line, _), row in zip(lines[1:], rows, strict=False):
         try:
+            if None in row or None in row.values():
+                raise SpecError([Problem(f"has not {len(columns)} cells, as the first line has")])
             runs.append(_run(about.scenario, row, line))
         except SpecError as error:
             problems += [Problem(problem.message, f"{table}:{line}") for problem in error.problems]
@@ -119,10 +123,15 @@ def load_runs(path: Path) -> RunSet:
 
 def _run(common: Scenario, row: dict[str, str], line: int) -> Run:
     measured = {name: float(value) for name, value in row.items() if name in METRICS and value}
-    if not measured or min(measured.values()) <= 0:
+    if not measured or not all(0 < value < float("inf") for value in measured.values()):
         raise ValueError
     settings = {name: _value(value) for name, value in row.items() if name not in METRICS and value}
-    return Run(common.with_(**settings), measured, settings, line)
+    scenario = common.with_(**settings)
+    if scenario.workload.arrivals == "batch":
+        raise SpecError([Problem("says not how requests came; give max_concurrency or request_rate")])
+    if scenario.workload.output_len == 1 and any("tpot" in name or "itl" in name for name in measured):
+        raise SpecError([Problem("measures time between tokens of answers that have one; leave those cells empty")])
+    return Run(scenario, measured, settings, line)
 
 
 def _value(text: str) -> Any:

@@ -48,7 +48,7 @@ def scenario_from_vllm(command: str) -> tuple[dict[str, Any], list[str]]:
         words.pop(0)
     if words[:2] == ["vllm", "serve"]:
         words = words[2:]
-    elif words[:3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]:
+    elif words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]:
         words = words[3:]
     else:
         raise SpecError([Problem("is no vLLM command; 'vllm serve MODEL --flag value ...' is accepted", _WHERE)])
@@ -73,6 +73,8 @@ def _flags(words: list[str]) -> tuple[str, dict[str, str | None]]:
         name = _SHORT.get(name, name)
         if not equals and words and not words[0].startswith("-") and not _is_switch(name):
             value, equals = words.pop(0), "="
+            while words and words[0].isdigit() and _RENAMED.get(name):
+                value += f",{words.pop(0)}"
         if name == "model":
             model = value
         else:
@@ -118,4 +120,7 @@ def _value(name: str, field: str, text: str | None) -> Any:
         return special[field, text]
     if field == "kv_cache_dtype" and text.startswith("fp8"):
         return "fp8"
+    if field == "max_model_len" and text[:-1].isdigit() and text[-1] in "kK":
+        # vLLM's human-readable integers: k is 1000, K is 1024.
+        return int(text[:-1]) * (1000 if text[-1] == "k" else 1024)
     return yaml.parse(f"value: {text}", _WHERE).data["value"]

@@ -130,4 +130,5 @@ class Workload(Strict):
     def longest(self) -> tuple[int, int]:
         """The longest prompt and output that can come, where a bound exists; else the stated lengths."""
         stretch = self.lengths.high if isinstance(self.lengths, Uniform) else 1.0
-        return round((self.input_len or 1) * stretch), round((self.output_len or 1) * stretch)
+        longest_in, longest_out = (max(int((n or 1) * stretch), 1) for n in (self.input_len, self.output_len))
+        return longest_in, longest_out
