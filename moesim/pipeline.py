@@ -47,6 +47,14 @@ def prefill_steps(steps: StepModel, load: Load, finished: Any, encoder: bool = F
     return summed("prefill", [slowest, late]), drain
 
 
+def whole_step(steps: StepModel, name: str, load: Load, sampled: Any) -> Cost:
+    """A step's way through all stages, and the host's part."""
+    if steps.rank.plan.pp == 1:
+        return steps.cost(name, load, sampled)
+    stages = steps.stage_costs(load, sampled)
+    return summed(name, [*stages, steps.host_cost(_parts(stages), load)])
+
+
 def waiting(name: str, seconds: Any, cause: Cost, formula: str) -> Cost:
     """Time without work of its own, as uncertain as what causes it."""
     share = seconds / np.maximum(cause.seconds, 1e-30)

@@ -91,11 +91,7 @@ def predict(
     problems = check(scenario)
     if problems:
         raise SpecError("; ".join(message for _, message in problems))
-    held = memory_side(scenario)
-    parts = assemble(held)
-    room = room_of(held, parts)
-    if not room.fits:
-        require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(held))
+    parts, room = _fitting(memory_side(scenario))
     if scenario.workload.arrivals == "batch":
         return _of_batch(scenario, parts, room)
     report, steps = served(scenario, parts, slo, timeline, progress)
@@ -123,16 +119,22 @@ def predict_steady(scenario: Scenario) -> Prediction:
         problems = [(("workload",), f"{what} has no steady state; give max_concurrency or request_rate and lengths")]
     if problems:
         raise SpecError("; ".join(message for _, message in problems))
-    parts = assemble(scenario)
-    room = room_of(scenario, parts)
-    if not room.fits:
-        require_room(room, parts.rank.model, parts.hardware, load.size, ways_out(scenario))
+    parts, room = _fitting(scenario)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     front = front_end(parts.steps, scenario.engine)
     settings = scheduler_limits(scenario.engine, parts.limits)
     state = steady_state(parts.steps, settings, parts.limits.block_size, fullest, load, front)
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
     return _prediction(scenario, state.cost, found, room, steady=state)
+
+
+def _fitting(scenario: Scenario) -> tuple[Parts, Room]:
+    """The scenario's parts and its memory. Raises DoesNotFit."""
+    parts = assemble(scenario)
+    room = room_of(scenario, parts)
+    if not room.fits:
+        require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(scenario))
+    return parts, room
 
 
 def _of_batch(scenario: Scenario, parts: Parts, room: Room) -> Prediction:

@@ -75,7 +75,7 @@ def _apart(
         fullest = fullest_stage(mine.rank, mine.hardware, mine.limits)
         count = apart.prefill_replicas if name == "prefill" else apart.decode_replicas
         schedulers = [scheduler_of(side.engine, mine.limits, fullest) for _ in range(count)]
-        engines[name] = [Instance(scheduler, prices, scheduler.limits.depth) for scheduler in schedulers]
+        engines[name] = [Instance(scheduler, prices) for scheduler in schedulers]
     steps: Steps = {name: mine.steps for name, mine in parts.items()}
     transfer = _transfer(apart, parts["prefill"])
     clients = clients_of(scenario.workload, steps["prefill"], scenario.engine)

@@ -11,6 +11,7 @@ import numpy as np
 
 from moesim.errors import CalibrationError, SpecError
 from moesim.paths import write_whole
+from moesim.spec.loading import load_model
 from moesim.spec.run_file import FOLDER, RunFile, load_about, run_sets
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def tidied(table: pd.DataFrame, about: RunFile) -> tuple[pd.DataFrame, int]:
     rows = rows[rows["batch_size"] != _CAPPED_CONCURRENCY]
     tp = rows["tp_size"].astype(int)
     experts = (rows["moe_tp_size"] * rows["moe_ep_size"]).fillna(1).clip(lower=1).astype(int)
-    dense = about.scenario.model.startswith(("Qwen3-32B", "Meta-Llama"))
+    dense = load_model(about.scenario.model).moe is None
     dp = tp * 0 + 1 if dense else np.maximum(experts // tp, 1)
     statistic = about.statistic
     tidy = rows.assign(

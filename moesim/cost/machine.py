@@ -123,11 +123,7 @@ class Machine:
 
     def attention_seconds(self, op: Attention | MlaModule) -> Any:
         """The central time alone of what ``price`` prices in full. [s]"""
-        decode = _is_decode(op)
-        if isinstance(op, MlaModule):
-            family, gpu = ("mla_decode" if decode else "mla_prefill"), self.gpu
-        else:
-            family, gpu = ("attention_decode", self._cold) if decode else ("attention_prefill", self.gpu)
+        family, gpu = self._attention_family(op)
         form = _form(family)
         assert form is not None
         return form.seconds(self._family(family)[0].parameters, op, gpu).seconds
@@ -147,16 +143,20 @@ class Machine:
         first, token = (self._family(name)[0].residuals.half_width[0] for name in ("front_end", "served_token"))
         return float(first), float(token)
 
-    def _attention(self, name: str, op: Attention | MlaModule) -> Cost:
+    def _attention_family(self, op: Attention | MlaModule) -> tuple[str, GpuNumbers]:
+        """Which family prices it, on a GPU with its L2 or without."""
         decode = _is_decode(op)
         if isinstance(op, MlaModule):
-            other_shape = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != (7168, 1536, 512)
-            other_shape = other_shape or op.top_k is not None or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
-            return self._priced(name, op, "mla_decode" if decode else "mla_prefill", self.gpu, borrowed=other_shape)
-        related = op.related or not op.causal
-        if decode:
-            return self._priced(name, op, "attention_decode", self._cold, borrowed=related)
-        return self._priced(name, op, "attention_prefill", self.gpu, borrowed=related)
+            return ("mla_decode" if decode else "mla_prefill"), self.gpu
+        return ("attention_decode", self._cold) if decode else ("attention_prefill", self.gpu)
+
+    def _attention(self, name: str, op: Attention | MlaModule) -> Cost:
+        if isinstance(op, MlaModule):
+            related = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != (7168, 1536, 512)
+            related = related or op.top_k is not None or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
+        else:
+            related = op.related or not op.causal
+        return self._priced(name, op, *self._attention_family(op), borrowed=related)
 
     def _family(self, name: str) -> tuple[FittedFamily, Fits]:
         fits = self.fits

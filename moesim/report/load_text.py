@@ -35,11 +35,7 @@ def load_text(prediction: Prediction) -> str:
             continue
         rest = "".join(f"{number(prediction[f'{s}_{name}_ms']):>9}" for s in ("median", "p90", "p99"))
         lines.append(f"{_LABELS[name]:12}ms{_with_interval(mean, 11)}{rest}")
-    lines.append("")
-    for label, name, unit in _RATES:
-        metric = prediction.metrics[name]
-        assert metric is not None
-        lines.append(f"{label:14}{_with_interval(metric, 11)} {unit}")
+    lines += ["", *_rate_lines(prediction)]
     lines += [*_shares(prediction, report), "", *_occupancy(report)]
     bounds = prediction.bounds
     lines += [f"bound by: {', '.join(f'{kind} steps {what}' for kind, what in bounds.items())}", ""]
@@ -66,17 +62,22 @@ def steady_text(prediction: Prediction) -> str:
             lines.append(f"{_LABELS[name]:12}ms{'-':>11}")
             continue
         lines.append(f"{_LABELS[name]:12}ms{_with_interval(metric, 11)}")
-    lines.append("")
-    for label, name, unit in _RATES:
-        metric = prediction.metrics[name]
-        assert metric is not None
-        lines.append(f"{label:14}{_with_interval(metric, 11)} {unit}")
+    lines += ["", *_rate_lines(prediction)]
     lines += [
         "",
         f"limited by {_LIMITS[state.limited_by]}",
         f"{number(state.running)} sequences decode at once, {state.prompt_share:.0%} of the time goes to prompts",
     ]
     return "\n".join([*lines, "", *memory_lines(prediction.memory), "", *knowledge_lines(prediction)])
+
+
+def _rate_lines(prediction: Prediction) -> list[str]:
+    lines = []
+    for label, name, unit in _RATES:
+        metric = prediction.metrics[name]
+        assert metric is not None
+        lines.append(f"{label:14}{_with_interval(metric, 11)} {unit}")
+    return lines
 
 
 def _with_interval(metric: Metric, width: int) -> str:

@@ -17,7 +17,7 @@ from moesim.serving.pricing import Composition, StepPrices
 from moesim.serving.report import LoadReport
 from moesim.serving.requests import Request
 from moesim.serving.scheduler import Scheduler, Step
-from moesim.serving.simulation import Clients, composition
+from moesim.serving.simulation import Clients, Gpus, composition
 
 _PROGRESS_EVERY = 1024
 
@@ -42,11 +42,9 @@ class Instance:
 
     scheduler: Scheduler
     prices: StepPrices
-    depth: int
     flights: deque[tuple[Step, Composition, float, float]] = field(default_factory=deque)
     coming: list[tuple[float, int, Request]] = field(default_factory=list)
-    entry_free_s: float = 0.0
-    last_end_s: float = 0.0
+    gpus: Gpus = field(default_factory=Gpus)
     sender_free_s: float = 0.0
 
     @property
@@ -57,7 +55,9 @@ class Instance:
     def next_s(self) -> float:
         """When something happens here next. [s]"""
         landing = self.flights[0][3] if self.flights else float("inf")
-        arriving = self.coming[0][0] if self.coming and len(self.flights) < self.depth else float("inf")
+        arriving = (
+            self.coming[0][0] if self.coming and len(self.flights) < self.scheduler.limits.depth else float("inf")
+        )
         return min(landing, arriving)
 
     def arrive(self, at_s: float, request: Request) -> None:
@@ -67,16 +67,12 @@ class Instance:
         """Take in what has arrived and fill the places for steps under way."""
         while self.coming and self.coming[0][0] <= now:
             self.scheduler.add(heapq.heappop(self.coming)[2])
-        while len(self.flights) < self.depth and self.scheduler.busy:
+        while len(self.flights) < self.scheduler.limits.depth and self.scheduler.busy:
             step = self.scheduler.schedule()
             if not step.parts:
                 return
             held = composition(step)
-            time = self.prices.seconds([held])
-            start = max(now, self.entry_free_s)
-            self.entry_free_s = start + float(time.slowest)
-            self.last_end_s = max(start + float(time.through), self.last_end_s + float(time.slowest))
-            self.flights.append((step, held, start, self.last_end_s))
+            self.flights.append((step, held, *self.gpus.take(now, self.prices.seconds([held]))))
 
 
 class Disaggregated:

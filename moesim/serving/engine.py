@@ -45,8 +45,7 @@ def simulated(
     replicas = plan.dp if steps.rank.model.moe is not None else 1
     schedulers = [scheduler_of(engine, limits, fullest) for _ in range(replicas)]
     clients = clients_of(load, steps, engine, front)
-    depth = schedulers[0].limits.depth
-    return Simulation(schedulers, step_prices(steps, limits), clients, depth, report).run(progress)
+    return Simulation(schedulers, step_prices(steps, limits), clients, report).run(progress)
 
 
 def scheduler_of(engine: Engine, limits: Limits, fullest: tuple[Rank, Room]) -> Scheduler:

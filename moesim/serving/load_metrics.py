@@ -9,6 +9,7 @@ import numpy as np
 
 from moesim.cost.cost import Cost, reduced, relative_interval, summed
 from moesim.ops.attention import Group
+from moesim.pipeline import whole_step
 from moesim.serving.measures import Distribution
 from moesim.serving.pricing import Composition
 from moesim.serving.report import LoadReport
@@ -68,13 +69,7 @@ def _priced(steps: StepModel, name: str, alike: Sequence[Composition]) -> Cost:
     if decodes[0]:
         chunks.append(Group(decodes, one, np.array([item.context for item in alike])))
     sampled = np.array([item.sampled for item in alike])
-    load = steps.load(tuple(chunks))
-    if steps.rank.plan.pp > 1:
-        stages = steps.stage_costs(load, sampled)
-        host = steps.host_cost([part for stage in stages for part in stage.children if part.children], load)
-        cost = summed(name, [*stages, host])
-    else:
-        cost = steps.cost(name, load, sampled)
+    cost = whole_step(steps, name, steps.load(tuple(chunks)), sampled)
     return reduced(cost, lambda x: np.broadcast_to(np.asarray(x, float), one.shape).sum())
 
 

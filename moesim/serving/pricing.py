@@ -34,7 +34,7 @@ class Composition(NamedTuple):
     prefills: tuple[tuple[int, int], ...]
     """(new tokens, tokens before them) of each prompt chunk."""
     decodes: int
-    context: float
+    context: Any
     """Mean tokens before the new one, over the decodes."""
     sampled: int
     """Sequences that get an output token."""
@@ -68,10 +68,9 @@ class StepPrices:
 
     def __init__(self, steps: StepModel, max_num_batched_tokens: int, max_num_seqs: int):
         self.steps = steps
-        self._ranks = list(steps.rank.stages())
         self._dense = _by_tokens(steps, max(max_num_batched_tokens, max_num_seqs, 1))
         self._head = _by_sampled(steps, max_num_seqs)
-        self._attention = [_attention_layers(rank) for rank in self._ranks]
+        self._attention = [_attention_layers(rank) for rank in steps.rank.stages()]
         self._kernels = self._count_kernels()
 
     def _count_kernels(self) -> int:
@@ -80,7 +79,10 @@ class StepPrices:
         return sum(part.count * len(part.children) for stage in stages for part in stage.children)
 
     def seconds(self, replicas: Sequence[Composition]) -> StepTime:
-        """A step of all data-parallel replicas, which run in lockstep: the slowest part of each counts."""
+        """A step of all data-parallel replicas, which run in lockstep: the slowest part of each counts.
+
+        A single replica's ``context`` may be an array: as many steps, alike but for it.
+        """
         tokens = max(part.tokens for part in replicas)
         sampled = max(part.sampled for part in replicas)
         stages = [
@@ -88,15 +90,6 @@ class StepPrices:
             for stage, (dense, head) in enumerate(zip(self._dense, self._head, strict=True))
         ]
         return self._with_host(stages, max(part.decodes + len(part.prefills) for part in replicas), tokens)
-
-    def decode_seconds(self, sequences: int, contexts: Array) -> StepTime:
-        """Steps of ``sequences`` decodes each, one for every mean context."""
-        groups = (Group(sequences, 1, contexts),)
-        stages = [
-            dense[sequences] + head[sequences] + self._attended(stage, groups)
-            for stage, (dense, head) in enumerate(zip(self._dense, self._head, strict=True))
-        ]
-        return self._with_host(stages, sequences, sequences)
 
     def _with_host(self, stages: list[Any], sequences: int, tokens: int) -> StepTime:
         through = sum(stages)

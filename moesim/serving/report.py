@@ -88,16 +88,18 @@ class LoadReport:
 
     def tokens_out(self, step: Step, now: float) -> None:
         """The tokens of a step reach their clients."""
+        self._tokens_reach([request for request, _, _, samples in step.parts if samples], now, now)
+
+    def _tokens_reach(self, requests: Sequence[Request], first_s: float, last_s: float) -> None:
+        """Each request's next token comes at ``first_s``, and its last one so far at ``last_s``."""
         gaps: dict[float, int] = {}
-        for request, _, _, samples in step.parts:
-            if not samples:
-                continue
+        for request in requests:
             if request.first_token_s < 0:
-                request.first_token_s = now
+                request.first_token_s = first_s
             else:
-                gap = now - request.last_token_s
+                gap = first_s - request.last_token_s
                 gaps[gap] = gaps.get(gap, 0) + 1
-            request.last_token_s = now
+            request.last_token_s = last_s
         for gap, times in gaps.items():
             self.itl.add(gap, times)
 
@@ -141,21 +143,12 @@ class LoadReport:
         schedulers: Sequence[Scheduler],
     ) -> None:  # fmt: skip
         """Decode steps of the same requests, ending at ``ends``; each gives every one of them a token."""
-        count, last = len(running), float(ends[-1])
-        firsts: dict[float, int] = {}
-        for request in running:
-            if request.first_token_s < 0:
-                request.first_token_s = float(ends[0])
-            else:
-                gap = float(ends[0]) - request.last_token_s
-                firsts[gap] = firsts.get(gap, 0) + 1
-            request.last_token_s = last
-        for gap, many in firsts.items():
-            self.itl.add(gap, many)
+        count, seconds = len(running), float(ends[-1]) - start_s
+        self._tokens_reach(running, float(ends[0]), float(ends[-1]))
         self.itl.add_all(np.diff(ends), count)
         self.decode_steps.offer(Composition((), count, context + len(times) / 2, count), len(times))
-        self.decode_s += float(ends[-1]) - start_s
-        self._hold(len(times), float(ends[-1]) - start_s, schedulers)
+        self.decode_s += seconds
+        self._hold(len(times), seconds, schedulers)
 
     def _hold(self, steps: int, seconds: float, schedulers: Sequence[Scheduler]) -> None:
         self.steps += steps

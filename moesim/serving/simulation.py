@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moesim.errors import SpecError
-from moesim.serving.pricing import Composition, StepPrices
+from moesim.serving.pricing import Composition, StepPrices, StepTime
 from moesim.serving.report import LoadReport
 from moesim.serving.requests import Request
 from moesim.serving.scheduler import Scheduled, Scheduler, Step
@@ -82,6 +82,21 @@ class Clients:
 
 
 @dataclass(slots=True)
+class Gpus:
+    """When the stages of an engine can take a step, and when the last one taken ends. [s]"""
+
+    entry_free_s: float = 0.0
+    last_end_s: float = 0.0
+
+    def take(self, now: float, time: StepTime) -> tuple[float, float]:
+        """(start, end) of a step composed at ``now``."""
+        start = max(now, self.entry_free_s)
+        self.entry_free_s = start + float(time.slowest)
+        self.last_end_s = max(start + float(time.through), self.last_end_s + float(time.slowest))
+        return start, self.last_end_s
+
+
+@dataclass(slots=True)
 class _Flight:
     """A step under way on every replica."""
 
@@ -100,23 +115,18 @@ class Simulation:
         One a data-parallel replica.
     prices : StepPrices
     clients : Clients
-    depth : int
-        Steps under way at once.
     report : LoadReport
         Takes down what happens.
     """
 
-    def __init__(
-        self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, depth: int, report: LoadReport
-    ):
+    def __init__(self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, report: LoadReport):
         self._schedulers = schedulers
         self._prices = prices
         self._clients = clients
-        self._depth = depth
+        self._depth = schedulers[0].limits.depth
         self._report = report
         self._now = 0.0
-        self._entry_free_s = 0.0
-        self._last_end_s = 0.0
+        self._gpus = Gpus()
         self._flights: deque[_Flight] = deque()
 
     def run(self, progress: Callable[[int], None] | None = None) -> LoadReport:
@@ -160,10 +170,7 @@ class Simulation:
             return False
         compositions = [composition(step) for step in steps]
         time = self._prices.seconds([c for c in compositions if c.tokens])
-        start = max(self._now, self._entry_free_s)
-        self._entry_free_s = start + float(time.slowest)
-        end = max(start + float(time.through), self._last_end_s + float(time.slowest))
-        self._last_end_s = end
+        start, end = self._gpus.take(self._now, time)
         self._flights.append(_Flight(steps, compositions, start, end))
         return True
 
@@ -200,8 +207,9 @@ class Simulation:
             return
         count = len(running)
         first = sum(request.computed for request in running) / count
-        times = np.asarray(self._prices.decode_seconds(count, first + np.arange(steps)).through, float)
-        start = self._entry_free_s if ahead else max(self._now, self._entry_free_s)
+        alike = Composition((), count, first + np.arange(steps), count)
+        times = np.asarray(self._prices.seconds([alike]).through, float)
+        start = self._gpus.entry_free_s if ahead else max(self._now, self._gpus.entry_free_s)
         ends = start + np.cumsum(times)
         if seats:
             composed_at = np.concatenate([[self._now], [start] if ahead else [], ends])[:steps]
@@ -242,7 +250,7 @@ class Simulation:
         last = Composition((), count, first + steps - 1, count)
         parts = [Scheduled(request, 1, request.computed - 1, True) for request in running]
         self._now = before
-        self._entry_free_s = self._last_end_s = float(ends[-1])
+        self._gpus = Gpus(float(ends[-1]), float(ends[-1]))
         self._flights.append(_Flight([Step(parts)], [last], before, float(ends[-1])))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from moesim.cost.cost import Cost, reduced, summed
 from moesim.memory import Room, sequence_kv_bytes
 from moesim.ops.attention import Group
+from moesim.pipeline import whole_step
 from moesim.rank import Rank
 from moesim.serving.requests import request_count
 from moesim.serving.scheduler import SchedulerLimits
@@ -153,8 +154,9 @@ class _Priced:
         before = (past + (chunks - 1) / 2 * size).astype(np.int64)
         context = np.full(len(nodes), int(prompt + output / 2))
         decodes = Group(nodes, np.ones_like(nodes), context)
-        self._decode = _step(steps, "decode", (decodes,), nodes)
-        self._mixed = _step(steps, "prefill", (Group(np.ones_like(nodes), size, before), decodes), nodes + 1)
+        self._decode = whole_step(steps, "decode", steps.load((decodes,)), nodes)
+        mixed_load = steps.load((Group(np.ones_like(nodes), size, before), decodes))
+        self._mixed = whole_step(steps, "prefill", mixed_load, nodes + 1)
         alone = np.broadcast_to(self._decode.seconds, nodes.shape)
         mixed = np.broadcast_to(self._mixed.seconds, nodes.shape)
         self._alone, self._extra, self._own = alone, chunks * np.maximum(mixed - alone, 0.0), chunks * mixed
@@ -184,12 +186,3 @@ class _Priced:
             return float(x.reshape(-1)[place if x.size > 1 else 0])
 
         return summed("step", [reduced(self._decode, one), reduced(self._mixed, one)])
-
-
-def _step(steps: StepModel, name: str, groups: tuple[Group, ...], sampled: Array) -> Cost:
-    load = steps.load(groups)
-    if steps.rank.plan.pp == 1:
-        return steps.cost(name, load, sampled)
-    stages = steps.stage_costs(load, sampled)
-    host = steps.host_cost([part for stage in stages for part in stage.children if part.children], load)
-    return summed(name, [*stages, host])
