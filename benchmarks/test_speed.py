@@ -2,7 +2,7 @@
 
 Aims: a warm predict of Mixtral TP4 2048/2048 within 5 ms, 100,000 sweep points in seconds, all plans of eight GPUs in a
 second, a cold ``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``, a steady state within
-10 ms and a simulated run of 1,000 requests within 5 s.
+10 ms, a simulated run of 1,000 requests within 5 s and a search over 2,000 configurations within 5 s.
 """
 
 import subprocess
@@ -65,3 +65,18 @@ def test_a_simulated_run_of_1000_requests(benchmark):
     scenario = moesim.load(paths.SCENARIOS / "mixtral_closed_loop.yaml").with_(num_prompts=1000)
     found = benchmark.pedantic(moesim.predict, (scenario,), rounds=3)
     assert found.report.answered == 1000
+
+
+OFFLOADED = paths.SCENARIOS / "offload" / "mixtral_offloading_rtx_a6000.yaml"
+
+
+def test_offloaded_predict(benchmark):
+    scenario = moesim.load(OFFLOADED)
+    moesim.predict(scenario)
+    benchmark(moesim.predict, scenario)
+
+
+def test_search_of_2_000_configurations(benchmark):
+    scenario = moesim.load(OFFLOADED)
+    found = benchmark.pedantic(moesim.search, (scenario, "tpot", ["gpu_memory <= 16 GiB"]), rounds=3)
+    assert len(found.configurations) >= 2000

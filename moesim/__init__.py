@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from moesim.errors import CalibrationError, DoesNotFit, SpecError
     from moesim.plans import plans
     from moesim.prediction import Prediction, predict
+    from moesim.search.best import SearchResult, search
     from moesim.spec.loading import load, load_hardware, load_model
     from moesim.spec.scenario import Scenario
     from moesim.whatif import sweep
@@ -28,6 +29,8 @@ _HOMES = {
     "Prediction": "moesim.prediction",
     "predict": "moesim.prediction",
     "plans": "moesim.plans",
+    "search": "moesim.search.best",
+    "SearchResult": "moesim.search.best",
     "sweep": "moesim.whatif",
     "SpecError": "moesim.errors",
     "DoesNotFit": "moesim.errors",
@@ -35,8 +38,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CalibrationError", "DoesNotFit", "Prediction", "Scenario", "SpecError", "load", "load_hardware", "load_model",
-    "plans", "predict", "sweep",
+    "CalibrationError", "DoesNotFit", "Prediction", "Scenario", "SearchResult", "SpecError", "load", "load_hardware",
+    "load_model", "plans", "predict", "search", "sweep",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesim.cost.machine import Machine
 from moesim.errors import SpecError
@@ -13,9 +13,13 @@ from moesim.rank import Rank
 from moesim.spec.defaults import max_num_batched_tokens, max_num_seqs
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
+from moesim.spec.offload import AMOUNTS, Offload
 from moesim.spec.plan import Plan
 from moesim.spec.scenario import Scenario
 from moesim.step import StepModel
+
+if TYPE_CHECKING:
+    from moesim.offload.plan import OffloadPlan
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Parts:
     rank: Rank
     limits: Limits
     steps: StepModel
+    offload: OffloadPlan | None = None
+    """What stays on the GPU, where not everything does."""
 
 
 def assemble(scenario: Scenario) -> Parts:
@@ -34,13 +40,51 @@ def assemble(scenario: Scenario) -> Parts:
     rank = _rank(scenario)
     machine = machine_of(hardware, scenario.calibration)
     limits, engine = limits_of(scenario, hardware), scenario.engine
+    if scenario.offload is not None:
+        return _offloaded(scenario, scenario.offload, hardware, rank, machine, limits)
     captured = 0 if limits.eager else engine.max_cudagraph_capture_size
     return Parts(hardware, rank, limits, StepModel(rank, machine, captured, engine.async_scheduling))
 
 
+def _offloaded(
+    scenario: Scenario, offload: Offload, hardware: Hardware, rank: Rank, machine: Machine, limits: Limits
+) -> Parts:
+    """The same where a policy decides what stays on the GPU. Loaded where used: most scenarios have none."""
+    from moesim.offload.memory import Work
+    from moesim.offload.misses import Requests
+    from moesim.offload.plan import filled, placed, rank_with_formats
+    from moesim.offload.steps import OffloadedSteps
+    from moesim.spec.host import load_host
+    from moesim.spec.system_file import load_system
+
+    load, engine = scenario.workload, scenario.engine
+    system, host = load_system(offload.system), load_host(scenario.host or hardware.host)
+    policy = filled(offload, system)
+    rank = rank_with_formats(rank, policy)
+    work = Work(load.size, load.longest()[0], sum(load.longest()))
+    captured = 0 if limits.eager else engine.max_cudagraph_capture_size
+    if system.runtime.kernels == "eager":
+        # Whole prompts in one step, no graphs.
+        limits = replace(limits, max_num_batched_tokens=work.batch * work.prompt, eager=True)
+        limits = replace(limits, max_num_seqs=work.batch)
+        captured = 0
+    plan = placed(system, policy, rank, hardware, host, limits, work)
+    requests, ffn = None, rank.model.moe
+    if ffn is not None:
+        routing = rank.routing
+        skew = getattr(routing, "corpus_skew", None)
+        requests = Requests(rank.loads(ffn), policy, getattr(routing, "persistence", 0.0), skew)
+    steps = OffloadedSteps(rank, machine, captured, engine.async_scheduling, plan=plan, requests=requests)
+    return Parts(hardware, rank, limits, steps, plan)
+
+
 def _rank(scenario: Scenario) -> Rank:
-    engine = scenario.engine
+    engine, routing = scenario.engine, scenario.routing
     model = load_model(scenario.model, engine.hf_overrides)
+    if routing.kind == "locality":
+        from moesim.spec.locality_file import resolved
+
+        routing = resolved(routing, model.name)
     shipped, chosen = model.quantization, engine.quantization
     if chosen == "none":
         experts = linear = "bfloat16"
@@ -49,7 +93,7 @@ def _rank(scenario: Scenario) -> Rank:
     else:
         experts, linear = chosen or shipped.experts, chosen or shipped.linear
     kv_bytes = 1.0 if engine.kv_cache_dtype == "fp8" else 2.0
-    return Rank(model, Plan.of(engine), experts, linear, kv_bytes, scenario.routing, engine.moe_backend)
+    return Rank(model, Plan.of(engine), experts, linear, kv_bytes, routing, engine.moe_backend)
 
 
 @lru_cache(maxsize=32)
@@ -105,6 +149,35 @@ def ways_out(scenario: Scenario) -> tuple[str, ...]:
     output = load.longest()[1]
     if here and here.longest_context > output + 1 and not load_model(scenario.model).has_encoder:
         found.append(f"input_len {here.longest_context - output}")
+    return tuple(found)
+
+
+_NARROWER = ("hqq4", "hqq3", "hqq2", "gguf_q4_k", "gguf_q2_k", "int4")
+
+
+def offload_ways_out(scenario: Scenario) -> tuple[str, ...]:
+    """The nearest changes under which an offloaded scenario fits: fewer experts on the GPU, narrower ones, a host."""
+    offload, found = scenario.offload, []
+    if offload is None:
+        return ()
+    amount = next((name for name in AMOUNTS if getattr(offload, name) is not None), None)
+    changes: list[tuple[str, dict[str, Any]]] = []
+    if amount is not None:
+        changes.append((f"without offload.{amount} (as much on the GPU as fits)", {f"offload.{amount}": None}))
+    changes += [(f"offload.experts_format {name}", {"offload.experts_format": name}) for name in _NARROWER]
+    changes += [(f"host {name}", {"host": name}) for name in ("workstation-ddr4", "server-sapphire-rapids")]
+    load = scenario.workload
+    for name, value in (("input_len", load.input_len or 1), ("batch_size", load.size)):
+        changes += [(f"{name} {value >> n}", {name: value >> n}) for n in range(1, 12) if value >> n]
+    for text, change in changes:
+        if any(text.split()[0] == other.split()[0] and text[:5] in ("input", "batch") for other in found):
+            continue
+        try:
+            parts = assemble(scenario.with_(**change))
+        except SpecError:
+            continue
+        if parts.offload is not None and parts.offload.tiers.fits:
+            found.append(text)
     return tuple(found)
 
 

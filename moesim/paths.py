@@ -11,11 +11,15 @@ ROOT = _PACKAGE.parent if (_PACKAGE.parent / "hwspecs").is_dir() else _PACKAGE /
 
 HWSPECS = ROOT / "hwspecs"
 CLUSTERS = HWSPECS / "clusters"
+HOSTS = HWSPECS / "hosts"
 SCENARIOS = ROOT / "scenarios"
 MODELS = SCENARIOS / "models"
 CALIBRATION = ROOT / "calibration"
 KERNELS = CALIBRATION / "kernels"
 FITS = CALIBRATION / "fits"
+SYSTEMS = CALIBRATION / "systems"
+OFFLOAD = CALIBRATION / "offload"
+QUALITY = CALIBRATION / "quality"
 
 
 def stored_fits() -> dict[str, Path]:

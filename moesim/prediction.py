@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.assembly import Parts, assemble, room_of, ways_out
+from moesim.assembly import Parts, assemble, offload_ways_out, room_of, ways_out
 from moesim.cost.cost import Cost, leaf_seconds, reduced, summed
 from moesim.errors import SpecError
 from moesim.memory import Room, fullest_stage, require_room
@@ -19,8 +19,13 @@ from moesim.serving.static import static_batch
 from moesim.serving.static_metrics import metrics
 from moesim.serving.steady import SteadyState, steady_state
 from moesim.spec.checks import check
-from moesim.spec.scenario import Scenario
+from moesim.spec.loading import load_model
+from moesim.spec.scenario import Locality, Scenario
 from moesim.under_load import memory_side, served
+
+if TYPE_CHECKING:
+    from moesim.offload.report import OffloadReport
+    from moesim.offload.tiers import Tiers
 
 _STRICT_SHARE = 0.01
 
@@ -40,7 +45,7 @@ class Prediction:
 
     scenario: Scenario
     metrics: dict[str, Metric | None]
-    memory: Room
+    memory: Room | Tiers
     cost: Cost
     bounds: dict[str, str]
     """What bounds prefill and decode."""
@@ -53,6 +58,14 @@ class Prediction:
     """How a simulated run went."""
     steady: SteadyState | None = None
     """The steady state, where that was asked for."""
+    offload: OffloadReport | None = None
+    """What is where and which lane does what, where weights are off the GPU."""
+
+    @property
+    def room(self) -> Room:
+        """The GPU's memory where all weights are on it."""
+        assert isinstance(self.memory, Room), "weights are off the GPU: see memory"
+        return self.memory
 
     def __getitem__(self, name: str) -> float:
         """The central value of a metric; NaN where it needs a second output token."""
@@ -128,45 +141,70 @@ def predict_steady(scenario: Scenario) -> Prediction:
     return _prediction(scenario, state.cost, found, room, steady=state)
 
 
-def _fitting(scenario: Scenario) -> tuple[Parts, Room]:
+def _fitting(scenario: Scenario) -> tuple[Parts, Room | Tiers]:
     """The scenario's parts and its memory. Raises DoesNotFit."""
     parts = assemble(scenario)
+    if parts.offload is not None and not parts.offload.plain:
+        if not parts.offload.tiers.fits:
+            from moesim.offload.report import require_tiers
+
+            require_tiers(parts.offload, offload_ways_out(scenario))
+        return parts, parts.offload.tiers
     room = room_of(scenario, parts)
     if not room.fits:
         require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(scenario))
     return parts, room
 
 
-def _of_batch(scenario: Scenario, parts: Parts, room: Room) -> Prediction:
+def _of_batch(scenario: Scenario, parts: Parts, room: Room | Tiers) -> Prediction:
     load, budget = scenario.workload, parts.limits.max_num_batched_tokens
     batch = static_batch(parts.steps, load.size, load.input_len, load.output_len, budget)
     phases = [batch.prefill, batch.decode] if np.any(batch.decode.seconds) else [batch.prefill]
     cost = reduced(summed("batch", phases), lambda x: np.asarray(x).item())
     found = {name: tuple(float(v[0]) for v in values) for name, values in metrics(batch).items()}
-    return _prediction(scenario, cost, found, room)
+    predicted = _prediction(scenario, cost, found, room)
+    if parts.offload is None:
+        return predicted
+    from moesim.offload.report import offload_report
+
+    return replace(predicted, offload=offload_report(parts.steps, load))
 
 
 def _prediction(
     scenario: Scenario,
     cost: Cost,
     found: dict[str, Any],
-    room: Room,
+    room: Room | Tiers,
     report: LoadReport | None = None,
     steady: SteadyState | None = None,
 ) -> Prediction:
     leaves = leaf_seconds(cost)
-    total = sum(seconds for _, seconds in leaves)
+    # What overlap hides is no work of its own.
+    total = sum(seconds for _, seconds in leaves if seconds > 0)
     tags: dict[str, float] = {}
     for leaf, seconds in leaves:
-        tags[leaf.tag] = tags.get(leaf.tag, 0.0) + seconds / total
+        tags[leaf.tag] = tags.get(leaf.tag, 0.0) + max(seconds, 0.0) / total
+    tags = {tag: share for tag, share in tags.items() if share > 0}
     bounds = {part.name: _dominant_bound(part) for part in cost.children}
     notes = sorted({f"{leaf.name}: {note}" for leaf, _ in leaves for note in leaf.notes})
+    if isinstance(scenario.routing, Locality):
+        from moesim.spec.locality_file import locality_note
+
+        model = load_model(scenario.model, scenario.engine.hf_overrides)
+        notes += [note] if model.moe and (note := locality_note(scenario.routing, model.name)) else []
     outside = sorted(
         {
             f"{leaf.name}: {note}"
             for leaf, seconds in leaves
             for note in leaf.notes
             if seconds >= _STRICT_SHARE * total and ("outside the fitted range" in note or "fitted on" in note)
+        }
+        | {
+            f"{leaf.name}: {leaf.tag}, not fitted ({leaf.source})"
+            for leaf, seconds in leaves
+            if seconds >= _STRICT_SHARE * total
+            and any(family.startswith("offload/") for family in leaf.spread)
+            and leaf.tag != "fitted"
         }
     )
     shown = {name: None if np.isnan(values[0]) else Metric(*values) for name, values in found.items()}

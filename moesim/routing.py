@@ -266,8 +266,8 @@ def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
         return of(even, rho=routing.rho)
     if kind == "identical":
         return of(even, rho=1.0)
-    if kind == "zipf":
-        shares = np.arange(1, num_experts + 1) ** -float(routing.s)
+    if kind in {"zipf", "locality"}:
+        shares = np.arange(1, num_experts + 1) ** -float(routing.s if kind == "zipf" else routing.skew)
         # A router's hot experts are not neighbours: which ones are hot is drawn once.
         return of(inclusion_probabilities(np.random.default_rng(0).permutation(shares), top_k))
     if kind == "histogram":

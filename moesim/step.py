@@ -94,7 +94,7 @@ class StepModel:
         return [*parts, summed("embedding and head", head)] if head else parts
 
     def _layers(self, rank: Rank, layers: Layers, load: Load) -> Cost:
-        name = _layer_name(layers)
+        name = layer_name(layers)
         split = self._overlaps(load) if rank.plan.overlap and isinstance(layers.ffn, MoeFfn) else np.asarray(False)
         if split.all():
             return summed(name, self._overlapped(rank, layers, load), layers.count)
@@ -151,11 +151,12 @@ class StepModel:
             gemm = Gemm(load.padded_tokens, width, self.rank.model.hidden_size, self.rank.linear)
             write = Elementwise(load.padded_tokens, 2.0 * 2.0 * load.padded_tokens * width)
             parts = [self.machine.price("cross_kv_proj", gemm), self.machine.price("cross_kv_write", write)]
-            result.append(summed(f"{_layer_name(layers)}: source cache", parts, layers.count))
+            result.append(summed(f"{layer_name(layers)}: source cache", parts, layers.count))
         return result
 
 
-def _layer_name(layers: Layers) -> str:
+def layer_name(layers: Layers) -> str:
+    """What a kind of layer is called in a cost tree."""
     kind = "MoE" if isinstance(layers.ffn, MoeFfn) else "dense"
     spec = layers.attention
     reach = f", window {spec.window}" if spec.window else ""

@@ -11,7 +11,8 @@ import numpy as np
 from moesim.assembly import Parts, assemble
 from moesim.errors import DoesNotFit, SpecError
 from moesim.memory import fullest_stage, sequence_kv_bytes
-from moesim.prediction import predict_steady
+from moesim.offload.tiers import Tiers
+from moesim.prediction import Prediction, predict, predict_steady
 from moesim.serving.static import static_batch
 from moesim.serving.static_metrics import METRICS, metrics
 from moesim.spec.scenario import Scenario, dotted_fields
@@ -45,7 +46,8 @@ def sweep(
     DataFrame
         Static batches: the settings, ``fits``, ``problem`` (why a row could not be predicted, else empty), memory in
         bytes, and each metric with ``_low`` and ``_high`` (90 %). Metrics are NaN where a row does not fit. Under
-        load (clients or a request rate): the steady state's means, and ``limited_by``, what holds it back.
+        load (clients or a request rate): the steady state's means, and ``limited_by``, what holds it back. Offloaded:
+        peak bytes on the GPU and in main memory.
 
     Raises
     ------
@@ -59,10 +61,13 @@ def sweep(
     if len({_dotted(n) for n in values}) < len(values):
         raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
     for name, options in values.items():
-        if name.replace("-", "_") not in fields and not name.startswith(("engine.", "workload.", "routing")):
+        known = name.replace("-", "_") in {*fields, *fields.values()}
+        if not known and not name.startswith(("engine.hf_overrides.", "routing")):
             raise SpecError(f"'{name}' is not a setting of a scenario; known: {', '.join(sorted(fields))}")
         if not options:
             raise SpecError(f"'{name}' has no values to sweep over")
+    if scenario.offload is not None or any(_dotted(n).split(".")[0] in {"offload", "host"} for n in values):
+        return _one_by_one(scenario, values, progress, predict)
     if scenario.workload.arrivals != "batch" or {"max_concurrency", "request_rate"} & {_leaf(n) for n in values}:
         return _under_load(scenario, values, progress)
     load_axes = {_leaf(n): n for n in values if _leaf(n) in LOAD}
@@ -83,26 +88,39 @@ def sweep(
 def _under_load(
     scenario: Scenario, values: dict[str, list[Any]], progress: Callable[[int, int], None] | None
 ) -> pd.DataFrame:
-    """The steady state of every combination; one row each."""
-    import pandas as pd
-
+    """The steady state of every combination."""
     load = scenario.workload
     if load.trace_file or load.lengths.kind == "file" or scenario.disaggregation is not None:
         raise SpecError("a sweep under load is of steady states, which traces, files and engines apart have none of")
     if "batch_size" in {_leaf(name) for name in values}:
         raise SpecError("batch_size is a static batch; sweep it without max_concurrency and request_rate")
+    return _one_by_one(scenario, values, progress, predict_steady)
+
+
+def _one_by_one(
+    scenario: Scenario,
+    values: dict[str, list[Any]],
+    progress: Callable[[int, int], None] | None,
+    predicted: Callable[[Scenario], Prediction],
+) -> pd.DataFrame:
+    """Every combination predicted on its own; one row each."""
+    import pandas as pd
+
     total, rows = int(np.prod([len(v) for v in values.values()])), []
     for done, chosen in enumerate(itertools.product(*values.values()), 1):
         settings = dict(zip(values, chosen, strict=True))
         row: dict[str, Any] = {name: _shown(value) for name, value in settings.items()}
         try:
-            found = predict_steady(scenario.with_(**{_double(n): v for n, v in settings.items()}))
+            found = predicted(scenario.with_(**{_double(n): v for n, v in settings.items()}))
         except (SpecError, DoesNotFit) as error:
             reasons = [p.message for p in error.problems] if isinstance(error, SpecError) else [str(error)]
             rows.append(row | {"fits": False, "problem": "; ".join(reasons)})
         else:
-            assert found.steady is not None
-            row |= {"fits": True, "problem": "", "limited_by": found.steady.limited_by}
+            row |= {"fits": True, "problem": ""}
+            if found.steady is not None:
+                row["limited_by"] = found.steady.limited_by
+            if isinstance(found.memory, Tiers):
+                row |= {"gpu_memory_bytes": found.memory.gpu, "main_memory_bytes": found.memory.dram}
             for name, metric in found.metrics.items():
                 if metric is not None:
                     row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}

@@ -23,6 +23,12 @@ def test_plans_shown_are_real(capsys):
     assert _shown(capsys.readouterr().out) in README, "update the plans of olmoe in README.md"
 
 
+def test_the_search_shown_is_real(capsys):
+    limits = ["--where", "gpu_memory <= 16 GiB", "--where", "perplexity <= 5", "--top", "4"]
+    main(["search", f"{paths.SCENARIOS}/offload/mixtral_offloading_rtx_a6000.yaml", *limits])
+    assert _shown(capsys.readouterr().out) in README, "update the search in README.md"
+
+
 def test_headline_figures_are_those_of_the_accuracy_page():
     page = (paths.ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]

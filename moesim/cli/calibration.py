@@ -18,6 +18,7 @@ def calibration_commands(commands: Any) -> None:
          ("gpu", "device-name")),
         ("import-runs", "fill the run sets from an aiconfigurator-core wheel", _import_runs, True, ()),
         ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
+        ("fit-offload", "fit host bandwidths and routing locality to the published rows", _fit_offload, False, ()),
         ("accuracy", "write the accuracy page and its plots under docs/", _accuracy, False, ("output",)),
     ):  # fmt: skip
         command = commands.add_parser(name, help=about, description=about)
@@ -64,6 +65,13 @@ def _fit(options: argparse.Namespace, rest: list[str]) -> int:
         raise CalibrationError("there are no imported tables for that GPU and stack")
     for gpu, stack in chosen:
         print(fit_and_store(gpu, stack, lambda text: print(f"  {text}", file=sys.stderr), options.only or ""))
+    return 0
+
+
+def _fit_offload(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.calibrate.offload import fit_offload
+
+    print(fit_offload(lambda text: print(f"  {text}", file=sys.stderr)))
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.codes import BAD_INPUT
 from moesim.cli.load import bench_command, capacity_command, validate_command
+from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
 from moesim.errors import CalibrationError, SpecError
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in {"predict", "sweep", "plan", "capacity"}:
+    if rest and options.command not in {"predict", "sweep", "plan", "capacity", "search"}:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return options.run(options, rest)
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _extra(options: argparse.Namespace) -> str:
-    return {"sweep": "sweep", "plan": "plots", "study": "plots", "validate": "plots"}.get(options.command, "calibrate")
+    plots = dict.fromkeys(("plan", "study", "validate", "predict", "search", "offload-study"), "plots")
+    return {"sweep": "sweep", **plots}.get(options.command, "calibrate")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,13 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     sweep_command(commands)
     plan_command(commands)
     study_command(commands)
+    search_command(commands)
+    offload_study_command(commands)
     capacity_command(commands)
     validate_command(commands)
     bench_command(commands)
     calibration_commands(commands)
     for name, about, run in (
         ("models", "list the models of the catalogue", _models),
-        ("hardware", "list the GPUs and clusters that ship", _hardware),
+        ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),
+        ("systems", "list the offloading systems and their knobs", _systems),
         ("schema", "print the JSON Schema of scenario files, for editors", _schema),
     ):
         command = commands.add_parser(name, help=about, description=about)
@@ -82,6 +87,7 @@ def _models(options: argparse.Namespace, rest: list[str]) -> int:
 def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim import paths
     from moesim.cost.fits import for_gpu
+    from moesim.spec.host import load_host
     from moesim.spec.loading import load_hardware
 
     print(f"{'GPU':26}{'bf16 TFLOP/s':>13}{'TB/s':>7}{'GiB':>8}  calibration")
@@ -98,6 +104,27 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
     for path in sorted(paths.CLUSTERS.glob("*.yaml")):
         hardware = load_hardware(path.stem)
         print(f"{path.stem:26}{hardware.gpus // hardware.gpus_per_node:>6}{hardware.gpus:>6}  {hardware.name}")
+    print(f"\n{'host':26}{'DRAM GB/s':>10}{'GiB':>7}{'cores':>7}")
+    for path in sorted(paths.HOSTS.glob("*.yaml")):
+        host = load_host(path.stem)
+        dram = host.dram
+        print(
+            f"{path.stem:26}{dram.bandwidth.value / 1e9:>10.1f}{dram.capacity.value / 2**30:>7.0f}"
+            f"{host.cpu.cores.value:>7.0f}"
+        )
+    return 0
+
+
+def _systems(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.spec.system_file import load_system, systems
+
+    print(f"{'system':20}{'moves':8}{'cache':8}{'guesses':14}{'missing':9}knobs")
+    for name in systems():
+        system = load_system(name)
+        policy = system.policy
+        words = (policy.unit, policy.cache, policy.prefetch, policy.missing)
+        unit, cache, prefetch, missing = (word or "none" for word in words)
+        print(f"{name:20}{unit:8}{cache:8}{prefetch:14}{missing:9}{', '.join(system.knobs)}")
     return 0
 
 

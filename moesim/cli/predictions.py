@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.cli.codes import DOES_NOT_FIT, EXTRAPOLATED
+from moesim.cli.offload import check_lanes
 from moesim.cli.progress import progress_of
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.cli.values import EPILOG, axis, overrides, slo_of
@@ -24,6 +25,9 @@ def predict_command(commands: Any) -> None:
     command.add_argument("--strict", action="store_true", help="fail where the prediction leaves the fitted range")
     command.add_argument("--slo", default="", help="under load: limits for goodput in ms, like 'ttft:300 tpot:20'")
     command.add_argument("--steady", action="store_true", help="under load: the steady state in closed form, instant")
+    command.add_argument(
+        "--lanes", type=Path, help="offloaded: a decode step's lanes as .png, .svg or Chrome-trace .json"
+    )
     command.add_argument("--timeline", type=Path, help="under load: every step and request as Chrome-trace JSON")
     command.set_defaults(run=_predict)
 
@@ -46,6 +50,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
 
     scenario = scenario_of(options, rest)
     slo, timeline = slo_of(options.slo), _timeline(options.timeline)
+    if options.lanes is not None:
+        check_lanes(options.lanes, scenario)
     given = [n for n in ("slo", "timeline", "steady") if getattr(options, n)]
     if scenario.workload.arrivals == "batch" and given:
         name = f"--{given[0]}"
@@ -68,6 +74,10 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
         where = timeline.write(options.timeline)
         cut = f" ({timeline.dropped:,} events beyond what one file takes are left out)" if timeline.dropped else ""
         print(f"{where}: open it in https://ui.perfetto.dev or chrome://tracing{cut}", file=sys.stderr)
+    if options.lanes is not None and prediction.offload is not None:
+        from moesim.report.lanes_picture import write_lanes
+
+        print(write_lanes(prediction.offload, options.lanes), file=sys.stderr)
     if options.json:
         from moesim.report.as_json import prediction_data
 

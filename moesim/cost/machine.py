@@ -28,6 +28,7 @@ from moesim.cost.widening import (
 )
 from moesim.errors import SpecError
 from moesim.ops import Attention, Collective, ExpertAllToAll, FusedExperts, Gemm, Host, MlaModule, Operation
+from moesim.ops.formats import OTHER_ENGINES
 from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
 
@@ -66,8 +67,10 @@ EXPERT_KERNELS = {
     "int8_weight_only": ("fused_moe/int4", "marlin"),
     "int4": ("fused_moe/int4", "marlin"),
     "mxfp4": ("fused_moe/mxfp4", "triton_kernels"),
+    **dict.fromkeys(OTHER_ENGINES, ("fused_moe/int4", "marlin")),
 }
-"""Weight format -> (family, kernel). Per-tensor fp8 and int8 borrow the block-scaled fp8 kernel."""
+"""Weight format -> (family, kernel). Per-tensor fp8 and int8 borrow the block-scaled fp8 kernel, formats of other
+engines the int4 one."""
 OTHER_EXPERT_KERNELS = {("mxfp4", "marlin"): ("fused_moe/int4", "marlin")}
 """(weight format, backend asked for) -> (family, kernel), where it is not the format's own choice.
 
@@ -77,6 +80,7 @@ activation of its own."""
 _BORROWED = {
     ("experts", "fp8"), ("experts", "int8"), ("experts", "int8_weight_only"),
     ("gemm", "int8"), ("gemm", "int4"), ("gemm", "int8_weight_only"),
+    *((kind, weights) for kind in ("experts", "gemm") for weights in OTHER_ENGINES),
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from moesim.cost import fits as fits_module
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.paths import write_whole
+from moesim.report.accuracy_offload import section as offload_section
 from moesim.report.accuracy_parallel import section as parallel_section
 from moesim.report.collective_plots import draw_collectives
 from moesim.report.figure import pyplot, save
@@ -89,6 +90,8 @@ def page_text() -> str:
         *(f"Missed: {name}: {reason}." for name, reason in MISSED.items()),
         "",
         *parallel_section(),
+        "",
+        *offload_section(),
         "",
         *_families_table(data),
         "",

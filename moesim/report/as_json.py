@@ -10,6 +10,8 @@ import numpy as np
 from moesim.cost.cost import Cost, interval
 from moesim.errors import DoesNotFit
 from moesim.memory import Room
+from moesim.offload.report import OffloadReport
+from moesim.offload.tiers import Tiers
 from moesim.prediction import Prediction
 from moesim.serving.report import NO_SLO, LoadReport
 
@@ -22,11 +24,37 @@ def prediction_data(prediction: Prediction) -> dict[str, Any]:
         "scenario": prediction.scenario.model_dump(),
         "metrics": {n: None if m is None else asdict(m) for n, m in prediction.metrics.items()},
         **({} if report is None else {"bench": bench_data(prediction), "load": occupancy_data(report)}),
-        "memory_bytes": asdict(prediction.memory),
+        "memory_bytes": memory_data(prediction.memory),
+        **({} if prediction.offload is None else {"offload": offload_data(prediction.offload)}),
         "bounds": prediction.bounds,
         "tags": prediction.tags,
         "notes": list(prediction.notes),
         "cost": cost_data(prediction.cost),
+    }
+
+
+def memory_data(memory: Room | Tiers) -> dict[str, Any]:
+    """Bytes of each part of memory; of tiers also the GPU's peak."""
+    data = asdict(memory)
+    return data | {"gpu": memory.gpu} if isinstance(memory, Tiers) else data
+
+
+def offload_data(report: OffloadReport) -> dict[str, Any]:
+    """What is where, how many experts a decode step finds, and when each lane of it is busy."""
+    plan, timeline = report.plan, report.lanes()
+    return {
+        "system": plan.system.name,
+        "host": plan.host.name,
+        "policy": plan.policy.model_dump(exclude_none=True),
+        "experts_on_gpu": list(plan.slots),
+        "layers_on_gpu": list(plan.resident),
+        "experts_asked": report.asked,
+        "experts_found": report.found,
+        "hit_rate": report.hit_rate,
+        "link_bytes_per_s": report.link_bytes_per_s,
+        "link_source": report.link_source,
+        "step_s": timeline.end_s,
+        "lanes": [{"lane": lane, "what": what, "start_s": a, "end_s": b} for lane, what, a, b in timeline.events],
     }
 
 
@@ -96,7 +124,7 @@ def cost_data(cost: Cost) -> dict[str, Any]:
 
 
 def does_not_fit_data(error: DoesNotFit) -> dict[str, Any]:
-    memory = asdict(error.memory) if isinstance(error.memory, Room) else {}
+    memory = memory_data(error.memory) if isinstance(error.memory, (Room, Tiers)) else {}
     return {
         "fits": False,
         "message": str(error),

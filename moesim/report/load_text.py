@@ -39,7 +39,7 @@ def load_text(prediction: Prediction) -> str:
     lines += [*_shares(prediction, report), "", *_occupancy(report)]
     bounds = prediction.bounds
     lines += [f"bound by: {', '.join(f'{kind} steps {what}' for kind, what in bounds.items())}", ""]
-    return "\n".join([*lines, *memory_lines(prediction.memory), "", *knowledge_lines(prediction)])
+    return "\n".join([*lines, *memory_lines(prediction.room), "", *knowledge_lines(prediction)])
 
 
 _LIMITS = {
@@ -68,7 +68,7 @@ def steady_text(prediction: Prediction) -> str:
         f"limited by {_LIMITS[state.limited_by]}",
         f"{number(state.running)} sequences decode at once, {state.prompt_share:.0%} of the time goes to prompts",
     ]
-    return "\n".join([*lines, "", *memory_lines(prediction.memory), "", *knowledge_lines(prediction)])
+    return "\n".join([*lines, "", *memory_lines(prediction.room), "", *knowledge_lines(prediction)])
 
 
 def _rate_lines(prediction: Prediction) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from moesim.errors import DoesNotFit
 from moesim.memory import Room
+from moesim.offload.tiers import Tiers
 from moesim.prediction import Metric, Prediction
 from moesim.spec.loading import load_model
 from moesim.spec.plan import Plan
@@ -34,13 +35,23 @@ def prediction_text(prediction: Prediction) -> str:
     """Metrics with intervals, what bounds them, memory, and what is not known well."""
     lines = [title(prediction), ""]
     lines.append(f"{'':22}{'':>12}  {'90 % interval':^23}  bound by")
-    shared = Plan.of(prediction.scenario.engine).ep > 1
+    shared = Plan.of(prediction.scenario.engine).ep > 1 or isinstance(prediction.memory, Tiers)
     for label, name, unit, phase in _ROWS:
         if name.endswith("decode_step_ms") and not shared:
             continue
         lines.append(_metric_line(label, prediction.metrics[name], unit, prediction.bounds.get(phase, "")))
-    lines += ["", *memory_lines(prediction.memory), *_start_note(prediction), "", *knowledge_lines(prediction)]
+    lines += ["", *_memory(prediction), "", *knowledge_lines(prediction)]
     return "\n".join(lines)
+
+
+def _memory(prediction: Prediction) -> list[str]:
+    """Where memory goes, and what offloading does with it."""
+    if isinstance(prediction.memory, Tiers):
+        from moesim.report.offload_text import offload_lines, tiers_lines
+
+        assert prediction.offload is not None
+        return [*tiers_lines(prediction.memory), "", *offload_lines(prediction.offload)]
+    return [*memory_lines(prediction.memory), *_start_note(prediction, prediction.memory)]
 
 
 def title(prediction: Prediction) -> str:
@@ -48,6 +59,10 @@ def title(prediction: Prediction) -> str:
     scenario = prediction.scenario
     load, plan = scenario.workload, Plan.of(scenario.engine)
     how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
+    if scenario.offload is not None:
+        from moesim.spec.system_file import load_system
+
+        how = f" with {load_system(scenario.offload.system).title}"
     apart = scenario.disaggregation
     if apart is not None:
         plans = {name: Plan.of(side.engine).describe() for name, side in sides(scenario, apart).items()}
@@ -116,9 +131,9 @@ def memory_lines(room: Room) -> list[str]:
     return lines
 
 
-def _start_note(prediction: Prediction) -> list[str]:
+def _start_note(prediction: Prediction, room: Room) -> list[str]:
     """vLLM checks at start that one sequence of max_model_len fits."""
-    engine, alone = prediction.scenario.engine, prediction.memory.longest_alone
+    engine, alone = prediction.scenario.engine, room.longest_alone
     model = load_model(prediction.scenario.model, engine.hf_overrides)
     limit = engine.max_model_len or model.max_position_embeddings
     if not limit or alone >= limit:
@@ -143,9 +158,15 @@ def does_not_fit_text(error: DoesNotFit) -> str:
     lines = [str(error), ""]
     if isinstance(error.memory, Room):
         lines += memory_lines(error.memory)
+    elif isinstance(error.memory, Tiers):
+        from moesim.report.offload_text import tiers_lines
+
+        lines += tiers_lines(error.memory)
     lines.append("")
     if error.ways_out:
         lines.append("would fit: " + "; ".join(error.ways_out))
+    elif isinstance(error.memory, Tiers):
+        lines.append("no single change of the amount on the GPU, the precision, the host or the length fits")
     else:
         lines.append("no single change of TP, precision, batch or length fits on this GPU")
     return "\n".join(lines)

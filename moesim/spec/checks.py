@@ -13,6 +13,7 @@ from moesim.spec.engine_file import load_engine
 from moesim.spec.hardware import Hardware
 from moesim.spec.loading import load_hardware, load_model
 from moesim.spec.model import DenseFfn, Model, MoeFfn
+from moesim.spec.offload_checks import offload_findings
 from moesim.spec.plan import Plan
 from moesim.spec.plan_checks import Finding, plan_findings
 from moesim.spec.request_trace import check_requests, read_lengths, trace_extent
@@ -41,6 +42,7 @@ def check(scenario: Scenario) -> list[Finding]:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
         findings += plan_findings(scenario.engine, model)
     findings += _load(scenario, model, hardware)
+    findings += offload_findings(scenario, model, hardware)
     if hardware:
         findings += _hardware(scenario, hardware, model)
     engine, calibration = scenario.engine, scenario.calibration

@@ -47,6 +47,8 @@ class Hardware(Strict):
     gpu: Gpu
     links: Links
     gpus_per_node: int = Field(ge=1)
+    host: str = "server-sapphire-rapids"
+    """The host such a GPU is usually found in (hwspecs/hosts/), where a scenario names no other."""
     measured: dict[str, FlopPerSecond] = {}
     doubts: list[str] = []
     cluster: Any = Field(default=None, exclude=True)

@@ -18,6 +18,7 @@ from moesim.spec import yaml
 from moesim.spec.hardware import Hardware
 from moesim.spec.huggingface import model_from_config
 from moesim.spec.model import Model
+from moesim.spec.names import named_file, names_of
 from moesim.spec.scenario import Scenario, dotted_fields
 from moesim.spec.validation import validated
 
@@ -106,10 +107,13 @@ def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[yaml.Loc
 def _beside(scenario: Scenario, folder: Path) -> Scenario:
     """File names in a scenario are read from the scenario's own folder first."""
     found: dict[str, Any] = {}
-    for key in ("model", "hardware", "calibration"):
-        local = folder / getattr(scenario, key)
-        if getattr(scenario, key) and local.exists() and local != folder:
-            found[key] = str(local)
+    for key in ("model", "hardware", "calibration", "host"):
+        name = getattr(scenario, key)
+        if name and (folder / name).exists() and folder / name != folder:
+            found[key] = str(folder / name)
+    offload = scenario.offload
+    if offload and (folder / offload.system).is_file():
+        found["offload"] = offload.model_copy(update={"system": str(folder / offload.system)})
     routing, load = scenario.routing, scenario.workload
     if routing.kind == "trace" and (folder / routing.file).exists():
         found["routing"] = routing.model_copy(update={"file": str(folder / routing.file)})
@@ -218,11 +222,6 @@ def _known(folder: Path, pattern: str) -> list[str]:
     return sorted(p.stem if p.is_file() else p.name for p in folder.glob(pattern))
 
 
-def _squeezed(name: str) -> str:
-    """Names match in any case, with any separator."""
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
 def hardware_files() -> list[Path]:
     """Every shipped file of a GPU or a cluster."""
     return [*sorted(paths.HWSPECS.glob("*.yaml")), *sorted(paths.CLUSTERS.glob("*.yaml"))]
@@ -230,25 +229,12 @@ def hardware_files() -> list[Path]:
 
 @lru_cache(maxsize=1)
 def _hardware_names() -> dict[str, Path]:
-    """Every shipped hardware file by its names; only the heads of the files are read."""
-    names: dict[str, Path] = {}
-    for path in hardware_files():
-        names[_squeezed(path.stem)] = path
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith("aliases:"):
-                names |= {_squeezed(a): path for a in line.partition("[")[2].rstrip(" ]").split(",") if a.strip()}
-                break
-    return names
+    return names_of(hardware_files())
 
 
 def load_hardware(name: str) -> Hardware:
     """A GPU or a cluster of them by name, alias or file. Raises SpecError."""
-    path = _hardware_names().get(_squeezed(name)) or Path(name)
-    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-        known = [file.stem for file in hardware_files()]
-        near = difflib.get_close_matches(_squeezed(name), list(_hardware_names()), 1)
-        hint = f"did you mean '{_hardware_names()[near[0]].stem}'? Known: " if near else "known: "
-        raise SpecError(f"the hardware '{name}' is not known; {hint}{', '.join(known)}")
+    path = named_file(name, paths.HWSPECS, "hardware", _hardware_names())
     stamp = path.stat().st_mtime_ns
     return _load_cluster(path, stamp) if _is_cluster(path, stamp) else _load_hardware(path, stamp)
 

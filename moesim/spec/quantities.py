@@ -34,9 +34,13 @@ def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
     return data | {"value": value}
 
 
-def _plain(value: Any, unit: str) -> Any:
-    """A written quantity in SI; what a program passes on is SI already."""
-    return units.parse(value, unit) if isinstance(value, str) else value
+def _plain(value: Any, unit: str, least: float = 0.0) -> Any:
+    """A written quantity in SI; what a program passes on is SI already, and not below ``least``."""
+    small = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < least
+    parsed = units.parse(value, unit) if isinstance(value, str) or small else value
+    if isinstance(value, str) and 0 < parsed < least:
+        raise ValueError(f"{value!r} is not plausible; from {least:g} {unit} is accepted")
+    return parsed
 
 
 def _sourced(unit: str, low: float, high: float) -> Any:
@@ -48,12 +52,18 @@ Count = Annotated[Sourced, _sourced("", 1, 1e5)]
 Size = Annotated[float, BeforeValidator(lambda text: units.parse(text, "B")), Field(gt=0)]
 """Plain bytes, where the file names the source for a whole table."""
 _WRITTEN = WithJsonSchema({"type": ["string", "number"]})
-Rate = Annotated[float, BeforeValidator(lambda text: _plain(text, "B/s")), Field(gt=0), _WRITTEN]
+Rate = Annotated[float, BeforeValidator(lambda text: _plain(text, "B/s", 1e6)), Field(gt=0), _WRITTEN]
 """Bytes per second a user writes, with the unit; SI where it is a number already."""
+Capacity = Annotated[float, BeforeValidator(lambda text: _plain(text, "B", 1e6)), Field(gt=0), _WRITTEN]
+"""Bytes a user writes, with the unit; SI where it is a number already."""
 Delay = Annotated[float, BeforeValidator(lambda text: _plain(text, "s")), Field(ge=0, le=10), _WRITTEN]
 Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
+HostBytes = Annotated[Sourced, _sourced("B", 1e8, 1e15)]
 BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e14)]
+HostBytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e7, 1e13)]
+"""Disks and main memory are slower than a GPU's."""
 FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e12, 1e18)]
+CpuFlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e9, 1e15)]
 Seconds = Annotated[Sourced, _sourced("s", 1e-9, 1e-2)]
 Share = Annotated[Sourced, _sourced("", 1e-2, 1)]
 Ratio = Annotated[Sourced, _sourced("", 1, 100)]

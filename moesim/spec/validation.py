@@ -24,7 +24,7 @@ def validated(
         return None, [_problem(kind, item, document, overridden or set()) for item in error.errors()]
 
 
-_KINDS = {"uniform", "balanced", "zipf", "power_law", "correlated", "identical", "histogram", "trace"}
+_KINDS = {"uniform", "balanced", "zipf", "power_law", "correlated", "identical", "locality", "histogram", "trace"}
 
 
 def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridden: set[str]) -> Problem:

@@ -1,0 +1,148 @@
+"""Published runs of offloading systems beside what the code predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from moesim import paths
+from moesim.assembly import assemble
+from moesim.calibrate.offload import hit_rate_curves, rows_of, runs
+from moesim.cost.host_fits import offload_fits
+from moesim.memory import weight_bytes
+from moesim.offload import eager
+from moesim.offload.hit_rates import hit_rate
+from moesim.offload.locality import Locality
+from moesim.offload.memory import expert_bytes
+from moesim.offload.policies import drawn_requests, hits
+from moesim.offload.tiers import Tiers
+from moesim.prediction import predict
+from moesim.spec import yaml
+from moesim.spec.loading import from_data, load_hardware
+from moesim.units import parse
+
+_STEPS, _CHAINS = 1500, 64
+INDEPENDENT = ((8, 2, 0.0), (8, 2, 1.0), (64, 8, 0.0), (64, 8, 0.8), (64, 8, 1.25), (128, 8, 1.0))
+"""(experts, top-k, Zipf exponent) for which simulated caches are held against closed forms."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A published figure and the prediction of it."""
+
+    name: str
+    system: str
+    gpu: str
+    fitted: bool
+    measured: float
+    predicted: float
+    low: float
+    high: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+def compared_runs() -> tuple[list[Compared], list[Compared], list[Compared]]:
+    """(seconds a token, seconds to the first token, bytes on the GPU) of every published run that states them."""
+    token, first, memory = [], [], []
+    for run in runs():
+        found = predict(run["scenario"])
+        gpu = load_hardware(run["scenario"].hardware).name
+        head = (run["name"], run["set"]["system"], gpu)
+        tpot, ttft = found.metrics["mean_tpot_ms"], found.metrics["mean_ttft_ms"]
+        assert tpot is not None and ttft is not None and isinstance(found.memory, Tiers)
+        token.append(Compared(*head, bool(run.get("fit")), run["measured_s"], *_seconds(tpot)))
+        if "ttft_s" in run:
+            first.append(Compared(*head, False, run["ttft_s"], *_seconds(ttft)))
+        if "gpu_memory" in run:
+            peak = found.memory.gpu
+            memory.append(Compared(*head, False, parse(run["gpu_memory"], "B"), peak, peak, peak))
+    return token, first, memory
+
+
+def _seconds(metric: Any) -> tuple[float, float, float]:
+    return metric.value / 1e3, metric.low / 1e3, metric.high / 1e3
+
+
+def compared_sizes() -> list[Compared]:
+    """Bytes of all weights in several formats."""
+    data = yaml.read(paths.OFFLOAD / "runs.yaml").data
+    table, found = rows_of("offload-calibration.csv"), []
+    for size in data["sizes"]:
+        formats = {key: size[key] for key in ("experts_format", "attention_format")}
+        parts = assemble(_scenario(data, "rtx-a6000", {"system": "mixtral-offloading", **formats}))
+        predicted = weight_bytes(parts.rank)
+        measured = float(table[size["row"] - 1]["value"]) * 2**30
+        name = f"{formats['experts_format']} experts, {formats['attention_format']} attention"
+        found.append(Compared(name, "model size", "", False, measured, predicted, predicted, predicted))
+    return found
+
+
+def compared_expert() -> list[Compared]:
+    """One 16-bit expert of Mixtral: over the link, on the GPU, on the CPU."""
+    data = yaml.read(paths.OFFLOAD / "runs.yaml").data
+    rows, table = data["expert"], rows_of("offload-calibration.csv")
+    parts = assemble(_scenario(data, rows["gpu"], {"system": "fiddler", "host_memory": "pinned"}))
+    steps: Any = parts.steps
+    ffn, around = parts.rank.model.moe, steps.around
+    assert ffn is not None
+    each = expert_bytes(parts.rank, ffn)
+    on_gpu = eager.expert_cost(steps.machine, around, parts.rank, ffn, np.asarray(1.0)).seconds
+    flop = 2.0 * ffn.expert_parameters(parts.rank.model.hidden_size)
+    predicted = {
+        "copy_row": ("one expert over PCIe", around.copy_seconds(each)),
+        "gpu_row": ("one expert on the GPU", float(on_gpu)),
+        "cpu_row": ("one expert on the CPU", float(around.cpu_seconds(each, flop))),
+    }
+    return [
+        Compared(name, "fiddler", rows["gpu"], False, float(table[rows[key] - 1]["value"]) / 1e3, value, value, value)
+        for key, (name, value) in predicted.items()
+    ]
+
+
+def _scenario(data: dict[str, Any], gpu: str, offload: dict[str, Any]) -> Any:
+    settings = {
+        "model": data["model"], "hardware": gpu, "workload": data["workload"], "routing": {"kind": "locality"},
+        "offload": offload,
+    }  # fmt: skip
+    return from_data(settings, "runs.yaml")
+
+
+@cache
+def simulated_against_closed() -> list[tuple[str, str, float]]:
+    """(requests, policy, largest difference of hit rates over cache sizes) for independent requests."""
+    found = []
+    for experts, top_k, skew in INDEPENDENT:
+        locality = Locality.zipf(experts, top_k, 0.0, skew)
+        requests = drawn_requests(locality, 1, _CHAINS, _STEPS)
+        popular = np.asarray(locality.inclusion)
+        sizes = [n for n in (experts // 8, experts // 4, experts // 2, 3 * experts // 4) if n >= top_k]
+        for policy in ("lru", "static"):
+            gap = [abs(hits(policy, requests, n, popular) - hit_rate(policy, locality, n)) for n in sorted(set(sizes))]
+            found.append((f"{experts} experts, top {top_k}, Zipf {skew:g}", policy, max(gap)))
+    return found
+
+
+def hit_rate_errors() -> dict[str, tuple[float, float]]:
+    """Model -> (root mean square error, largest error) of LRU hit rates over all cache sizes."""
+    from moesim.calibrate.locality import predicted
+
+    found = {}
+    for name, (experts, top_k, slots, measured) in hit_rate_curves().items():
+        entry = offload_fits()["locality"][name]
+        error = predicted(experts, top_k, entry["persistence"], entry["skew"], slots) - measured
+        found[name] = (float(np.sqrt((error**2).mean())), float(np.abs(error).max()))
+    return found
+
+
+def other_policies(model: str) -> dict[str, float]:
+    """Hit rates of every policy with as many slots as a token asks for experts, from the locality fitted on LRU."""
+    entry = offload_fits()["locality"][model]
+    locality = Locality.zipf(entry["experts"], entry["top_k"], entry["persistence"], entry["skew"])
+    slots = 2.0 * entry["top_k"]
+    return {policy: hit_rate(policy, locality, slots) for policy in ("lru", "lfu", "fifo", "static", "belady")}

@@ -1,0 +1,84 @@
+"""``moesim search``, ``moesim offload-study``, and what ``predict --lanes`` accepts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from moesim.cli.codes import DOES_NOT_FIT
+from moesim.cli.scenarios import scenario_arguments, scenario_of
+from moesim.errors import Problem, SpecError
+from moesim.spec.scenario import Scenario
+
+
+def search_command(commands: Any) -> None:
+    about = "the best ways to run a model on a machine: systems, precisions and knobs under constraints"
+    command = commands.add_parser("search", help=about, description=about)
+    scenario_arguments(command)
+    command.add_argument("--minimize", default="tpot", help="a metric: tpot, ttft, gpu_memory, perplexity, ...")
+    command.add_argument(
+        "--where", action="append", default=[], metavar="LIMIT", help="a constraint: 'gpu_memory <= 16 GiB'"
+    )
+    command.add_argument("--systems", default="", help="names to choose from, like fiddler,llama-cpp; default: all")
+    command.add_argument("--quality", type=Path, help="a CSV of perplexity or accuracy by format, with sources")
+    command.add_argument("--top", type=int, default=10, help="how many to print")
+    command.add_argument("-o", "--output", type=Path, help="every configuration as a .csv file")
+    command.add_argument("--picture", type=Path, help="time, memory and quality as .png or .svg")
+    command.set_defaults(run=_search)
+
+
+def offload_study_command(commands: Any) -> None:
+    about = "latency, memory and quality of a model under every offloading system: a table and a picture"
+    command = commands.add_parser("offload-study", help=about, description=about)
+    command.add_argument("scenario", type=Path)
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for offload_study.md and its plot")
+    command.set_defaults(run=_study)
+
+
+def check_lanes(path: Path, scenario: Scenario) -> None:
+    """Raise SpecError where lanes cannot be written."""
+    if scenario.offload is None:
+        raise SpecError([Problem("only a scenario with an offload section has lanes", "--lanes")])
+    _check_output(path, {".png", ".svg", ".json"}, "--lanes")
+
+
+def _check_output(path: Path, suffixes: set[str], option: str) -> None:
+    if path.suffix not in suffixes:
+        raise SpecError([Problem(f"'{path}' must end in {' or '.join(sorted(suffixes))}", option)])
+    if not path.parent.is_dir():
+        raise SpecError([Problem(f"there is no folder '{path.parent}' to write into", option)])
+
+
+def _search(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.report.search_text import search_text, write_csv
+    from moesim.search import search
+
+    if options.output:
+        _check_output(options.output, {".csv"}, "--output")
+    if options.picture:
+        _check_output(options.picture, {".png", ".svg"}, "--picture")
+    if options.top < 1:
+        raise SpecError([Problem(f"{options.top} is not a number of rows; 1 or more is accepted", "--top")])
+    scenario = scenario_of(options, rest)
+    names = tuple(name for name in options.systems.split(",") if name)
+    found = search(scenario, options.minimize, options.where, names, options.quality)
+    print(search_text(scenario, found, options.top))
+    if options.output:
+        print(write_csv(found, options.output))
+    if options.picture:
+        from moesim.report.front_picture import draw_front
+
+        print(draw_front(found, options.picture))
+    return 0 if found.best else DOES_NOT_FIT
+
+
+def _study(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.report.offload_study import write_offload_study
+    from moesim.spec.loading import load
+
+    if not options.output.is_dir():
+        raise SpecError([Problem(f"there is no folder '{options.output}' to write into", "--output")])
+    for path in write_offload_study(load(options.scenario), options.output):
+        print(path)
+    return 0

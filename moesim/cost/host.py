@@ -1,0 +1,101 @@
+"""Costs outside the GPU's kernels: copies, disk, experts on the CPU, unpacking, eager launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.cost import Cost
+from moesim.cost.host_fits import LinkRate, link_rate
+from moesim.cost.widening import around
+from moesim.ops.host import Copy, CpuMatrices, DiskRead, Unpack
+from moesim.spec.hardware import Hardware
+from moesim.spec.host import Host
+from moesim.spec.offload import Policy
+from moesim.spec.system_file import System
+
+_GIVEN = 0.1
+"""Half-width of a bandwidth that the scenario gives."""
+_ASSUMED = 0.5
+"""Half-width, in the logarithm, of what was assumed from hardware figures: a factor of 1.65."""
+
+
+@dataclass(frozen=True)
+class HostMachine:
+    """A GPU's surroundings as one offloading system uses them."""
+
+    hardware: Hardware
+    host: Host
+    system: System
+    policy: Policy
+
+    @property
+    def link(self) -> LinkRate:
+        """Towards the GPU."""
+        links = self.hardware.links
+        if self.policy.backing == "remote_gpu":
+            rate = self.policy.remote_bandwidth or links.gpu_to_gpu.value
+            return LinkRate(rate, _ASSUMED, "datasheet", "hardware:link between GPUs")
+        if self.policy.host_bandwidth is not None:
+            return LinkRate(self.policy.host_bandwidth, _GIVEN, "assumed", "scenario:host_bandwidth")
+        memory, own = self.policy.host_memory or "pinned", self.host.gpu_link
+        nominal = own.value if own else links.host.value
+        found = link_rate(self.system.name, "" if own else self.hardware.name, nominal, memory)
+        dram = self.host.dram.bandwidth.value * self.host.dram.achieved.value
+        if found.bytes_per_s <= dram:
+            return found
+        return LinkRate(dram, max(found.half_width, _ASSUMED), "assumed", f"host/{self.host.name}:main memory")
+
+    def copy(self, name: str, op: Copy) -> Cost:
+        """Bytes over the link, and a latency for each copy. [s]"""
+        link = self.link
+        seconds = op.count * self.copy_seconds(op.bytes_each)
+        formula = "copies x (latency + bytes / link bandwidth)"
+        return self._cost(name, op, seconds, "link", link.half_width, link.tag, link.source, formula)
+
+    def copy_seconds(self, bytes_each: Any) -> Any:
+        return self.host.copy_latency.value + bytes_each / self.link.bytes_per_s
+
+    def disk(self, name: str, op: DiskRead) -> Cost:
+        """Bytes off the disk. [s]"""
+        seconds = op.count * self.disk_seconds(op.bytes_each)
+        text = "reads x (latency + bytes / disk bandwidth)"
+        return self._cost(name, op, seconds, "disk", _ASSUMED, "datasheet", f"host/{self.host.name}:disk", text)
+
+    def disk_seconds(self, bytes_each: Any) -> Any:
+        return self.host.disk.latency.value + bytes_each / self.host.disk.bandwidth.value
+
+    def cpu(self, name: str, op: CpuMatrices) -> Cost:
+        """Weights through the CPU: as memory streams them, or as it multiplies. [s]"""
+        seconds = op.count * self.cpu_seconds(op.weight_bytes, op.flop_each)
+        text = "blocks x max(bytes / (DRAM bandwidth x achieved x share), FLOP / CPU rate)"
+        return self._cost(name, op, seconds, "CPU", _ASSUMED, "assumed", f"host/{self.host.name}:cpu", text)
+
+    def cpu_seconds(self, weight_bytes: Any, flop: Any) -> Any:
+        dram, share = self.host.dram, self.system.cpu_share.value if self.system.cpu_share else 1.0
+        streamed = weight_bytes / (dram.bandwidth.value * dram.achieved.value * share)
+        return np.maximum(streamed, flop / self.host.cpu.flop_rate.value)
+
+    def unpack(self, name: str, op: Unpack) -> Cost:
+        """Scales through memory in 16 bits, packed weights through the SMs. [s]"""
+        gpu, unpack = self.hardware.gpu, self.system.runtime.unpack
+        seconds = op.scale_bytes / gpu.hbm_bandwidth.value
+        if unpack is not None:
+            rate = unpack.weights_per_s(self.hardware.compute_capability, op.weights_format, gpu.sm_count.value)
+            seconds = seconds + op.weights / rate
+        text = "scale bytes / HBM + weights x instructions / (SMs x issue rate)"
+        return self._cost(name, op, seconds, "compute", _ASSUMED, "assumed", f"system/{self.system.name}:unpack", text)
+
+    def launches(self, name: str, seconds: Any) -> Cost:
+        """What launching operations one by one adds to the GPU's own time. [s]"""
+        text = "max(operations x host time of one, GPU time) - GPU time"
+        return self._cost(name, None, seconds, "host", _ASSUMED, "assumed", f"host/{self.host.name}:operation", text)
+
+    @staticmethod
+    def _cost(name: str, op: Any, seconds: Any, bound: str, width: float, tag: str, source: str, formula: str) -> Cost:
+        return Cost(
+            name, seconds, {f"offload/{bound}": around(seconds, width)}, bound=bound, formula=formula, source=source,
+            tag=tag, op=op,
+        )  # fmt: skip

@@ -1,0 +1,60 @@
+"""What copies between host and GPU reach, from ``calibration/offload/fits.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from moesim import paths
+
+FITS_FILE = paths.OFFLOAD / "fits.json"
+UNSEEN_SYSTEM = 0.35
+"""Half-width, in the logarithm, where a system's copies were never seen: frameworks differ by two on one machine."""
+
+
+@dataclass(frozen=True)
+class LinkRate:
+    """Bytes a second of copies to the GPU, and how well that is known."""
+
+    bytes_per_s: float
+    half_width: float
+    tag: str
+    source: str
+
+
+@lru_cache(maxsize=1)
+def offload_fits() -> dict[str, Any]:
+    """The stored fits: shares of copies, bandwidths of systems, locality of models."""
+    return json.loads(FITS_FILE.read_text(encoding="utf-8"))
+
+
+def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str) -> LinkRate:
+    """What a system's copies to the GPU reach.
+
+    Fitted on the system and GPU where a run of them is known; else the share of the nominal rate that the system
+    reached on other GPUs; else the share that plain pinned or pageable copies reach.
+    """
+    fits = offload_fits()
+    own = fits["systems"].get(system, {})
+    if gpu in own:
+        entry = own[gpu]
+        return LinkRate(entry["bytes_per_s"], entry["half_width"], "fitted", f"offload/{gpu}:{system} copies")
+    copies = fits["copies"][memory]
+    plain = LinkRate(
+        nominal_bytes_per_s * copies["share"],
+        max(copies["half_width"], UNSEEN_SYSTEM),
+        "extrapolated",
+        f"offload:{memory} copies, {copies['share']:.0%} of the link",
+    )
+    shares = [entry["share"] for entry in own.values()]
+    if not shares:
+        return plain
+    # The system's own shares, and what plain copies reach: the middle of all opinions.
+    opinions = np.log([*shares, copies["share"]])
+    spread = float(max(np.ptp(opinions) / 2, UNSEEN_SYSTEM))
+    share = float(np.exp(np.median(opinions)))
+    return LinkRate(nominal_bytes_per_s * share, spread, "extrapolated", f"offload:{system} copies on other GPUs")

@@ -1,0 +1,108 @@
+"""What takes memory in each tier: weights by kind, caches, activations, copies on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moesim.memory import Limits, activation_bytes, sequence_kv_bytes, weight_bytes
+from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.rank import Rank
+from moesim.spec.engine_file import load_engine
+from moesim.spec.hardware import Hardware
+from moesim.spec.host import Host
+from moesim.spec.model import Layers, MoeFfn
+from moesim.spec.system_file import System
+
+_BF16 = 2.0
+_SYSTEM_SHARE = 0.92
+"""Of main memory that weights may fill: the rest is the operating system's and the process's own."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run keeps in memory beside weights."""
+
+    batch: int
+    prompt: int
+    context: int
+    """Prompt and output."""
+
+
+def expert_bytes(rank: Rank, ffn: MoeFfn) -> float:
+    """Weights of one expert. [B]"""
+    return ffn.expert_parameters(rank.model.hidden_size) * BYTES_PER_WEIGHT[rank.experts]
+
+
+def moe_layers(rank: Rank) -> list[MoeFfn]:
+    """The MoE part of every layer that has one, from the first to the last."""
+    groups = [rank.model.layers[i] for i in rank.model.order]
+    return [g.ffn for g in groups if isinstance(g.ffn, MoeFfn)]
+
+
+def trunk_bytes(rank: Rank) -> float:
+    """All weights but routed experts. [B]"""
+    experts = sum(
+        g.count * g.ffn.num_experts * expert_bytes(rank, g.ffn) for g in rank.model.layers if isinstance(g.ffn, MoeFfn)
+    )
+    return weight_bytes(rank) - experts
+
+
+def layer_bytes(rank: Rank, layers: Layers) -> float:
+    """All weights of one layer. [B]"""
+    one = replace(rank.model, layers=(replace(layers, count=1),))
+    return weight_bytes(replace(rank, model=one, first=False, last=False))
+
+
+def trunk_room(rank: Rank, system: System) -> float:
+    """What the trunk takes on the GPU, the allocator's habits included. [B]"""
+    held = trunk_bytes(rank)
+    if not system.footprint.keeps_wide_trunk:
+        return held
+    return max(held, trunk_bytes(replace(rank, linear="bfloat16")))
+
+
+def working_bytes(rank: Rank, system: System, limits: Limits, work: Work) -> tuple[float, float, float]:
+    """(context and engine, KV cache, activations) of a run on the GPU. [B]"""
+    reserves = load_engine().reserves
+    context = reserves.cuda_context.value
+    kv = work.batch * float(sequence_kv_bytes(rank, work.context, limits.block_size))
+    activations = activation_bytes(rank, limits)
+    if system.runtime.kernels == "vllm":
+        graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
+        return context + graphs + reserves.attention_workspace.value, kv, activations
+    # Scores of one layer and the logits of every prompt token, in 32 bits and 16.
+    heads = max(g.attention.num_attention_heads for g in rank.model.layers)
+    scores = 6.0 * work.batch * heads * work.prompt**2
+    logits = 6.0 * work.batch * work.prompt * rank.model.vocab_size
+    return context, kv, max(activations, scores, logits)
+
+
+def host_tiers(
+    system: System, host: Host, backing: str, off_gpu: float, everything: float
+) -> tuple[float, float, float]:
+    """(main memory, disk, remote GPU) that hold the weights the GPU does not. [B]"""
+    if backing == "remote_gpu":
+        return 0.0, 0.0, off_gpu
+    if backing == "disk":
+        return 0.0, everything if system.footprint.host_keeps == "all" else off_gpu, 0.0
+    kept = everything if system.footprint.host_keeps == "all" else off_gpu
+    budget = dram_budget(host)
+    if kept <= budget or not system.footprint.disk:
+        return kept, 0.0, 0.0
+    # A copy of what is on the GPU is the first to go.
+    return min(off_gpu, budget), max(off_gpu - budget, 0.0), 0.0
+
+
+def dram_budget(host: Host) -> float:
+    """Main memory that weights may fill. [B]"""
+    return host.dram.capacity.value * _SYSTEM_SHARE
+
+
+def gpu_budget(hardware: Hardware, system: System, gpu_memory: float | None, limits: Limits) -> float:
+    """GPU bytes that may be used: what the user grants, or the system's own share. [B]"""
+    total = hardware.gpu.memory.value
+    if gpu_memory is not None:
+        return min(gpu_memory, total)
+    if system.runtime.kernels == "vllm" and not system.runtime.related:
+        return min(limits.gpu_memory_utilization * total + load_engine().reserves.cuda_context.value, total)
+    return total

@@ -1,0 +1,121 @@
+"""How many experts a step asks for that are not on the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from moesim.offload.hit_rates import hit_rate
+from moesim.offload.locality import Locality
+from moesim.offload.policies import replayed_hit_rates
+from moesim.routing import Array, Loads, power_law_counts
+from moesim.spec.offload import Policy
+
+DRAWS = 16
+_EXACT_UP_TO = 64
+_LONG, _MOST_ALIKE = 4096, 0.9999
+_MOST_LAYERS, _GOLDEN = 256, 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What steps ask of a layer's experts, and what a policy's cache holds of it."""
+
+    loads: Loads
+    policy: Policy
+    persistence: float = 0.0
+    """Of an expert's state from token to token: the locality's, or how alike tokens are (``correlated``)."""
+    corpus_skew: float | None = None
+    """Popularity that outlasts one text, which a set placed once can use; None is the routing's own."""
+
+    def distinct(self, tokens: Any) -> Array:
+        """Experts that a step of ``tokens`` asks for, skipped ones left out."""
+        asked = np.asarray(self.loads.distinct(tokens), float)
+        skipped = self.policy.skipped_share or 0.0
+        return np.where(np.asarray(tokens) == 1, asked - skipped, asked)
+
+    def hit_rate(self, tokens: Any, slots: float) -> Array:
+        """Share of them on the GPU, for every number of tokens."""
+        return Loads.per_token_count(tokens, lambda n: self._hit_rate(int(n), slots))
+
+    def _hit_rate(self, tokens: int, slots: float) -> float:
+        experts = self.loads.num_experts
+        cache = self.policy.cache or "lru"
+        if slots >= experts:
+            return 1.0
+        sequences = tokens / (1 + (tokens - 1) * self.loads.rho)
+        if self.loads.trace and cache != "none":
+            table = replayed_hit_rates(cache, self.loads.trace, experts, min(tokens, len(self.loads.trace)))
+            return float(np.interp(slots, np.arange(len(table)), table))
+        return hit_rate(cache, self._locality(cache), slots, sequences)
+
+    def _locality(self, cache: str) -> Locality:
+        experts, k = self.loads.num_experts, self.loads.top_k
+        if cache == "static" and self.corpus_skew is not None:
+            return Locality.zipf(experts, k, self.persistence, self.corpus_skew)
+        return Locality(self._popularity(), max(self.persistence, min(self.loads.rho, _MOST_ALIKE)))
+
+    def _popularity(self) -> tuple[float, ...]:
+        experts, k = self.loads.num_experts, self.loads.top_k
+        if self.loads.kind == "power_law":
+            # The shares that one draw of the law gives a long prompt.
+            counts = power_law_counts(experts, k, _LONG, self.loads.alpha)[0]
+            return tuple(np.minimum(counts / _LONG, 1.0).tolist())
+        return self.loads.popularity or (k / experts,) * experts
+
+
+@lru_cache(maxsize=1)
+def _lots() -> Array:
+    """Uniform numbers, one row a layer: the same for every scenario, so that changes show nothing but themselves."""
+    random = np.random.default_rng(0)
+    # Strata of each layer shifted by a part of their width, so that layers together resolve small changes.
+    shift = ((np.arange(_MOST_LAYERS) + 0.5) * _GOLDEN) % 1.0
+    return np.array([random.permutation((np.arange(DRAWS) + u) / DRAWS) for u in shift])
+
+
+def drawn_misses(asked: Any, hit: Any, layers: int) -> Array:
+    """Draws of the misses of ``layers`` layers: binomial quantiles, each expert missing on its own.
+
+    Parameters
+    ----------
+    asked, hit : float or ndarray, shape (steps,)
+        Experts asked for, and the share of them on the GPU. A fraction of an expert: a binomial of the next whole
+        number, scaled.
+
+    Returns
+    -------
+    ndarray, shape (layers, steps, DRAWS)
+    """
+    asked, hit = np.broadcast_arrays(np.atleast_1d(np.asarray(asked, float)), np.asarray(hit, float))
+    found = np.empty((layers, len(asked), DRAWS))
+    for step, (a, h) in enumerate(zip(asked.tolist(), hit.tolist(), strict=True)):
+        whole = int(np.ceil(a - 1e-9))
+        found[:, step] = _quantiles(whole, round(1.0 - h, 6))[:layers] * (a / max(whole, 1))
+    return found
+
+
+@lru_cache(maxsize=16384)
+def _quantiles(count: int, chance: float) -> Array:
+    """Binomial quantiles at every layer's lots; shape (layers, DRAWS)."""
+    lots = _lots()
+    if count == 0 or chance <= 0:
+        return np.zeros(lots.shape)
+    if chance >= 1:
+        return np.full(lots.shape, float(count))
+    if count > _EXACT_UP_TO:
+        deviation = np.sqrt(count * chance * (1 - chance))
+        return np.clip(count * chance + deviation * _normal_quantiles(), 0, count)
+    n = np.arange(count)
+    log = np.concatenate([[0.0], np.cumsum(np.log((count - n) / (n + 1.0)) + np.log(chance / (1 - chance)))])
+    weight = np.exp(log - log.max())
+    return np.searchsorted(np.cumsum(weight / weight.sum()), lots).astype(float)
+
+
+@lru_cache(maxsize=1)
+def _normal_quantiles() -> Array:
+    from statistics import NormalDist
+
+    return np.vectorize(NormalDist().inv_cdf)(_lots())

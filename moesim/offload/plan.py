@@ -1,0 +1,200 @@
+"""What a policy comes to on a machine: how many experts of each layer, or which layers, stay on the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moesim.memory import Limits
+from moesim.offload import memory
+from moesim.offload.memory import Work
+from moesim.offload.tiers import Tiers
+from moesim.rank import Rank
+from moesim.spec.hardware import Hardware
+from moesim.spec.host import Host
+from moesim.spec.model import MoeFfn
+from moesim.spec.offload import AMOUNTS, Offload, Policy
+from moesim.spec.system_file import System
+
+
+@dataclass(frozen=True)
+class OffloadPlan:
+    """A policy placed: everything a step needs to know."""
+
+    system: System
+    policy: Policy
+    """With every null filled by the system."""
+    hardware: Hardware
+    host: Host
+    rank: Rank
+    slots: tuple[float, ...]
+    """Experts on the GPU, for each MoE layer in order."""
+    resident: tuple[bool, ...]
+    """Whether each layer, in order, is on the GPU as a whole, where layers move."""
+    tiers: Tiers
+    work: Work
+
+    @property
+    def by_layer(self) -> bool:
+        return self.policy.unit == "layer"
+
+    @property
+    def decoder_slots(self) -> tuple[float, ...]:
+        """Slots of the MoE layers that a decode step passes."""
+        model = self.rank.model
+        decodes = [not model.layers[i].encoder for i in model.order if isinstance(model.layers[i].ffn, MoeFfn)]
+        return tuple(slots for slots, passed in zip(self.slots, decodes, strict=True) if passed)
+
+    @property
+    def everything_resident(self) -> bool:
+        if self.by_layer:
+            return all(self.resident)
+        return all(n >= ffn.num_experts for n, ffn in zip(self.slots, memory.moe_layers(self.rank), strict=True))
+
+    @property
+    def plain(self) -> bool:
+        """Nothing is off the GPU and vLLM's own kernels run it: the prediction without offloading."""
+        runtime = self.system.runtime
+        skips = bool(self.policy.skipped_share)
+        return self.everything_resident and runtime.kernels == "vllm" and not runtime.related and not skips
+
+    @property
+    def disk_share(self) -> float:
+        """Of the weights off the GPU that lie on disk."""
+        below = self.tiers.dram + self.tiers.disk
+        return self.tiers.disk / below if below else 0.0
+
+
+def filled(offload: Offload, system: System) -> Policy:
+    """The system's policy with the scenario's changes; naming an amount replaces the system's."""
+    given = {name: value for name in Policy.model_fields if (value := getattr(offload, name)) is not None}
+    base = system.policy.model_dump(exclude_none=True)
+    if any(name in given for name in AMOUNTS):
+        base = {name: value for name, value in base.items() if name not in AMOUNTS}
+    defaults = {
+        "unit": "expert", "cache": "lru", "cache_scope": "layer", "prefetch": "none", "prefetch_recall": 0.0,
+        "missing": "gpu", "backing": "dram", "host_memory": "pinned", "copies": "overlapped", "writeback": False,
+        "skipped_share": 0.0, "cold_start": False,
+    }  # fmt: skip
+    merged = {**defaults, **base, **given}
+    if merged.get("n_gpu_layers") is not None:
+        merged["unit"] = "layer"
+    return Policy(**merged)
+
+
+def amount_of(policy: Policy) -> str | None:
+    """Which setting says how much stays on the GPU."""
+    return next((name for name in AMOUNTS if getattr(policy, name) is not None), None)
+
+
+def placed(
+    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work
+) -> OffloadPlan:
+    """Decide what stays on the GPU and count every tier."""
+    place = _layers if policy.unit == "layer" else _experts
+    return place(system, policy, rank, hardware, host, limits, work)
+
+
+def _experts(
+    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work
+) -> OffloadPlan:
+    context, kv, activations = memory.working_bytes(rank, system, limits, work)
+    trunk, ffns = memory.trunk_room(rank, system), memory.moe_layers(rank)
+    each = memory.expert_bytes(rank, ffns[0])
+    every = sum(ffn.num_experts for ffn in ffns)
+    buffers = system.footprint.expert_buffers * each
+    budget = memory.gpu_budget(hardware, system, policy.gpu_memory, limits)
+    amount = amount_of(policy)
+    share = system.footprint.usable.value if amount is None else 1.0
+    free = share * budget - context - trunk - buffers - kv - activations
+    if amount == "device_memory_ratio":
+        assert policy.device_memory_ratio is not None
+        # The ratio is of all memory, for weights alone.
+        for_weights = policy.device_memory_ratio * hardware.gpu.memory.value
+        free = for_weights - trunk
+        budget = min(budget, for_weights + context + kv + activations + buffers)
+    count = _count(policy, amount, max(int(free // each), 0), every, ffns[0].num_experts, len(ffns))
+    slots = _dealt(policy, amount, count, ffns[0].num_experts, len(ffns))
+    here = sum(slots) * each
+    everything = memory.trunk_bytes(rank) + every * each
+    buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
+    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", every * each - here, everything)
+    tiers = Tiers(
+        hardware.gpu.memory.value, budget, context, trunk, here, buffers, kv, activations,
+        host.dram.capacity.value, memory.dram_budget(host), dram, host.disk.capacity.value, disk, remote,
+    )  # fmt: skip
+    resident = (True,) * rank.model.num_hidden_layers
+    return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
+
+
+def _count(policy: Policy, amount: str | None, fits: int, every: int, each_layer: int, layers: int) -> float:
+    """Experts on the GPU, over all layers."""
+    if amount == "experts_on_gpu":
+        return min(policy.experts_on_gpu or 0.0, each_layer) * layers
+    if amount == "offload_per_layer":
+        return max(each_layer - (policy.offload_per_layer or 0), 0) * layers
+    if amount == "resident_experts":
+        return min(policy.resident_experts or 0, every)
+    if amount == "n_cpu_moe":
+        return max(layers - (policy.n_cpu_moe or 0), 0) * each_layer
+    return min(fits, every)
+
+
+def _dealt(policy: Policy, amount: str | None, count: float, each_layer: int, layers: int) -> tuple[float, ...]:
+    """Slots of each layer. Without a cache whole layers are on the GPU, the last ones (llama.cpp's n_cpu_moe)."""
+    by_layer = {"experts_on_gpu", "offload_per_layer"}
+    if amount == "n_cpu_moe" or (policy.cache == "none" and amount not in by_layer):
+        full = int(count // each_layer)
+        return (0.0,) * (layers - full) + (float(each_layer),) * full
+    if policy.cache_scope == "global" or amount == "experts_on_gpu":
+        return (count / layers,) * layers
+    low, more = divmod(int(count), layers)
+    return tuple(float(low + (i < more)) for i in range(layers))
+
+
+def _layers(
+    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work
+) -> OffloadPlan:
+    """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
+    context, kv, activations = memory.working_bytes(rank, system, limits, work)
+    sizes = [memory.layer_bytes(rank, rank.model.layers[i]) for i in rank.model.order]
+    ends = memory.weight_bytes(rank) - sum(sizes)
+    head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
+    landing = system.footprint.layer_buffers * max(sizes)
+    budget = memory.gpu_budget(hardware, system, policy.gpu_memory, limits)
+    amount = amount_of(policy)
+    share = system.footprint.usable.value if amount is None else 1.0
+    last = amount == "n_gpu_layers"
+    if last:
+        count = min(policy.n_gpu_layers or 0, len(sizes))
+    else:
+        # Its planner takes what is free, a share of it, and keeps room for the largest layer. It counts no activations.
+        free = share * (budget - context) - landing - (ends - head)
+        count = 0
+        while count < len(sizes) and free >= sizes[count]:
+            free -= sizes[count]
+            count += 1
+        if count == len(sizes) and free + landing >= head:
+            landing = 0.0
+    resident = tuple(i >= len(sizes) - count if last else i < count for i in range(len(sizes)))
+    all_here = all(resident)
+    landing = 0.0 if all_here or policy.missing == "cpu" else landing
+    on_gpu = sum(size for size, here in zip(sizes, resident, strict=True) if here)
+    # The head comes after all layers: it is off the GPU where any layer before it is.
+    trunk = ends if all_here or last else ends - head
+    everything = ends + sum(sizes)
+    off = everything - on_gpu - trunk
+    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", off, everything)
+    kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)
+    tiers = Tiers(
+        hardware.gpu.memory.value, budget, context, trunk, on_gpu, landing, kv_here, activations,
+        host.dram.capacity.value, memory.dram_budget(host), dram, host.disk.capacity.value, disk, remote,
+    )  # fmt: skip
+    ffns = memory.moe_layers(rank)
+    whole = tuple(float(ffn.num_experts) for ffn in ffns)
+    return OffloadPlan(system, policy, hardware, host, rank, whole, resident, tiers, work)
+
+
+def rank_with_formats(rank: Rank, policy: Policy) -> Rank:
+    """The rank in the policy's weight formats, where it names any."""
+    experts, linear = policy.experts_format or rank.experts, policy.attention_format or rank.linear
+    return replace(rank, experts=experts, linear=linear)

@@ -1,0 +1,161 @@
+"""Caches simulated request by request: on drawn requests, or on a user's routing trace.
+
+A step's experts are one set. After it the cache holds that set and, in what room is left, what it held before in the
+policy's order. Every policy is such an order; Belady's looks ahead and nothing beats it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from moesim.offload.locality import Locality
+from moesim.routing import Array
+
+POLICIES = ("lru", "lfu", "fifo", "lifo", "static", "belady")
+_CHAINS, _STEPS, _WARM_UP = 48, 320, 64
+_FAR = 1e9
+
+
+def drawn_requests(locality: Locality, sequences: int, chains: int = _CHAINS, steps: int = _STEPS) -> Array:
+    """Requests drawn from the locality model: booleans of shape (chains, steps, E)."""
+    random = np.random.default_rng(0)
+    q = np.asarray(locality.inclusion)
+    shape = (chains, sequences, len(q))
+    state = _picked(random, q, shape)
+    found = np.empty((chains, steps, len(q)), bool)
+    for step in range(steps):
+        if step:
+            kept = state & (random.random(shape) < locality.persistence)
+            state = _topped_up(random, kept, _picked(random, q, shape))
+        found[:, step] = state.any(1)
+    return found
+
+
+def _picked(random: np.random.Generator, q: Array, shape: tuple[int, ...]) -> Array:
+    """Sets of about k experts with inclusion probabilities ``q``: systematic sampling in a random order.
+
+    Every set has k experts, give or take none, and each expert its exact probability.
+    """
+    chains, sequences, experts = shape
+    order = random.random((chains, sequences, experts)).argsort(-1)
+    ends = np.cumsum(q[order], axis=-1)
+    offset = random.random((chains, sequences, 1))
+    taken = np.floor(ends + offset) > np.floor(ends - q[order] + offset)
+    state = np.zeros(shape, bool)
+    np.put_along_axis(state, order, taken, axis=-1)
+    return state
+
+
+def _topped_up(random: np.random.Generator, kept: Array, fresh: Array) -> Array:
+    """What was kept, and as many of the fresh picks as complete the set."""
+    wanted = fresh.sum(-1, keepdims=True) - kept.sum(-1, keepdims=True)
+    lot = np.where(fresh & ~kept, random.random(kept.shape), 2.0)
+    rank = lot.argsort(-1).argsort(-1)
+    return kept | ((rank < wanted) & (lot < 2.0))
+
+
+def hits(
+    policy: str, requests: Array, slots: int, popularity: Array | None = None, warm_up: int = _WARM_UP,
+    cold: bool = False,
+) -> float:  # fmt: skip
+    """Share of requests that find their expert in a cache of ``slots``.
+
+    Parameters
+    ----------
+    policy : str
+        One of ``POLICIES``.
+    requests : ndarray of bool, shape (chains, steps, E)
+    slots : int
+    popularity : ndarray, shape (E,), optional
+        What a static cache holds is its top; the requests' own by default.
+    warm_up : int
+        Steps that are not counted, at most a third of all.
+    cold : bool
+        The cache is empty at first; else it holds the most popular experts.
+    """
+    chains, steps, experts = requests.shape
+    if slots <= 0:
+        return 0.0
+    slots = min(slots, experts)
+    popular = requests.mean((0, 1)) if popularity is None else popularity
+    resident = np.zeros((chains, experts), bool)
+    resident[:, np.argsort(-popular, kind="stable")[:slots]] = True
+    if policy == "static":
+        return float((requests & resident[:, None]).sum() / requests.sum())
+    resident &= not cold
+    following = _next_use(requests) if policy == "belady" else None
+    used, inserted, count = (np.zeros((chains, experts)) for _ in range(3))
+    found = asked_for = 0
+    random = np.random.default_rng(1)
+    for step in range(steps):
+        asked = requests[:, step]
+        if step >= min(warm_up, steps // 3):
+            found += int((asked & resident).sum())
+            asked_for += int(asked.sum())
+        count += asked
+        used[asked] = step + 1
+        inserted[asked & ~resident] = step + 1
+        if policy == "lru":
+            order = used
+        elif policy == "lfu":
+            order = count + used / (steps + 2)
+        elif policy == "fifo":
+            order = inserted
+        elif policy == "lifo":
+            order = -inserted
+        else:
+            assert following is not None
+            order = -following[:, step]
+        if policy == "belady":
+            # It may pass by what it has just been asked for.
+            score = np.where(asked | resident, order, -np.inf)
+        else:
+            score = np.where(asked, _FAR + order, np.where(resident, order, -np.inf))
+        keep = np.argpartition(-(score + 1e-3 * random.random(score.shape)), slots - 1, axis=1)[:, :slots]
+        resident = np.zeros((chains, experts), bool)
+        np.put_along_axis(resident, keep, True, axis=1)
+        resident &= np.isfinite(score)
+    return found / max(asked_for, 1)
+
+
+def _next_use(requests: Array) -> Array:
+    """Steps until each expert is asked for again after each step, by looking back from the end."""
+    chains, steps, experts = requests.shape
+    after = np.full((chains, experts), _FAR / 4)
+    found = np.empty((chains, steps, experts))
+    for step in range(steps - 1, -1, -1):
+        found[:, step] = after
+        after = np.where(requests[:, step], 1.0, after + 1.0)
+    return found
+
+
+@lru_cache(maxsize=512)
+def simulated_hit_rates(policy: str, locality: Locality, sequences: int) -> tuple[float, ...]:
+    """Hit rates of 0, 1, ... E slots; large caches are simulated at 16 sizes."""
+    experts = locality.num_experts
+    sizes = np.unique(np.linspace(0, experts, min(experts, 16) + 1).round().astype(int))
+    requests = drawn_requests(locality, sequences)
+    popular = np.asarray(locality.inclusion)
+    rates = [hits(policy, requests, int(n), popular) for n in sizes]
+    return tuple(np.interp(np.arange(experts + 1), sizes, np.maximum.accumulate(rates)).tolist())
+
+
+def trace_requests(trace: tuple[tuple[int, ...], ...], num_experts: int, tokens_per_step: int) -> Array:
+    """A routing trace cut into steps of ``tokens_per_step`` tokens: booleans of shape (1, steps, E)."""
+    picks = np.asarray(trace)
+    steps = max(len(picks) // tokens_per_step, 1)
+    found = np.zeros((1, steps, num_experts), bool)
+    for step in range(steps):
+        found[0, step, picks[step * tokens_per_step : (step + 1) * tokens_per_step].ravel()] = True
+    return found
+
+
+@lru_cache(maxsize=512)
+def replayed_hit_rates(
+    policy: str, trace: tuple[tuple[int, ...], ...], num_experts: int, tokens_per_step: int
+) -> tuple[float, ...]:
+    """Hit rates of 0, 1, ... E slots over a trace, the cache cold at its start."""
+    requests = trace_requests(trace, num_experts, tokens_per_step)
+    return tuple(hits(policy, requests, n, warm_up=0, cold=True) for n in range(num_experts + 1))

@@ -1,0 +1,71 @@
+"""One layer's work on the GPU, cut where the router has chosen: before, experts, after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.cost import Cost, reduced
+from moesim.cost.host import HostMachine
+from moesim.cost.machine import Machine
+from moesim.offload import eager
+from moesim.rank import Rank
+from moesim.spec.model import Layers, MoeFfn
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Costs of one layer; ``experts`` are all that a step touches."""
+
+    before: list[Cost]
+    experts: list[Cost]
+    after: list[Cost]
+    waits: tuple[Any, Any, Any]
+    """Seconds the GPU waits for the host's launches in each; zero where a graph runs them."""
+    distinct: Any
+    """Experts that a step touches; 0 in a dense layer."""
+
+    def seconds(self, section: int) -> Any:
+        """A section's time on the GPU, launches waited for."""
+        parts = (self.before, self.experts, self.after)[section]
+        return sum((part.total for part in parts), 0.0) + self.waits[section]
+
+
+def fused_sections(costs: list[Cost], layers: Layers, distinct: Any, touched: Any) -> Sections:
+    """As vLLM runs it; ``touched`` are the experts its kernel was priced for, of which ``distinct`` are left."""
+    nothing = (0.0, 0.0, 0.0)
+    if not isinstance(layers.ffn, MoeFfn):
+        return Sections(costs, [], [], nothing, 0.0)
+    at = [cost.name for cost in costs].index("experts")
+    experts = [reduced(costs[at], lambda x: x * distinct / touched)]
+    return Sections(costs[:at], experts, costs[at + 1 :], nothing, distinct)
+
+
+def eager_sections(
+    costs: list[Cost], machine: Machine, around: HostMachine, rank: Rank, layers: Layers, tokens: Any, distinct: Any
+) -> Sections:
+    """As PyTorch runs it: one expert after the other, the host launching every operation."""
+    runtime, ffn = around.system.runtime, layers.ffn
+    launch = around.host.cpu.operation.value
+    before, experts, after, waited_for = costs, [], [], 0.0
+    counts = [eager.before_launches(runtime, layers.attention), 0.0, 0.0]
+    if isinstance(ffn, MoeFfn):
+        at = [cost.name for cost in costs].index("experts")
+        before, after = costs[:at], costs[at + 1 :]
+        rows = np.maximum(np.asarray(tokens) * ffn.num_experts_per_tok / distinct, 1.0)
+        one = eager.expert_cost(machine, around, rank, ffn, rows)
+        experts = [reduced(part, lambda x: x * distinct) for part in one.children]
+        assert runtime.expert_operations
+        counts[1] = distinct * eager.ffn_launches(runtime, ffn)
+        waited_for = distinct * runtime.expert_operations.value * launch
+        counts[2] = eager.ffn_launches(runtime, ffn) if ffn.shared_width else 0.0
+    else:
+        counts[0] += eager.ffn_launches(runtime, ffn)
+    before = [*before, *eager.attention_unpacking(around, rank, layers)]
+    gpu = [sum((part.total for part in parts), 0.0) for parts in (before, experts, after)]
+    before_s, experts_s, after_s = (
+        np.maximum(count * launch - busy, 0.0) for count, busy in zip(counts, gpu, strict=True)
+    )
+    return Sections(before, experts, after, (before_s, experts_s + waited_for, after_s), distinct)

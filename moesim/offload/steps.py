@@ -1,0 +1,182 @@
+"""Steps of a model whose weights are not all on the GPU.
+
+Every operation is priced as without offloading (or as eager PyTorch runs it); copies, disk and CPU are priced beside
+them; ``lanes`` says how long they take together, and what that hides is a negative cost in the tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.cost import Cost, reduced, summed
+from moesim.cost.host import HostMachine
+from moesim.layer import Load, head_operations
+from moesim.offload.lanes import Rules, Timeline, schedule
+from moesim.offload.misses import Requests
+from moesim.offload.moved import moved_costs
+from moesim.offload.plan import OffloadPlan
+from moesim.offload.sections import Sections, eager_sections, fused_sections
+from moesim.offload.together import lanes_seconds
+from moesim.offload.works import Alike, in_order, works
+from moesim.ops import Host
+from moesim.spec.model import MoeFfn
+from moesim.step import StepModel, layer_name
+
+
+@dataclass(frozen=True)
+class OffloadedSteps(StepModel):
+    """Prices steps of an offloaded model on one GPU and its host."""
+
+    plan: OffloadPlan = field(kw_only=True)
+    requests: Requests | None = field(kw_only=True)
+    """None in a dense model."""
+
+    @property
+    def around(self) -> HostMachine:
+        plan = self.plan
+        return HostMachine(plan.hardware, plan.host, plan.system, plan.policy)
+
+    @property
+    def eager(self) -> bool:
+        return self.plan.system.runtime.kernels == "eager"
+
+    @property
+    def rules(self) -> Rules:
+        policy = self.plan.policy
+        return Rules(policy.copies != "blocking", policy.prefetch == "next_layer", self.plan.host.full_duplex)
+
+    def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
+        """As ``StepModel.load``; rows that only pad a graph would ask for experts, so nothing is padded."""
+        found = super().load(groups, source_len)
+        if self.plan.plain:
+            return found
+        return replace(found, padded_tokens=sum(g.sequences * g.query for g in groups))
+
+    def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
+        """A whole step; see ``StepModel.cost``."""
+        if self.plan.plain:
+            return super().cost(name, load, sampled, encoder)
+        kinds = self.kinds(load, encoder)
+        alike = works(self.plan, self.requests, self.around, kinds, load, encoder, name)
+        parts = self._gpu_parts(kinds, alike)
+        in_lanes = sum((part.total for part in parts), 0.0)
+        parts += self.beside(load, sampled, encoder)
+        if not self.eager:
+            parts.append(self.host_cost(parts, load))
+        shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
+        moved = [reduced(cost, lambda x: _shaped(x, shape)) for cost in moved_costs(self.plan, self.around, alike)]
+        in_lanes = in_lanes + sum((cost.seconds for cost in moved), 0.0)
+        together, variance = (_shaped(x, shape) for x in lanes_seconds(alike, self.rules))
+        formula = "time of all lanes together - sum of their times"
+        saved = Cost("hidden by overlap", together - in_lanes, {}, bound="overlap", formula=formula, source="lanes",
+                     variance=variance)  # fmt: skip
+        found = summed(name, [*parts, *moved, saved])
+        return _widened(found) if self.plan.system.runtime.related else found
+
+    def seconds(self, name: str, load: Load, encoder: bool, kinds: dict[int, Sections], beside: list[Cost]) -> Any:
+        """The central time alone of what ``cost`` prices in full, from parts priced before. [s]"""
+        shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
+        alike = works(self.plan, self.requests, self.around, kinds, load, encoder, name)
+        more_s = sum((part.total for part in beside), 0.0)
+        together = _shaped(lanes_seconds(alike, self.rules)[0], shape) + more_s
+        if self.eager:
+            return together
+        kernels, gpu_s = sum(part.count * len(part.children) for part in beside), more_s
+        for i, kind in kinds.items():
+            groups = _on_gpu(alike, i)
+            count = sum(g.layers for g in groups)
+            kernels += count * (len(kind.before) + len(kind.experts) + len(kind.after))
+            gpu_s = gpu_s + count * (kind.seconds(0) + self._share(kind, groups) * kind.seconds(1) + kind.seconds(2))
+        return together + self.machine.host_seconds(Host(load.sequences, kernels, load.graph, gpu_s, self.ahead))
+
+    def beside(self, load: Load, sampled: Any, encoder: bool) -> list[Cost]:
+        """What the GPU does besides layers: embedding and head, or the caches of an encoder's output."""
+        if encoder:
+            return self._cross_caches(load)
+        head = [self.machine.price(n, op) for n, op in head_operations(self.rank, load, sampled)]
+        return [summed("embedding and head", head)]
+
+    def timeline(self, load: Load) -> Timeline:
+        """The lanes of one decode step, with the mean numbers of misses."""
+        alike = works(self.plan, self.requests, self.around, self.kinds(load, False), load, False, "decode")
+        timeline = Timeline()
+        mean = [work.mapped(lambda x: float(np.mean(x))) for work in in_order(alike)]
+        timeline.end_s = float(np.mean(schedule(mean, self.rules, timeline)))
+        return timeline
+
+    def experts_per_step(self, tokens: int) -> tuple[float, float]:
+        """(experts a decode step asks for, those of them on the GPU), over all layers."""
+        if self.requests is None:
+            return 0.0, 0.0
+        slots, asked = self.plan.decoder_slots, float(self.requests.distinct(tokens))
+        return asked * len(slots), asked * sum(float(self.requests.hit_rate(tokens, n)) for n in slots)
+
+    def kinds(self, load: Load, encoder: bool) -> dict[int, Sections]:
+        """Each kind of layer on the GPU."""
+        found, tokens = {}, load.padded_tokens
+        for i, layers in enumerate(self.rank.model.layers):
+            if layers.encoder != encoder:
+                continue
+            costs, distinct, touched = self._operations(self.rank, layers, load), 0.0, 1.0
+            if isinstance(layers.ffn, MoeFfn) and self.requests is not None:
+                distinct = np.maximum(self.requests.distinct(tokens), 1e-9)
+                touched = np.maximum(np.asarray(self.requests.loads.distinct(tokens), float), 1e-9)
+            if self.eager:
+                args = (self.machine, self.around, self.rank, layers, tokens, distinct)
+                found[i] = eager_sections(costs, *args)
+            else:
+                found[i] = fused_sections(costs, layers, distinct, touched)
+        return found
+
+    def _gpu_parts(self, kinds: dict[int, Sections], alike: list[Alike]) -> list[Cost]:
+        """The GPU's own work, by kind of layer, without what runs on the CPU."""
+        parts = []
+        for i, kind in kinds.items():
+            groups = _on_gpu(alike, i)
+            count = sum(g.layers for g in groups)
+            if not count:
+                continue
+            share = self._share(kind, groups)
+            experts = [reduced(cost, lambda x, s=share: x * s) for cost in kind.experts]
+            children = [*kind.before, *experts, *kind.after]
+            if self.eager:
+                waits = kind.waits[0] + share * kind.waits[1] + kind.waits[2]
+                children.append(self.around.launches("waiting for launches", waits))
+            parts.append(summed(layer_name(self.rank.model.layers[i]), children, count))
+        return parts
+
+    @staticmethod
+    def _share(kind: Sections, groups: list[Alike]) -> Any:
+        """Of the experts that layers of a kind touch, those that run on the GPU."""
+        if not kind.experts:
+            return 1.0
+        on_gpu = sum(g.over_layers(g.work.hits + g.work.guessed + g.work.fetched) for g in groups)
+        distinct = np.asarray(kind.distinct)
+        layers = sum(g.layers for g in groups)
+        return _shaped(on_gpu, distinct.shape) / np.maximum(layers * distinct, 1e-9)
+
+
+def _on_gpu(alike: list[Alike], kind: int) -> list[Alike]:
+    """Layers of a kind that the GPU runs."""
+    return [g for g in alike if g.kind == kind and np.all(np.asarray(g.work.whole_cpu_s) == 0)]
+
+
+def _shaped(x: Any, shape: tuple[int, ...]) -> Any:
+    """One entry a step, in the shape steps have; what is equal for all of them as a number."""
+    x = np.asarray(x)
+    return x.reshape(shape) if x.size > 1 else x.reshape(())
+
+
+def _widened(cost: Cost) -> Cost:
+    """Intervals of another engine's kernels: twice as wide where they are not already another kernel's."""
+    if cost.children:
+        return summed(cost.name, [_widened(child) for child in cost.children], cost.count)
+    if cost.bound == "overlap" or any(family.startswith("offload/") for family in cost.spread):
+        return cost
+    factor = 1.0 if any("related kernel" in note for note in cost.notes) else 2.0
+    spread = {family: (factor * down, factor * up) for family, (down, up) in cost.spread.items()}
+    note = "priced by vLLM's kernels, not the system's own"
+    return replace(cost, spread=spread, notes=(*cost.notes, note), tag="extrapolated")

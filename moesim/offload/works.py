@@ -1,0 +1,151 @@
+"""A step's layers as work for the lanes: what is on the GPU, guessed, fetched, streamed, or run on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from moesim.cost.host import HostMachine
+from moesim.layer import Load
+from moesim.offload import memory
+from moesim.offload.lanes import LayerWork
+from moesim.offload.misses import Requests, drawn_misses
+from moesim.offload.plan import OffloadPlan
+from moesim.offload.sections import Sections
+from moesim.offload.streamed import cpu_layer, head_stream, layer_copies
+from moesim.spec.model import MoeFfn
+
+_GUESSES = {"next_gate", "activation_matrix"}
+HEAD = -1
+"""Stands where a kind of layer would, for what comes after the last layer."""
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Layers of one kind that are treated alike; arrays of ``work`` may have an axis of layers in front."""
+
+    kind: int
+    places: tuple[int, ...]
+    """Where in the model they are."""
+    work: LayerWork
+
+    @property
+    def layers(self) -> int:
+        return len(self.places)
+
+    def over_layers(self, x: Any) -> Any:
+        """Sum over layers of a count or a time, mean over draws; one entry a step."""
+        x = np.asarray(x, float)
+        if x.ndim == 3:
+            return x.sum(0).mean(-1)
+        return self.layers * (x.mean(-1) if x.ndim else x)
+
+
+def works(
+    plan: OffloadPlan, requests: Requests | None, around: HostMachine, kinds: dict[int, Sections], load: Load,
+    encoder: bool, phase: str,
+) -> list[Alike]:  # fmt: skip
+    """The layers of a step, those alike together."""
+    groups: dict[tuple[int, bool, float], list[int]] = {}
+    moe_index, model = 0, plan.rank.model
+    for place, i in enumerate(model.order):
+        is_moe = isinstance(model.layers[i].ffn, MoeFfn)
+        slots = plan.slots[moe_index] if is_moe else 0.0
+        moe_index += is_moe
+        if model.layers[i].encoder == encoder:
+            groups.setdefault((i, plan.resident[place], slots), []).append(place)
+    first = min((places[0] for (i, *_), places in groups.items() if isinstance(model.layers[i].ffn, MoeFfn)), default=0)
+    found = []
+    for (i, resident, slots), places in groups.items():
+        work = _work(plan, requests, around, kinds[i], i, resident, slots, load, phase, places, first)
+        found.append(Alike(i, tuple(places), work))
+    if plan.by_layer and not encoder and plan.policy.missing == "gpu" and not plan.everything_resident:
+        head = LayerWork("head", stream_s=around.copy_seconds(head_stream(plan)))
+        found.append(Alike(HEAD, (len(model.order),), head))
+    return found
+
+
+def in_order(alike: list[Alike]) -> list[LayerWork]:
+    """Single layers, from the first to the last."""
+    placed = [
+        (place, group.work.layer(k, _name(group, place))) for group in alike for k, place in enumerate(group.places)
+    ]
+    return [work for _, work in sorted(placed, key=lambda item: item[0])]
+
+
+def _name(group: Alike, place: int) -> str:
+    return "head" if group.kind == HEAD else f"layer {place}"
+
+
+def _work(
+    plan: OffloadPlan, requests: Requests | None, around: HostMachine, kind: Sections, i: int, resident: bool,
+    slots: float, load: Load, phase: str, places: list[int], first: int,
+) -> LayerWork:  # fmt: skip
+    layers = plan.rank.model.layers[i]
+    if not resident and plan.policy.missing == "cpu":
+        busy, read = cpu_layer(around, plan, layers, load, kind)
+        return LayerWork("", whole_cpu_s=_wide(busy), stream_disk_s=_wide(read))
+    work = LayerWork("", before_s=_wide(kind.seconds(0)), after_s=_wide(kind.seconds(2)))
+    if isinstance(layers.ffn, MoeFfn):
+        assert requests is not None
+        work = _with_experts(work, plan, requests, around, kind, layers.ffn, slots, load, phase, places, first)
+    if not resident:
+        copies = layer_copies(plan.rank, layers)
+        read = plan.disk_share * around.disk_seconds(copies.count * copies.bytes_each) if plan.disk_share else 0.0
+        stream = copies.count * around.copy_seconds(copies.bytes_each)
+        work = replace(work, stream_s=stream, stream_disk_s=read)
+    return work
+
+
+def _with_experts(
+    work: LayerWork, plan: OffloadPlan, requests: Requests, around: HostMachine, kind: Sections, ffn: MoeFfn,
+    slots: float, load: Load, phase: str, places: list[int], first: int,
+) -> LayerWork:  # fmt: skip
+    """A layer's experts: on the GPU, guessed, fetched, or run on the CPU."""
+    policy, tokens, distinct = plan.policy, np.ravel(load.padded_tokens), np.ravel(kind.distinct)
+    each = memory.expert_bytes(plan.rank, ffn)
+    everything = plan.by_layer or slots >= ffn.num_experts
+    hit = np.ones_like(tokens, float) if everything else np.ravel(requests.hit_rate(tokens, slots))
+    if policy.cold_start and phase == "prefill" and not everything:
+        # Everything comes once, with the first prompt's first step.
+        hit = hit * (np.arange(len(hit)) > 0)
+    asked, miss = _wide(distinct), _wide(1.0 - hit)
+    misses = drawn_misses(distinct, hit, len(places))
+    flop = 2.0 * tokens * ffn.num_experts_per_tok / distinct * ffn.expert_parameters(plan.rank.model.hidden_size)
+    on_cpu = _runs_on_cpu(plan, around, each, flop)
+    guessed: Any = 0.0 * misses
+    wasted: Any = 0.0 * misses
+    if policy.prefetch in _GUESSES and phase == "decode" and not (on_cpu and policy.missing == "cheaper"):
+        recall, most = policy.prefetch_recall or 0.0, policy.prefetch_experts
+        room = np.inf if most is None else float(most)
+        has_guess = np.array([place != first for place in places])[:, None, None]
+        guessed = has_guess * np.minimum(recall * misses, room)
+        wasted = has_guess * np.minimum((1.0 - recall) * asked * miss, np.maximum(room - guessed, 0.0))
+    left = misses - guessed
+    return replace(
+        work,
+        expert_s=_wide(kind.seconds(1)) / asked,
+        hits=np.maximum(asked - misses, 0.0),
+        guessed=guessed,
+        wasted=wasted,
+        fetched=0.0 * left if on_cpu else left,
+        on_cpu=left if on_cpu else 0.0 * left,
+        copy_s=around.copy_seconds(each),
+        back_s=around.copy_seconds(each) if policy.writeback and not everything else 0.0,
+        disk_s=plan.disk_share * around.disk_seconds(each) if plan.disk_share else 0.0,
+        cpu_s=_wide(around.cpu_seconds(each, flop)) if on_cpu else 0.0,
+    )
+
+
+def _runs_on_cpu(plan: OffloadPlan, around: HostMachine, bytes_each: float, flop: Any) -> bool:
+    """Whether a missing expert runs on the CPU: always, never, or where that is cheaper than to fetch it."""
+    if plan.policy.missing != "cheaper":
+        return plan.policy.missing == "cpu"
+    return bool(around.cpu_seconds(bytes_each, np.mean(flop)) < around.copy_seconds(bytes_each))
+
+
+def _wide(x: Any) -> Any:
+    """Room for the draws: (steps,) -> (steps, 1)."""
+    return np.ravel(np.asarray(x, float))[:, None]

@@ -1,0 +1,85 @@
+"""What a search found, as text and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from moesim.paths import whole
+from moesim.search import Configuration, SearchResult
+from moesim.search.constraints import METRICS
+from moesim.spec.loading import load_hardware
+from moesim.spec.offload import AMOUNTS
+from moesim.spec.scenario import Scenario
+from moesim.units import bytes_text
+
+_UNIT = {"s": "_s", "B": "_bytes"}
+_HIDDEN = {"system", "experts_format", "attention_format"}
+
+
+def knobs_text(settings: dict[str, object]) -> str:
+    """A configuration's settings beyond system and formats."""
+    return ", ".join(f"{key} {_shown(key, value)}" for key, value in settings.items() if key not in _HIDDEN)
+
+
+def _shown(key: str, value: object) -> str:
+    if key == "gpu_memory" and isinstance(value, (int, float)):
+        return bytes_text(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def search_text(scenario: Scenario, found: SearchResult, top: int) -> str:
+    """The best configurations, or what to relax."""
+    hardware = load_hardware(scenario.hardware)
+    asked = f", {' and '.join(map(str, found.constraints))}" if found.constraints else ""
+    load = scenario.workload
+    lines = [
+        f"{scenario.model} on {hardware.title} with {scenario.host or hardware.host}: batch {load.size}, "
+        f"{load.input_len} in, {load.output_len} out; {found.minimized} at its best{asked}",
+        f"{len(found.configurations):,} configurations, {found.kept:,} fit and keep every constraint",
+        "",
+    ]
+    if not found.best:
+        return "\n".join([*lines[:2], *(f"  {text}" for text in found.advice)])
+    quality = found.quality or "quality"
+    head = (
+        f"{'system':19}{'experts, others':24}{'TPOT ms':>9}{'TTFT ms':>10}{'GPU':>11}{'main memory':>13}{quality:>12}"
+    )
+    lines.append(f"{head}  knobs")
+    shown: dict[tuple[object, ...], str] = {}
+    for c in found.configurations[: found.kept]:
+        # Knobs that change nothing, with everything on the GPU say, are shown once.
+        shown.setdefault((*(c.settings[key] for key in sorted(_HIDDEN)), *c.values.values()), _row(c, found.quality))
+        if len(shown) == top:
+            break
+    lines += shown.values()
+    lines += ["", "* on the front: no other fits and is as good in time a token, GPU memory and quality"]
+    return "\n".join(lines)
+
+
+def _row(c: Configuration, quality: str | None) -> str:
+    formats = f"{c.settings['experts_format']}, {c.settings['attention_format']}"
+    value = c.values[quality] if quality else None
+    shown = "-" if value is None else f"{value:.4g}"
+    tpot, ttft, gpu, dram = (c.values[name] or 0.0 for name in ("tpot", "ttft", "gpu_memory", "main_memory"))
+    mark = "*" if c.on_front else " "
+    return (
+        f"{c.settings['system']:18}{mark}{formats:24}{1e3 * tpot:>9.4g}{1e3 * ttft:>10,.0f}{bytes_text(gpu):>11}"
+        f"{bytes_text(dram):>13}{shown:>12}  {knobs_text(c.settings)}"
+    )
+
+
+def write_csv(found: SearchResult, target: Path) -> Path:
+    """Every configuration: settings, values in SI units, whether it fits and keeps the constraints."""
+    knobs = list(dict.fromkeys(key for c in found.configurations for key in c.settings if key not in _HIDDEN))
+    knobs.sort(key=lambda key: (key not in AMOUNTS, key))
+    values = list(found.configurations[0].values)
+    with whole(target) as half, half.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        columns = [f"{name}{_UNIT.get(METRICS.get(name, ''), '')}" for name in values]
+        writer.writerow(["system", "experts_format", "attention_format", *knobs, *columns, "fits", "kept", "on_front"])
+        for i, c in enumerate(found.configurations):
+            formats = (c.settings["system"], c.settings["experts_format"], c.settings["attention_format"])
+            shown = ["" if v is None else v for v in (*(c.settings.get(k) for k in knobs), *c.values.values())]
+            writer.writerow([*formats, *shown, c.fits, i < found.kept, c.on_front])
+    return target
