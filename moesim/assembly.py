@@ -152,11 +152,10 @@ def ways_out(scenario: Scenario) -> tuple[str, ...]:
     return tuple(found)
 
 
-_NARROWER = ("hqq4", "hqq3", "hqq2", "gguf_q4_k", "gguf_q2_k", "int4")
-
-
 def offload_ways_out(scenario: Scenario) -> tuple[str, ...]:
     """The nearest changes under which an offloaded scenario fits: fewer experts on the GPU, narrower ones, a host."""
+    from moesim.spec.system_file import load_system
+
     offload, found = scenario.offload, []
     if offload is None:
         return ()
@@ -164,7 +163,8 @@ def offload_ways_out(scenario: Scenario) -> tuple[str, ...]:
     changes: list[tuple[str, dict[str, Any]]] = []
     if amount is not None:
         changes.append((f"without offload.{amount} (as much on the GPU as fits)", {f"offload.{amount}": None}))
-    changes += [(f"offload.experts_format {name}", {"offload.experts_format": name}) for name in _NARROWER]
+    formats = dict.fromkeys(experts for experts, _ in load_system(offload.system).search.formats)
+    changes += [(f"offload.experts_format {name}", {"offload.experts_format": name}) for name in formats]
     changes += [(f"host {name}", {"host": name}) for name in ("workstation-ddr4", "server-sapphire-rapids")]
     load = scenario.workload
     for name, value in (("input_len", load.input_len or 1), ("batch_size", load.size)):

@@ -48,6 +48,11 @@ class Load:
     def sequences(self) -> Any:
         return sum(g.sequences for g in self.groups)
 
+    @property
+    def tokens(self) -> Any:
+        """Rows that are tokens."""
+        return sum(g.sequences * g.query for g in self.groups)
+
 
 def layer_operations(rank: Rank, layers: Layers, load: Load) -> Iterator[Named]:
     """Every operation of one layer, as (name, operation); what runs twice is the same object twice."""

@@ -53,6 +53,8 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
     """
     if scenario.disaggregation is not None:
         raise SpecError("plans are those of one engine; leave disaggregation out")
+    if scenario.offload is not None:
+        raise SpecError("plans spread a model over GPUs, but an offloaded one runs on one; see moesim search")
     known = METRICS if scenario.workload.arrivals == "batch" else LOAD_METRICS
     if metric not in known:
         raise SpecError(f"'{metric}' is not a metric; there are {', '.join(known)}")

@@ -2,10 +2,11 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import moesim
@@ -15,13 +16,16 @@ from moesim.calibrate.offload import fit_bandwidth, runs
 from moesim.calibrate.offload_compared import compared_runs, compared_sizes
 from moesim.cost.cost import leaf_seconds
 from moesim.cost.host_fits import link_rate, offload_fits
+from moesim.offload import together
 from moesim.offload.lanes import LANES, LayerWork, Rules, Timeline, schedule
 from moesim.offload.memory import expert_bytes
+from moesim.offload.plan import filled
 from moesim.report.accuracy_offload import ABLATION_TARGET, MEMORY_TARGET, ablations, mean_error
 from moesim.report.as_json import prediction_data
 from moesim.report.load_text import shown
 from moesim.report.text import explain_text
 from moesim.spec.host import load_host
+from moesim.spec.offload import Offload
 from moesim.spec.scenario import Scenario, Workload
 from moesim.spec.system_file import load_system, systems
 
@@ -120,6 +124,34 @@ def test_a_users_own_system_and_host_lie_beside_the_scenario(write, tmp_path):
     broken.write_text(mine.replace("usable:", "useable:"))
     with pytest.raises(moesim.SpecError, match=r"mine.yaml:.*'footprint.useable' is not a known key"):
         load(write(text + "offload: {system: mine.yaml}\n"))
+    broken.write_text("\n".join(line for line in mine.splitlines() if "attention_operations" not in line))
+    with pytest.raises(moesim.SpecError, match=r"kernels: eager needs attention_operations"):
+        load(write(text + "offload: {system: mine.yaml}\n"))
+
+
+def test_the_unit_is_what_the_scenario_says():
+    """Not what a system's own amount implies; amounts of the other unit fall away."""
+    zero, infinity = load_system("zero-inference"), load_system("moe-infinity")
+    experts = filled(Offload(system="zero-inference", unit="expert", prefetch="none"), zero)
+    assert experts.unit == "expert" and experts.n_gpu_layers is None
+    layers = filled(Offload(system="moe-infinity", unit="layer"), infinity)
+    assert layers.unit == "layer" and layers.device_memory_ratio is None
+
+
+def test_as_much_as_fits_fits(olmoe):
+    """Whole layers leave room for the cache and the prompt, except where the system's planner forgets them."""
+    big = olmoe.with_(model="Mixtral-8x7B-v0.1", batch_size=16, input_len=4096, offload={"unit": "layer"})
+    assert predict(big).memory.gpu <= predict(big).memory.gpu_budget
+    with pytest.raises(DoesNotFit):
+        predict(big.with_(offload={"system": "accelerate"}))
+
+
+@pytest.mark.parametrize("system", ["zero", "zero-inference", "device-map", "Accelerate"])
+def test_dense_models_stream_layer_by_layer_under_any_name(olmoe, system):
+    dense = olmoe.with_(model="Meta-Llama-3.1-8B", offload={"system": system})
+    assert predict(dense)["mean_tpot_ms"] > 0
+    with pytest.raises(moesim.SpecError, match="no experts to offload"):
+        predict(dense.with_(offload={"system": system, "unit": "expert", "prefetch": "none"}))
 
 
 # Limits
@@ -172,15 +204,17 @@ def test_a_faster_link_never_slows_a_token(policy, slots, rate, faster, batch):
     assert tokens[1] <= tokens[0] * (1 + 1e-9)
 
 
-@given(POLICIES, st.floats(0, 60), st.floats(0, 20))
+@given(POLICIES, st.floats(0, 64), st.floats(0, 20), st.sampled_from([1, 6, 9, 33]))
 @settings(deadline=None, max_examples=40)
-def test_a_larger_cache_never_slows_a_token(policy, slots, more):
+@example({"cache": "lru"}, 63.9, 1.0, 9)
+def test_a_larger_cache_never_slows_a_token(policy, slots, more, batch):
     """With a stack policy, and without guesses, whose waste a cache changes."""
     scenario = Scenario(
         model="OLMoE-1B-7B-0924", hardware="rtx-4090", routing={"kind": "locality"},
-        workload=Workload(batch_size=1, input_len=16, output_len=4),
+        workload=Workload(batch_size=batch, input_len=16, output_len=4),
     )  # fmt: skip
-    policy = {**policy, "prefetch": "none", "cache": "lru" if policy["cache"] == "none" else "static", "missing": "gpu"}
+    stack = "lru" if policy["cache"] in {"none", "lru"} else "static"
+    policy = {**policy, "prefetch": "none", "cache": stack, "missing": "gpu"}
     tokens = [
         predict(scenario.with_(offload={**policy, "experts_on_gpu": min(n, 64.0)}))["mean_tpot_ms"]
         for n in (slots, slots + more)
@@ -194,7 +228,7 @@ WORKS = st.lists(
     st.builds(
         LayerWork, name=st.just("layer"), before_s=SECONDS, expert_s=SECONDS, after_s=SECONDS, hits=COUNTS,
         guessed=COUNTS, wasted=COUNTS, fetched=COUNTS, on_cpu=COUNTS, copy_s=SECONDS, back_s=SECONDS, disk_s=SECONDS,
-        cpu_s=SECONDS, stream_s=SECONDS, stream_disk_s=SECONDS,
+        cpu_s=SECONDS, stream_s=SECONDS, stream_disk_s=SECONDS, whole_cpu_s=st.just(0.0) | SECONDS,
     ),
     min_size=1, max_size=6,
 )  # fmt: skip
@@ -205,23 +239,28 @@ RULES = st.builds(Rules, overlapped=st.booleans(), stream_ahead=st.booleans(), f
 @settings(deadline=None, max_examples=200)
 def test_no_lane_does_two_things_at_once(works, rules):
     """A step is no shorter than any lane's work, so no guess beats the link; and no longer than all lanes in a row."""
-    first = works[0]
-    works[0] = LayerWork("layer", first.before_s, first.expert_s, first.after_s, first.hits, fetched=first.fetched,
-                         on_cpu=first.on_cpu, copy_s=first.copy_s, disk_s=first.disk_s, cpu_s=first.cpu_s)  # fmt: skip
+    # Nothing guesses for a step's first layer, nor where whole layers are placed; those on the CPU copy nothing.
+    whole = any(w.whole_cpu_s for w in works)
+    works = [replace(w, guessed=0.0, wasted=0.0) if whole or not i else w for i, w in enumerate(works)]
+    works = [
+        LayerWork(w.name, stream_disk_s=w.stream_disk_s, whole_cpu_s=w.whole_cpu_s) if w.whole_cpu_s else w
+        for w in works
+    ]
     timeline = Timeline()
     end = float(schedule(works, rules, timeline))
-    gpu = sum(w.before_s + w.after_s + w.expert_s * (w.hits + w.guessed + w.fetched) for w in works)
-    needed = sum(w.stream_s + w.copy_s * (w.fetched + w.guessed) for w in works)
-    cpu = sum(w.on_cpu * w.cpu_s for w in works)
-    disk = sum((w.fetched + w.on_cpu) * w.disk_s for w in works)
-    for lane in (gpu, needed, cpu, disk):
+    on_gpu = [w for w in works if not w.whole_cpu_s]
+    gpu = sum(w.before_s + w.after_s + w.expert_s * (w.hits + w.guessed + w.fetched) for w in on_gpu)
+    link = sum(w.stream_s + w.copy_s * (w.fetched + w.guessed) for w in on_gpu)
+    cpu = sum(w.whole_cpu_s or w.on_cpu * w.cpu_s for w in works)
+    disk = sum((w.fetched + w.guessed + w.on_cpu) * w.disk_s for w in on_gpu)
+    for lane in (gpu, link, cpu, disk):
         assert end >= lane - 1e-9
     everything = gpu + cpu + sum(
         w.stream_s + w.stream_disk_s + (w.fetched + w.guessed + w.wasted) * (w.copy_s + w.disk_s)
-        + (w.fetched + w.guessed) * w.back_s + w.copy_s + (1 + w.on_cpu) * w.disk_s + w.cpu_s for w in works
+        + (w.fetched + w.guessed) * w.back_s + w.copy_s + (2 + w.on_cpu) * w.disk_s + w.cpu_s for w in works
     )  # fmt: skip
     assert end <= everything + 1e-9
-    for lane in LANES[:1]:
+    for lane in LANES:
         spans = sorted((a, b) for name, _, a, b in timeline.events if name == lane)
         assert all(b <= c + 1e-9 for (_, b), (c, _) in itertools.pairwise(spans)), lane
 
@@ -285,6 +324,28 @@ def test_a_cold_cache_makes_the_first_token_wait(olmoe):
     times = [predict(olmoe.with_(offload={"experts_on_gpu": 32, "cold_start": cold})) for cold in (False, True)]
     assert times[1]["mean_ttft_ms"] > 1.2 * times[0]["mean_ttft_ms"]
     assert times[1]["mean_tpot_ms"] == pytest.approx(times[0]["mean_tpot_ms"])
+
+
+def test_a_cold_cache_is_cold_once_in_a_long_prompt(olmoe, monkeypatch):
+    """Sampled prefill steps do not smear the first one's cost over those beside it."""
+    offload = {"experts_on_gpu": 60, "copies": "blocking", "cold_start": True}
+    engine = {"max_num_batched_tokens": 512, "max_model_len": 32_768}
+    engine["hf_overrides"] = {"max_position_embeddings": 32_768}
+    long = olmoe.with_(input_len=25_600, output_len=2, offload=offload, **engine)
+    sampled = predict(long)["mean_ttft_ms"]
+    monkeypatch.setattr(together, "_MOST_STEPS", 1000)
+    assert sampled == pytest.approx(predict(long)["mean_ttft_ms"], rel=0.01)
+
+
+def test_a_replayed_prompt_finds_what_a_drawn_one_does(olmoe, tmp_path):
+    """A trace no longer than the prompt is one step of it: that alone does not empty the cache."""
+    path = tmp_path / "trace.csv"
+    random = np.random.default_rng(0)
+    path.write_text("".join(",".join(map(str, random.permutation(64)[:8])) + "\n" for _ in range(200)))
+    scenario = olmoe.with_(offload={"experts_on_gpu": 63}, input_len=200)
+    drawn = predict(scenario.with_(routing={"kind": "uniform"}))["mean_ttft_ms"]
+    replayed = predict(scenario.with_(routing={"kind": "trace", "file": str(path)}))["mean_ttft_ms"]
+    assert replayed == pytest.approx(drawn, rel=0.1)
 
 
 def test_skipping_asks_for_fewer_experts(olmoe):
@@ -426,6 +487,8 @@ def test_published_runs():
     assert len(memory) == 3 and held <= MEMORY_TARGET
     assert mean_error(compared_sizes()) <= MEMORY_TARGET
     assert all(row.low <= row.measured <= row.high for row in seven)
+    for row in token:
+        assert not row.fitted or abs(row.error) < 1e-3, "run `moesim fit-offload`"
 
 
 def test_bandwidths_have_not_drifted_and_stay_within_the_link():
@@ -441,8 +504,19 @@ def test_bandwidths_have_not_drifted_and_stay_within_the_link():
 
 
 def test_one_bandwidth_a_system_and_gpu_and_a_guess_elsewhere():
-    own = link_rate("mixtral-offloading", "nvidia-t4-16gb", 16e9, "pinned")
-    other = link_rate("mixtral-offloading", "nvidia-rtx-4090", 32e9, "pinned")
-    unseen = link_rate("fiddler", "nvidia-rtx-4090", 32e9, "pageable")
+    own = link_rate("mixtral-offloading", "nvidia-t4-16gb", 16e9, "pinned", "pinned")
+    other = link_rate("mixtral-offloading", "nvidia-rtx-4090", 32e9, "pinned", "pinned")
+    unseen = link_rate("fiddler", "nvidia-rtx-4090", 32e9, "pageable", "pageable")
     assert own.tag == "fitted" and other.tag == unseen.tag == "extrapolated"
     assert own.half_width < other.half_width and unseen.bytes_per_s < 32e9
+    pageable = link_rate("mixtral-offloading", "nvidia-t4-16gb", 16e9, "pageable", "pinned")
+    assert pageable.bytes_per_s < own.bytes_per_s and pageable.tag == "extrapolated"
+
+
+@pytest.mark.parametrize("system", ["mixtral-offloading", "moe-infinity", "accelerate"])
+def test_a_guessed_bandwidth_spans_what_the_system_reached_anywhere(system):
+    kind = load_system(system).policy.host_memory
+    guess = link_rate(system, "a new GPU", 1.0, kind, kind)
+    for entry in offload_fits()["systems"][system].values():
+        low, high = (guess.bytes_per_s * np.exp(s * guess.half_width) for s in (-1, 1))
+        assert low * (1 - 1e-9) <= entry["share"] <= high * (1 + 1e-9)

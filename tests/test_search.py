@@ -125,6 +125,38 @@ def test_other_models_and_machines_are_searched(scenario):
     }
 
 
+def test_a_users_own_system_is_searched_as_it_is_written(tmp_path, scenario):
+    """The file that was asked for, not the shipped one of the same name."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        (paths.SYSTEMS / "fiddler.yaml").read_text().replace("missing: [gpu, cpu, cheaper]", "missing: [gpu]")
+    )
+    mine, shipped = (search(scenario, systems=[name]) for name in (str(path), "fiddler"))
+    assert {c.settings["system"] for c in mine.configurations} == {str(path)}
+    assert 3 * len(mine.configurations) == len(shipped.configurations)
+    assert mine.best.values["tpot"] > shipped.best.values["tpot"]
+
+
+def test_a_remote_gpu_is_kept(scenario):
+    """Systems that run experts on the CPU cannot use it; the others do."""
+    remote = scenario.with_(offload={"backing": "remote_gpu", "remote_bandwidth": "20 GB/s"})
+    result = search(remote, systems=["mixtral-offloading", "fiddler"])
+    assert {c.settings["system"] for c in result.configurations} == {"mixtral-offloading"}
+
+
+def test_one_token_has_no_time_between_tokens(scenario):
+    one = scenario.with_(output_len=1)
+    with pytest.raises(SpecError, match="minimise ttft"):
+        search(one)
+    result = search(one, "ttft", systems=["fiddler"])
+    assert result.best.values["tpot"] is None and result.best.values["ttft"] > 0
+
+
+def test_offloaded_models_have_no_parallel_plans(capsys):
+    assert main(["plan", str(FILE), "--gpus", "1"]) == 2
+    assert "see moesim search" in capsys.readouterr().err
+
+
 def test_spaces_hold_whole_ranges():
     model, gpu = load_model("OLMoE-1B-7B-0924"), load_hardware("rtx-4090")
     assert amounts("offload_per_layer", model, gpu)[0] == 0 and amounts("offload_per_layer", model, gpu)[-1] == 64
@@ -216,6 +248,9 @@ def test_an_impossible_search_exits_3(capsys):
         (["offload={gpu_memory: 900 KiB}"], "is not plausible"),
         (["offload={missing: cpu, backing: remote_gpu}"], "cannot run what lies on another GPU"),
         (["offload=5"], "should be a valid dictionary"),
+        (["offload.backing=disk"], "reads nothing from disk"),
+        (["offload={system: fiddler, n_gpu_layers: 8}"], "cheaper chooses for experts"),
+        (["model=Llama-4-Scout-17B-16E-Instruct", "offload={system: adapmoe, skipped_share: 1}"], "cannot be skipped"),
         (["offload.system=/nowhere/mine.yaml"], "does not exist"),
         (["routing.kind=trace", "routing.file=trace.csv"], "accepted: 2 different numbers from 0 to 7"),
     ],

@@ -141,7 +141,7 @@ def hit_rate_errors() -> dict[str, tuple[float, float]]:
 
 
 def other_policies(model: str) -> dict[str, float]:
-    """Hit rates of every policy with as many slots as a token asks for experts, from the locality fitted on LRU."""
+    """Hit rates of every policy, with twice the slots that a token asks for, from the locality fitted on LRU."""
     entry = offload_fits()["locality"][model]
     locality = Locality.zipf(entry["experts"], entry["top_k"], entry["persistence"], entry["skew"])
     slots = 2.0 * entry["top_k"]

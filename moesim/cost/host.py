@@ -42,7 +42,8 @@ class HostMachine:
             return LinkRate(self.policy.host_bandwidth, _GIVEN, "assumed", "scenario:host_bandwidth")
         memory, own = self.policy.host_memory or "pinned", self.host.gpu_link
         nominal = own.value if own else links.host.value
-        found = link_rate(self.system.name, "" if own else self.hardware.name, nominal, memory)
+        usual = self.system.policy.host_memory or "pinned"
+        found = link_rate(self.system.name, "" if own else self.hardware.name, nominal, memory, usual)
         dram = self.host.dram.bandwidth.value * self.host.dram.achieved.value
         if found.bytes_per_s <= dram:
             return found
@@ -73,10 +74,14 @@ class HostMachine:
         text = "blocks x max(bytes / (DRAM bandwidth x achieved x share), FLOP / CPU rate)"
         return self._cost(name, op, seconds, "CPU", _ASSUMED, "assumed", f"host/{self.host.name}:cpu", text)
 
-    def cpu_seconds(self, weight_bytes: Any, flop: Any) -> Any:
+    @property
+    def cpu_bytes_per_s(self) -> float:
+        """Weights through the CPU where nothing but memory holds it up. [B/s]"""
         dram, share = self.host.dram, self.system.cpu_share.value if self.system.cpu_share else 1.0
-        streamed = weight_bytes / (dram.bandwidth.value * dram.achieved.value * share)
-        return np.maximum(streamed, flop / self.host.cpu.flop_rate.value)
+        return dram.bandwidth.value * dram.achieved.value * share
+
+    def cpu_seconds(self, weight_bytes: Any, flop: Any) -> Any:
+        return np.maximum(weight_bytes / self.cpu_bytes_per_s, flop / self.host.cpu.flop_rate.value)
 
     def unpack(self, name: str, op: Unpack) -> Cost:
         """Scales through memory in 16 bits, packed weights through the SMs. [s]"""

@@ -32,18 +32,23 @@ def offload_fits() -> dict[str, Any]:
     return json.loads(FITS_FILE.read_text(encoding="utf-8"))
 
 
-def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str) -> LinkRate:
+def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str, own_memory: str) -> LinkRate:
     """What a system's copies to the GPU reach.
 
     Fitted on the system and GPU where a run of them is known; else the share of the nominal rate that the system
-    reached on other GPUs; else the share that plain pinned or pageable copies reach.
+    reached on other GPUs; else the share that plain copies reach. ``memory`` is what the host's pages are, and
+    ``own_memory`` what the system makes them: where those differ, as plain copies of the two differ.
     """
     fits = offload_fits()
-    own = fits["systems"].get(system, {})
+    own, copies = fits["systems"].get(system, {}), fits["copies"][memory]
+    if own and memory != own_memory:
+        found = link_rate(system, gpu, nominal_bytes_per_s, own_memory, own_memory)
+        rate = found.bytes_per_s * copies["share"] / fits["copies"][own_memory]["share"]
+        source = f"{found.source}, as {memory} ones differ"
+        return LinkRate(rate, max(found.half_width, UNSEEN_SYSTEM), "extrapolated", source)
     if gpu in own:
         entry = own[gpu]
         return LinkRate(entry["bytes_per_s"], entry["half_width"], "fitted", f"offload/{gpu}:{system} copies")
-    copies = fits["copies"][memory]
     plain = LinkRate(
         nominal_bytes_per_s * copies["share"],
         max(copies["half_width"], UNSEEN_SYSTEM),
@@ -55,6 +60,8 @@ def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str) ->
         return plain
     # The system's own shares, and what plain copies reach: the middle of all opinions.
     opinions = np.log([*shares, copies["share"]])
-    spread = float(max(np.ptp(opinions) / 2, UNSEEN_SYSTEM))
-    share = float(np.exp(np.median(opinions)))
-    return LinkRate(nominal_bytes_per_s * share, spread, "extrapolated", f"offload:{system} copies on other GPUs")
+    middle = np.median(opinions)
+    spread = float(max(np.abs(opinions - middle).max(), UNSEEN_SYSTEM))
+    return LinkRate(
+        nominal_bytes_per_s * float(np.exp(middle)), spread, "extrapolated", f"offload:{system} copies on other GPUs"
+    )

@@ -149,9 +149,11 @@ class _State:
     def pass_layer(self, layer: LayerWork, following: LayerWork | None) -> None:
         if "whole_cpu_s" in self.used and np.any(np.asarray(layer.whole_cpu_s) > 0):
             start = np.maximum(self.gpu, self.cpu)
-            self.disk = start + layer.stream_disk_s
-            self.note("disk", layer.name, start, self.disk)
-            self.cpu = self.gpu = start + np.maximum(layer.whole_cpu_s, layer.stream_disk_s)
+            read = np.maximum(self.disk, start)
+            self.disk = read + layer.stream_disk_s
+            self.note("disk", layer.name, read, self.disk)
+            there = np.where(np.asarray(layer.stream_disk_s) > 0, self.disk, start)
+            self.cpu = self.gpu = np.maximum(start + layer.whole_cpu_s, there)
             self.note("CPU", layer.name, self.cpu - layer.whole_cpu_s, self.cpu)
             self._stream_next(following, start)
             return
@@ -237,17 +239,21 @@ class _State:
 
     def _fetched(self, layer: LayerWork, earliest: Any) -> Any:
         """When the last missing expert is there."""
-        some = np.asarray(layer.fetched) > 0
-        moving = layer.fetched * layer.copy_s
+        there = self._brought(layer, layer.fetched, earliest, "experts")
+        return np.where(np.asarray(layer.fetched) > 0, there, earliest)
+
+    def _brought(self, layer: LayerWork, count: Any, earliest: Any, what: str) -> Any:
+        """When ``count`` of a layer's experts have come over the link, from disk before where they lie there."""
+        some, moving = np.asarray(count) > 0, count * layer.copy_s
         there = np.maximum(self.link, earliest) + moving
         if "disk_s" in self.used:
             read = np.maximum(self.disk, earliest)
-            self.disk = np.where(some, read + layer.fetched * layer.disk_s, self.disk)
-            self.note("disk", f"{layer.name}: experts", read, self.disk)
+            self.disk = np.where(some, read + count * layer.disk_s, self.disk)
+            self.note("disk", f"{layer.name}: {what}", read, self.disk)
             there = np.maximum(there + layer.disk_s, self.disk + layer.copy_s)
-        self.note("host to GPU", f"{layer.name}: experts", there - moving, there)
+        self.note("host to GPU", f"{layer.name}: {what}", there - moving, there)
         self.link = np.where(some, there, self.link)
-        return np.where(some, there, earliest)
+        return there
 
     def _written_back(self, layer: LayerWork, earliest: Any, there: Any) -> Any:
         """Evicted experts go the other way; where both ways share the link, what comes waits for them."""
@@ -268,8 +274,5 @@ class _State:
         if following is None or not self.used & {"guessed", "wasted"}:
             return
         count = np.asarray(following.guessed + following.wasted)
-        start = np.maximum(self.link, chosen)
-        end = start + count * np.maximum(following.copy_s, following.disk_s)
-        self.link = np.where(count > 0, end, self.link)
+        end = self._brought(following, count, chosen, "guesses")
         self.guess_there = np.where(count > 0, end, 0.0)
-        self.note("host to GPU", f"{following.name}: guesses", start, end)

@@ -39,6 +39,11 @@ def moe_layers(rank: Rank) -> list[MoeFfn]:
     return [g.ffn for g in groups if isinstance(g.ffn, MoeFfn)]
 
 
+def moe_places(rank: Rank) -> list[int]:
+    """Where in the model those layers stand."""
+    return [place for place, i in enumerate(rank.model.order) if isinstance(rank.model.layers[i].ffn, MoeFfn)]
+
+
 def trunk_bytes(rank: Rank) -> float:
     """All weights but routed experts. [B]"""
     experts = sum(

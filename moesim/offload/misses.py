@@ -97,7 +97,7 @@ def drawn_misses(asked: Any, hit: Any, layers: int) -> Array:
     return found
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def _quantiles(count: int, chance: float) -> Array:
     """Binomial quantiles at every layer's lots; shape (layers, DRAWS)."""
     lots = _lots()

@@ -10,13 +10,14 @@ from moesim.cost.cost import Cost, reduced
 from moesim.cost.host import HostMachine
 from moesim.offload import memory
 from moesim.offload.plan import OffloadPlan
-from moesim.offload.works import Alike
+from moesim.offload.streamed import head_stream, layer_copies
+from moesim.offload.works import HEAD, Alike
 from moesim.ops.host import Copy, CpuMatrices, DiskRead
 
 
 def moved_costs(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[Cost]:
     """One leaf for each kind of traffic or help there is."""
-    return [*_experts(plan, around, alike), *_layers(around, alike)]
+    return [*_experts(plan, around, alike), *_layers(plan, around, alike)]
 
 
 def _experts(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[Cost]:
@@ -32,8 +33,9 @@ def _experts(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list
         found.append(around.copy("expert_copy", Copy(fetched, each)))
         if plan.policy.writeback:
             found.append(around.copy("expert_writeback", Copy(fetched, each, back=True)))
-    if plan.disk_share and np.any(fetched + on_cpu > 0):
-        found.append(around.disk("expert_from_disk", DiskRead(plan.disk_share * (fetched + on_cpu), each)))
+    if plan.disk_share and np.any(fetched + wasted + on_cpu > 0):
+        read = plan.disk_share * (fetched + wasted + on_cpu)
+        found.append(around.disk("expert_from_disk", DiskRead(read, each)))
     if np.any(wasted > 0):
         found.append(around.copy("wrong_guesses", Copy(wasted, each)))
     if np.any(on_cpu > 0):
@@ -41,7 +43,7 @@ def _experts(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list
     return found
 
 
-def _layers(around: HostMachine, alike: list[Alike]) -> list[Cost]:
+def _layers(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[Cost]:
     """Whole layers over the link, from disk, or on the CPU."""
     stream, disk, on_cpu = (
         _total(alike, lambda w: w.stream_s), _total(alike, lambda w: w.stream_disk_s),
@@ -49,12 +51,23 @@ def _layers(around: HostMachine, alike: list[Alike]) -> list[Cost]:
     )  # fmt: skip
     found = []
     if np.any(stream > 0):
-        found.append(_lasting(around.copy("layer_copy", Copy(1, 1.0)), stream))
+        copies = [(g.layers, copies_of(plan, g.kind)) for g in alike if np.any(np.asarray(g.work.stream_s) > 0)]
+        count = sum(layers * op.count for layers, op in copies)
+        moved = sum(layers * op.hbm_bytes for layers, op in copies)
+        found.append(_lasting(around.copy("layer_copy", Copy(count, moved / count)), stream))
     if np.any(disk > 0):
-        found.append(_lasting(around.disk("layer_from_disk", DiskRead(1, 1.0)), disk))
+        bytes_ = disk * around.host.disk.bandwidth.value
+        found.append(_lasting(around.disk("layer_from_disk", DiskRead(1, bytes_)), disk))
     if np.any(on_cpu > 0):
-        found.append(_lasting(around.cpu("layers_on_cpu", CpuMatrices(1, 1.0, 0.0)), on_cpu))
+        blocks = sum(g.layers for g in alike if np.any(np.asarray(g.work.whole_cpu_s) > 0))
+        each = on_cpu / blocks * around.cpu_bytes_per_s
+        found.append(_lasting(around.cpu("layers_on_cpu", CpuMatrices(blocks, each, 0.0)), on_cpu))
     return found
+
+
+def copies_of(plan: OffloadPlan, kind: int) -> Copy:
+    """How a layer of a kind, or the head, comes over the link."""
+    return Copy(1, head_stream(plan)) if kind == HEAD else layer_copies(plan.rank, plan.rank.model.layers[kind])
 
 
 def _total(alike: list[Alike], what: Any) -> Any:

@@ -12,8 +12,8 @@ from moesim.rank import Rank
 from moesim.spec.hardware import Hardware
 from moesim.spec.host import Host
 from moesim.spec.model import MoeFfn
-from moesim.spec.offload import AMOUNTS, Offload, Policy
-from moesim.spec.system_file import System
+from moesim.spec.offload import AMOUNTS, OF_EXPERTS, OF_LAYERS, Offload, Policy
+from moesim.spec.system_file import System, unit_of
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,16 @@ class OffloadPlan:
 def filled(offload: Offload, system: System) -> Policy:
     """The system's policy with the scenario's changes; naming an amount replaces the system's."""
     given = {name: value for name in Policy.model_fields if (value := getattr(offload, name)) is not None}
-    base = system.policy.model_dump(exclude_none=True)
-    if any(name in given for name in AMOUNTS):
-        base = {name: value for name, value in base.items() if name not in AMOUNTS}
+    base, unit = system.policy.model_dump(exclude_none=True), unit_of(offload, system)
+    silent = OF_EXPERTS if unit == "layer" else OF_LAYERS
+    dropped = AMOUNTS if any(name in given for name in AMOUNTS) else silent
+    base = {name: value for name, value in base.items() if name not in dropped}
     defaults = {
-        "unit": "expert", "cache": "lru", "cache_scope": "layer", "prefetch": "none", "prefetch_recall": 0.0,
+        "cache": "lru", "cache_scope": "layer", "prefetch": "none", "prefetch_recall": 0.0,
         "missing": "gpu", "backing": "dram", "host_memory": "pinned", "copies": "overlapped", "writeback": False,
         "skipped_share": 0.0, "cold_start": False,
     }  # fmt: skip
-    merged = {**defaults, **base, **given}
-    if merged.get("n_gpu_layers") is not None:
-        merged["unit"] = "layer"
-    return Policy(**merged)
+    return Policy(**{**defaults, **base, **given, "unit": unit})
 
 
 def amount_of(policy: Policy) -> str | None:
@@ -112,7 +110,7 @@ def _experts(
         for_weights = policy.device_memory_ratio * hardware.gpu.memory.value
         free = for_weights - trunk
         budget = min(budget, for_weights + context + kv + activations + buffers)
-    count = _count(policy, amount, max(int(free // each), 0), every, ffns[0].num_experts, len(ffns))
+    count = _count(policy, amount, max(int(free // each), 0), every, ffns[0].num_experts, memory.moe_places(rank))
     slots = _dealt(policy, amount, count, ffns[0].num_experts, len(ffns))
     here = sum(slots) * each
     everything = memory.trunk_bytes(rank) + every * each
@@ -126,8 +124,9 @@ def _experts(
     return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
 
 
-def _count(policy: Policy, amount: str | None, fits: int, every: int, each_layer: int, layers: int) -> float:
-    """Experts on the GPU, over all layers."""
+def _count(policy: Policy, amount: str | None, fits: int, every: int, each_layer: int, places: list[int]) -> float:
+    """Experts on the GPU, over all MoE layers, which stand at ``places``."""
+    layers = len(places)
     if amount == "experts_on_gpu":
         return min(policy.experts_on_gpu or 0.0, each_layer) * layers
     if amount == "offload_per_layer":
@@ -135,7 +134,7 @@ def _count(policy: Policy, amount: str | None, fits: int, every: int, each_layer
     if amount == "resident_experts":
         return min(policy.resident_experts or 0, every)
     if amount == "n_cpu_moe":
-        return max(layers - (policy.n_cpu_moe or 0), 0) * each_layer
+        return sum(place >= (policy.n_cpu_moe or 0) for place in places) * each_layer
     return min(fits, every)
 
 
@@ -167,8 +166,9 @@ def _layers(
     if last:
         count = min(policy.n_gpu_layers or 0, len(sizes))
     else:
-        # Its planner takes what is free, a share of it, and keeps room for the largest layer. It counts no activations.
-        free = share * (budget - context) - landing - (ends - head)
+        # Planners take a share of what is free, and keep landing room; some count neither cache nor activations.
+        working = 0.0 if system.footprint.plans_weights_alone else kv + activations
+        free = share * (budget - context - working) - landing - (ends - head)
         count = 0
         while count < len(sizes) and free >= sizes[count]:
             free -= sizes[count]

@@ -6,6 +6,7 @@ policy's order. Every policy is such an order; Belady's looks ahead and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -56,10 +57,7 @@ def _topped_up(random: np.random.Generator, kept: Array, fresh: Array) -> Array:
     return kept | ((rank < wanted) & (lot < 2.0))
 
 
-def hits(
-    policy: str, requests: Array, slots: int, popularity: Array | None = None, warm_up: int = _WARM_UP,
-    cold: bool = False,
-) -> float:  # fmt: skip
+def hits(policy: str, requests: Array, slots: int, popularity: Array | None = None, warm_up: int = _WARM_UP) -> float:
     """Share of requests that find their expert in a cache of ``slots``.
 
     Parameters
@@ -69,11 +67,9 @@ def hits(
     requests : ndarray of bool, shape (chains, steps, E)
     slots : int
     popularity : ndarray, shape (E,), optional
-        What a static cache holds is its top; the requests' own by default.
+        Its top is what a static cache holds and any other begins with; the requests' own by default.
     warm_up : int
         Steps that are not counted, at most a third of all.
-    cold : bool
-        The cache is empty at first; else it holds the most popular experts.
     """
     chains, steps, experts = requests.shape
     if slots <= 0:
@@ -84,7 +80,6 @@ def hits(
     resident[:, np.argsort(-popular, kind="stable")[:slots]] = True
     if policy == "static":
         return float((requests & resident[:, None]).sum() / requests.sum())
-    resident &= not cold
     following = _next_use(requests) if policy == "belady" else None
     used, inserted, count = (np.zeros((chains, experts)) for _ in range(3))
     found = asked_for = 0
@@ -134,11 +129,15 @@ def _next_use(requests: Array) -> Array:
 @lru_cache(maxsize=512)
 def simulated_hit_rates(policy: str, locality: Locality, sequences: int) -> tuple[float, ...]:
     """Hit rates of 0, 1, ... E slots; large caches are simulated at 16 sizes."""
-    experts = locality.num_experts
-    sizes = np.unique(np.linspace(0, experts, min(experts, 16) + 1).round().astype(int))
     requests = drawn_requests(locality, sequences)
     popular = np.asarray(locality.inclusion)
-    rates = [hits(policy, requests, int(n), popular) for n in sizes]
+    return _at_all_sizes(locality.num_experts, lambda slots: hits(policy, requests, slots, popular))
+
+
+def _at_all_sizes(experts: int, rate: Callable[[int], float]) -> tuple[float, ...]:
+    """A rate for 0, 1, ... E slots, worked out at 17 sizes at most."""
+    sizes = np.unique(np.linspace(0, experts, min(experts, 16) + 1).round().astype(int))
+    rates = [rate(int(n)) for n in sizes]
     return tuple(np.interp(np.arange(experts + 1), sizes, np.maximum.accumulate(rates)).tolist())
 
 
@@ -156,6 +155,7 @@ def trace_requests(trace: tuple[tuple[int, ...], ...], num_experts: int, tokens_
 def replayed_hit_rates(
     policy: str, trace: tuple[tuple[int, ...], ...], num_experts: int, tokens_per_step: int
 ) -> tuple[float, ...]:
-    """Hit rates of 0, 1, ... E slots over a trace, the cache cold at its start."""
+    """Hit rates of 0, 1, ... E slots over a trace; the cache holds its most popular experts at first."""
     requests = trace_requests(trace, num_experts, tokens_per_step)
-    return tuple(hits(policy, requests, n, warm_up=0, cold=True) for n in range(num_experts + 1))
+    popular = np.bincount(np.ravel(trace), minlength=num_experts)
+    return _at_all_sizes(num_experts, lambda slots: hits(policy, requests, slots, popular, warm_up=0))

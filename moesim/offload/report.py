@@ -42,7 +42,7 @@ def offload_report(steps: Any, load: Workload) -> OffloadReport:
     group = Group(load.size, 1, past + longest_out // 2)
     source = longest_in if steps.rank.model.has_encoder else 0
     at = steps.load((group,), source)
-    asked, found = steps.experts_per_step(int(at.padded_tokens))
+    asked, found = steps.experts_per_step(int(at.tokens))
     link = steps.around.link
     return OffloadReport(steps.plan, cache(lambda: steps.timeline(at)), asked, found, link.bytes_per_s, link.source)
 

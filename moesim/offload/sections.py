@@ -34,7 +34,7 @@ class Sections:
 
 
 def fused_sections(costs: list[Cost], layers: Layers, distinct: Any, touched: Any) -> Sections:
-    """As vLLM runs it; ``touched`` are the experts its kernel was priced for, of which ``distinct`` are left."""
+    """As vLLM runs it; ``distinct`` are left of the ``touched`` experts that the tokens ask for."""
     nothing = (0.0, 0.0, 0.0)
     if not isinstance(layers.ffn, MoeFfn):
         return Sections(costs, [], [], nothing, 0.0)

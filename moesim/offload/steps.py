@@ -49,11 +49,9 @@ class OffloadedSteps(StepModel):
         return Rules(policy.copies != "blocking", policy.prefetch == "next_layer", self.plan.host.full_duplex)
 
     def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
-        """As ``StepModel.load``; rows that only pad a graph would ask for experts, so nothing is padded."""
+        """As ``StepModel.load``; what pads vLLM's graphs no other engine runs."""
         found = super().load(groups, source_len)
-        if self.plan.plain:
-            return found
-        return replace(found, padded_tokens=sum(g.sequences * g.query for g in groups))
+        return replace(found, padded_tokens=found.tokens) if self.plan.system.runtime.related else found
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
         """A whole step; see ``StepModel.cost``."""
@@ -116,7 +114,7 @@ class OffloadedSteps(StepModel):
 
     def kinds(self, load: Load, encoder: bool) -> dict[int, Sections]:
         """Each kind of layer on the GPU."""
-        found, tokens = {}, load.padded_tokens
+        found, tokens = {}, load.tokens
         for i, layers in enumerate(self.rank.model.layers):
             if layers.encoder != encoder:
                 continue

@@ -36,7 +36,7 @@ def head_stream(plan: OffloadPlan) -> float:
 
 def cpu_layer(around: HostMachine, plan: OffloadPlan, layers: Layers, load: Load, kind: Sections) -> tuple[Any, Any]:
     """A whole layer on the CPU: (weights it touches and its cache through memory, or its arithmetic; disk). [s]"""
-    rank, ffn, tokens = plan.rank, layers.ffn, np.asarray(load.padded_tokens)
+    rank, ffn, tokens = plan.rank, layers.ffn, np.asarray(load.tokens)
     hidden = rank.model.hidden_size
     weights = memory.layer_bytes(rank, layers)
     per_token = layers.attention.parameters(hidden)

@@ -20,8 +20,8 @@ def lanes_seconds(alike: list[Alike], rules: Rules) -> tuple[Any, Any]:
     steps = max((np.shape(group.work.before_s)[0] for group in alike if np.ndim(group.work.before_s)), default=1)
     if steps <= _MOST_STEPS:
         return _seconds(alike, rules)
-    # The last prefill step may be shorter than the others.
-    at = np.unique(np.append(np.linspace(0, steps - 2, _SAMPLED_STEPS).round().astype(int), steps - 1))
+    # The first prefill step may find the cache cold, the last one may be shorter than the others.
+    at = np.unique(np.append(np.linspace(1, steps - 2, _SAMPLED_STEPS).round().astype(int), (0, steps - 1)))
     some = _seconds([Alike(g.kind, g.places, g.work.mapped(lambda x: _at(x, at))) for g in alike], rules)
     every = np.arange(steps)
     mean, variance = (np.interp(every, at, np.broadcast_to(x, at.shape)) for x in some)

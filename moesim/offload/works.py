@@ -61,8 +61,10 @@ def works(
     for (i, resident, slots), places in groups.items():
         work = _work(plan, requests, around, kinds[i], i, resident, slots, load, phase, places, first)
         found.append(Alike(i, tuple(places), work))
-    if plan.by_layer and not encoder and plan.policy.missing == "gpu" and not plan.everything_resident:
-        head = LayerWork("head", stream_s=around.copy_seconds(head_stream(plan)))
+    streams = plan.by_layer and plan.policy.missing == "gpu" and not encoder
+    if streams and (head_bytes := head_stream(plan)):
+        read = plan.disk_share * around.disk_seconds(head_bytes) if plan.disk_share else 0.0
+        head = LayerWork("head", stream_s=around.copy_seconds(head_bytes), stream_disk_s=read)
         found.append(Alike(HEAD, (len(model.order),), head))
     return found
 
@@ -104,7 +106,7 @@ def _with_experts(
     slots: float, load: Load, phase: str, places: list[int], first: int,
 ) -> LayerWork:  # fmt: skip
     """A layer's experts: on the GPU, guessed, fetched, or run on the CPU."""
-    policy, tokens, distinct = plan.policy, np.ravel(load.padded_tokens), np.ravel(kind.distinct)
+    policy, tokens, distinct = plan.policy, np.ravel(load.tokens), np.ravel(kind.distinct)
     each = memory.expert_bytes(plan.rank, ffn)
     everything = plan.by_layer or slots >= ffn.num_experts
     hit = np.ones_like(tokens, float) if everything else np.ravel(requests.hit_rate(tokens, slots))

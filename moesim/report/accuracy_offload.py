@@ -17,8 +17,8 @@ def section() -> list[str]:
     return [
         "## Offloading",
         "",
-        "Fitted: two numbers a model on LRU hit rates, one bandwidth a system and GPU on the runs marked so. Nothing",
-        "else.",
+        "Fitted: two numbers a model on LRU hit rates, one bandwidth a system and GPU on the runs marked so; no number",
+        "else. What is assumed of software was revised after the runs were first compared (docs/offload/runtime.md).",
         "",
         *_summary(token, memory),
         "",

@@ -66,7 +66,8 @@ def search(
     Parameters
     ----------
     scenario : Scenario
-        Model, hardware, host, workload and routing; of its ``offload`` only bandwidths are kept.
+        Model, hardware, host, workload and routing; of its ``offload`` only bandwidths and a
+        remote GPU are kept.
     minimize : str
         A metric: tpot, ttft, gpu_memory, main_memory, disk, output_throughput, or one of the quality table's.
         Throughput, and metrics whose name holds ``accuracy`` or ``score``, are maximised.
@@ -88,6 +89,8 @@ def search(
     known = (*METRICS, *of_quality)
     if minimize not in known:
         raise SpecError([Problem(f"'{minimize}' is not a metric; there are {', '.join(known)}", "--minimize")])
+    if minimize == "tpot" and scenario.workload.output_len == 1:
+        raise SpecError([Problem("one token comes out: there is no time between tokens; minimise ttft", "--minimize")])
     constraints = tuple(parsed(text, known) for text in ((where,) if isinstance(where, str) else where))
     tried = space(model, load_hardware(scenario.hardware), tuple(systems))
     refusals: list[str] = []
@@ -144,7 +147,7 @@ def _with_front(found: list[Configuration], quality: str | None) -> list[Configu
         value = c.values[quality] if quality else 0.0
         if not c.fits or value is None:
             return None
-        return (c.values["tpot"] or 0.0, c.values["gpu_memory"] or 0.0, worse * value)
+        return (c.values["tpot"] or c.values["ttft"] or 0.0, c.values["gpu_memory"] or 0.0, worse * value)
 
     front: list[tuple[float, float, float]] = []
     places = sorted({p for c in found if (p := place(c)) is not None})

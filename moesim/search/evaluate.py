@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from moesim.assembly import Parts, assemble
 from moesim.cost.cost import Cost
 from moesim.errors import SpecError
@@ -46,7 +44,8 @@ class Figures:
     """What a configuration gives. SI units."""
 
     ttft: float
-    tpot: float
+    tpot: float | None
+    """None where a single token comes out."""
     output_throughput: float
     gpu_memory: float
     main_memory: float
@@ -62,7 +61,8 @@ def figures(
     Parameters
     ----------
     scenario : Scenario
-        Model, hardware, host, workload and routing; of its own ``offload`` only bandwidths are kept.
+        Model, hardware, host, workload and routing; of its own ``offload`` only bandwidths and a
+        remote GPU are kept.
     configurations : iterable of dict
         Settings of ``offload``.
     """
@@ -91,27 +91,31 @@ def figures(
         yield settings, Figures(*_latencies(batch), tiers.gpu, tiers.dram, tiers.disk, tiers.shortfalls)
 
 
-def _latencies(batch: Any) -> tuple[float, float, float]:
+def _latencies(batch: Any) -> tuple[float, float | None, float]:
     """(time to first token, time a token, output tokens a second), as ``static_metrics`` defines them."""
     first = batch.decode_step_s[:, 0] if batch.first_token_is_decoded else 0.0
     end = batch.prefill.seconds + batch.decode.seconds
     ttft = batch.mean_finish_s + first
-    tpot = (end - ttft) / np.maximum(batch.output_len - 1, 1)
-    return ttft.item(), tpot.item(), (batch.batch * batch.output_len / end).item()
+    more = batch.output_len.item() - 1
+    tpot = (end - ttft).item() / more if more else None
+    return ttft.item(), tpot, (batch.batch * batch.output_len / end).item()
 
 
 def _machine(scenario: Scenario) -> dict[str, Any]:
     """What a scenario's own ``offload`` says of the machine rather than of a system."""
     offload = scenario.offload
-    rates = ("host_bandwidth", "remote_bandwidth")
-    return {name: value for name in rates if offload and (value := getattr(offload, name)) is not None}
+    if offload is None:
+        return {}
+    names = ("host_bandwidth", *(("backing", "remote_bandwidth") if offload.backing == "remote_gpu" else ()))
+    return {name: value for name in names if (value := getattr(offload, name)) is not None}
 
 
 def _base(scenario: Scenario, key: tuple[str, str, str], refusals: list[str]) -> tuple[Parts, dict[Any, Any]] | None:
     """The parts that all configurations of a system and its formats share; None where they cannot run here."""
     system, experts, attention = key
     offload = {"system": system, "experts_format": experts, "attention_format": attention, **_machine(scenario)}
-    if load_system(system).policy.unit == "layer" or load_model(scenario.model).moe is None:
+    model = load_model(scenario.model, scenario.engine.hf_overrides)
+    if load_system(system).policy.unit == "layer" or model.moe is None:
         offload |= {"n_gpu_layers": 0}
     try:
         return assemble(scenario.with_(offload=offload)), {}

@@ -21,10 +21,10 @@ def space(model: Model, hardware: Hardware, names: tuple[str, ...] = ()) -> Iter
         system = load_system(name)
         by_layer = system.policy.unit == "layer" or "n_gpu_layers" in system.knobs
         if model.moe is not None or by_layer:
-            yield from _of_system(system, model, hardware)
+            yield from _of_system(name, system, model, hardware)
 
 
-def _of_system(system: System, model: Model, hardware: Hardware) -> Iterator[dict[str, Any]]:
+def _of_system(name: str, system: System, model: Model, hardware: Hardware) -> Iterator[dict[str, Any]]:
     searched, dense = system.search, model.moe is None
     amount_name = "n_gpu_layers" if dense and system.policy.unit != "layer" else searched.amount
     # What experts' knobs do, a dense model does not have.
@@ -34,7 +34,7 @@ def _of_system(system: System, model: Model, hardware: Hardware) -> Iterator[dic
     ):
         for amount in amounts(amount_name, model, hardware):
             yield {
-                "system": system.name, "experts_format": experts, "attention_format": attention,
+                "system": name, "experts_format": experts, "attention_format": attention,
                 amount_name: amount, **dict(zip(keys, others, strict=True)),
             }  # fmt: skip
 
@@ -49,7 +49,7 @@ def amounts(name: str, model: Model, hardware: Hardware) -> list[Any]:
     ffns = [g.ffn for g in model.layers for _ in range(g.count) if isinstance(g.ffn, MoeFfn)]
     experts = ffns[0].num_experts if ffns else 0
     most = {
-        "experts_on_gpu": experts, "offload_per_layer": experts, "n_cpu_moe": len(ffns),
+        "experts_on_gpu": experts, "offload_per_layer": experts, "n_cpu_moe": model.num_hidden_layers,
         "resident_experts": sum(f.num_experts for f in ffns), "n_gpu_layers": model.num_hidden_layers,
     }[name]  # fmt: skip
     if name == "experts_on_gpu":

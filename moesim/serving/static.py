@@ -47,16 +47,17 @@ def prefill_chunks(batch: Array, input_len: Array, budget: int, samples: int | N
     budget : int
         max_num_batched_tokens.
     samples : int, optional
-        Price at most this many steps of each point: the last one, and full ones evenly spaced.
+        Price at most this many steps of each point, from 3: the first, the last, and full ones evenly spaced between.
     """
     total = batch * input_len
     steps = -(-total // budget)
     priced = np.minimum(steps, samples) if samples else steps
     point = np.repeat(np.arange(len(batch)), priced)
     order = np.arange(len(point)) - np.repeat(np.cumsum(priced) - priced, priced)
-    last = order == priced[point] - 1
-    weight = np.where(last, 1.0, ((steps - 1) / np.maximum(priced - 1, 1))[point])
-    index = np.where(last, steps[point] - 1, np.floor((order + 0.5) * weight).astype(np.int64))
+    first, last = order == 0, order == priced[point] - 1
+    weight = np.where(first | last, 1.0, (np.maximum(steps - 2, 1) / np.maximum(priced - 2, 1))[point])
+    between = 1 + np.floor((order - 0.5) * weight).astype(np.int64)
+    index = np.where(last, steps[point] - 1, np.where(first, 0, between))
     start = index * budget
     end, length = np.minimum(start + budget, total[point]), input_len[point]
     past = start % length

@@ -23,6 +23,10 @@ AMOUNTS = (
     "gpu_memory",
 )  # fmt: skip
 """Ways to say how much stays on the GPU; a scenario names one at most, else as much as fits."""
+OF_EXPERTS = ("experts_on_gpu", "offload_per_layer", "resident_experts", "device_memory_ratio", "n_cpu_moe")
+"""Those that say nothing where whole layers move."""
+OF_LAYERS = ("n_gpu_layers",)
+"""Those that say nothing where experts move."""
 
 
 class Policy(Strict):
@@ -41,7 +45,7 @@ class Policy(Strict):
     n_gpu_layers: Count | None = None
     """llama.cpp's knob: layers on the GPU, counted from the last; the rest runs, or lies, on the host."""
     n_cpu_moe: Count | None = None
-    """llama.cpp's knob: layers whose experts stay on the host."""
+    """llama.cpp's knob: of so many first layers, dense ones counted, the experts stay on the host."""
     gpu_memory: Capacity | None = None
     """What may be used of the GPU's memory, like 16 GiB."""
     cache: Cache | None = None

@@ -8,11 +8,11 @@ from moesim.errors import SpecError
 from moesim.spec.hardware import Hardware
 from moesim.spec.host import load_host
 from moesim.spec.model import Model, MoeFfn
-from moesim.spec.offload import AMOUNTS, Offload
+from moesim.spec.offload import AMOUNTS, OF_EXPERTS, Offload
 from moesim.spec.plan import Plan
 from moesim.spec.plan_checks import Finding
 from moesim.spec.scenario import Scenario
-from moesim.spec.system_file import System, load_system
+from moesim.spec.system_file import System, load_system, unit_of
 
 _FP8 = {"fp8", "fp8_block"}
 
@@ -35,7 +35,7 @@ def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware
     yield from _elsewhere(scenario)
     yield from _contradictions(offload, system)
     if model:
-        yield from _beyond(offload, model)
+        yield from _beyond(offload, system, model)
     if hardware:
         yield from _on(offload, hardware)
 
@@ -57,17 +57,17 @@ def _contradictions(offload: Offload, system: System) -> Iterator[Finding]:
     given = [name for name in AMOUNTS if getattr(offload, name) is not None]
     if len(given) > 1:
         yield ("offload", given[1]), f"{' and '.join(given)} both say how much stays on the GPU; keep one"
-    unit = offload.unit or ("layer" if offload.n_gpu_layers is not None else system.policy.unit or "expert")
+    unit = unit_of(offload, system)
     guess = offload.prefetch or system.policy.prefetch
     if unit == "layer" and guess in {"next_gate", "activation_matrix"}:
         yield ("offload", "prefetch"), f"{guess} guesses experts, but whole layers move; accepted: none, next_layer"
     if unit == "expert" and guess == "next_layer":
         yield ("offload", "prefetch"), "next_layer brings whole layers; set unit: layer, or name a guess of experts"
-    if unit == "layer" and offload.n_cpu_moe is not None:
-        yield ("offload", "n_cpu_moe"), "n_cpu_moe keeps the experts of layers on the host, so unit is expert"
-    yield from _of_layers(offload, unit)
     missing = offload.missing or system.policy.missing
     backing = offload.backing or system.policy.backing
+    yield from _of_layers(offload, unit, missing)
+    if backing == "disk" and not system.footprint.disk:
+        yield ("offload", "backing"), f"{system.title} reads nothing from disk; accepted: dram"
     if missing in {"cpu", "cheaper"} and backing == "remote_gpu":
         yield ("offload", "backing"), "the CPU cannot run what lies on another GPU; accepted with it: dram, disk"
     if offload.remote_bandwidth is not None and backing != "remote_gpu":
@@ -80,10 +80,10 @@ def _contradictions(offload: Offload, system: System) -> Iterator[Finding]:
         )
 
 
-def _of_layers(offload: Offload, unit: str) -> Iterator[Finding]:
+def _of_layers(offload: Offload, unit: str, missing: str | None) -> Iterator[Finding]:
     """Settings that say something of experts where whole layers move, or the other way round."""
     if unit == "layer":
-        for name in ("experts_on_gpu", "offload_per_layer", "resident_experts", "device_memory_ratio"):
+        for name in OF_EXPERTS:
             if getattr(offload, name) is not None:
                 yield (
                     ("offload", name),
@@ -91,24 +91,29 @@ def _of_layers(offload: Offload, unit: str) -> Iterator[Finding]:
                 )
         if offload.cache not in {None, "none"}:
             yield ("offload", "cache"), f"{offload.cache} caches experts, but whole layers move; leave it out"
-        if offload.missing == "cpu" and offload.prefetch == "next_layer":
+        if missing == "cpu" and offload.prefetch == "next_layer":
             yield ("offload", "prefetch"), "layers that run on the CPU are not fetched; accepted: none"
-        if offload.missing == "cheaper":
-            yield ("offload", "missing"), "cheaper chooses for experts, but whole layers move; accepted: gpu, cpu"
+        if missing == "cheaper":
+            yield ("offload", "missing"), "cheaper chooses for experts, but whole layers move; set missing: gpu, or cpu"
     elif offload.n_gpu_layers is not None:
         yield ("offload", "n_gpu_layers"), "counts whole layers, but unit is expert; leave one of them out"
 
 
-def _beyond(offload: Offload, model: Model) -> Iterator[Finding]:
+def _beyond(offload: Offload, system: System, model: Model) -> Iterator[Finding]:
     """Amounts that the model does not have."""
     ffns = [g.ffn for g in model.layers for _ in range(g.count) if isinstance(g.ffn, MoeFfn)]
     if not ffns:
-        by_layer = offload.unit == "layer" or offload.n_gpu_layers is not None
-        if not by_layer and offload.system not in {"accelerate", "zero-inference"}:
+        if unit_of(offload, system) == "expert":
             yield ("offload",), f"{model.name} has no experts to offload; n_gpu_layers moves whole layers"
         experts = 0
     else:
         experts = ffns[0].num_experts
+        skips = offload.skipped_share if offload.skipped_share is not None else system.policy.skipped_share
+        if skips and ffns[0].num_experts_per_tok == 1:
+            yield (
+                ("offload", "skipped_share"),
+                f"a token of {model.name} has a single expert, which cannot be skipped; set skipped_share: 0",
+            )
     limits = {
         "experts_on_gpu": (experts, f"experts of a layer of {model.name}"),
         "offload_per_layer": (experts, f"experts of a layer of {model.name}"),

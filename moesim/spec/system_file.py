@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from moesim import paths
 from moesim.errors import SpecError
 from moesim.spec import yaml
 from moesim.spec.names import named_file
-from moesim.spec.offload import ExpertFormat, Policy
+from moesim.spec.offload import ExpertFormat, Offload, Policy
 from moesim.spec.quantities import Count, Share, Sourced, Strict
 from moesim.spec.validation import validated
 
@@ -25,6 +25,15 @@ class Unpacking(Strict):
     issue_rate: Sourced
     """Thread instructions an SM gets through in a second. [1/s]"""
     source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _every_format(self) -> Unpacking:
+        packed = {name for name in get_args(ExpertFormat) if name.startswith("hqq")}
+        for capability in ("default", *self.instructions):
+            missing = sorted(packed - set(self.instructions.get(capability, {})))
+            if missing:
+                raise ValueError(f"instructions of {capability} lack {', '.join(missing)}")
+        return self
 
     def weights_per_s(self, compute_capability: str, fmt: str, sms: float) -> float:
         """Weights that the whole GPU unpacks in a second. [1/s]"""
@@ -49,6 +58,14 @@ class Runtime(Strict):
     """Scales and zeros are themselves quantised and pass through memory in 16 bits at every use (HQQ)."""
     unpack: Unpacking | None = None
 
+    @model_validator(mode="after")
+    def _eager_operations(self) -> Runtime:
+        names = ("attention_operations", "linear_operations", "expert_operations")
+        missing = [name for name in names if getattr(self, name) is None]
+        if self.kernels == "eager" and missing:
+            raise ValueError(f"kernels: eager needs {', '.join(missing)}")
+        return self
+
 
 class Footprint(Strict):
     """What memory the system takes beside the weights it was told to keep."""
@@ -59,6 +76,8 @@ class Footprint(Strict):
     """Experts' worth of landing space on the GPU."""
     layer_buffers: int = Field(default=0, ge=0)
     """Layers' worth of it."""
+    plans_weights_alone: bool = False
+    """What decides how many layers stay counts neither cache nor activations."""
     keeps_wide_trunk: bool = False
     """The allocator keeps the room of the 16-bit trunk that a quantised one replaced."""
     host_keeps: Literal["offloaded", "all"] = "offloaded"
@@ -105,6 +124,12 @@ class System(Strict):
                 f"{', '.join(unknown)} is no setting of a policy; there are {', '.join(Policy.model_fields)}"
             )
         return self
+
+
+def unit_of(offload: Offload, system: System) -> str:
+    """What moves: as the scenario says, or as the amount that it names implies, or as the system has it."""
+    implied = "layer" if offload.n_gpu_layers is not None else system.policy.unit or "expert"
+    return offload.unit or implied
 
 
 def load_system(name: str) -> System:
