@@ -20,6 +20,7 @@ from moesim.offload import together
 from moesim.offload.lanes import LANES, LayerWork, Rules, Timeline, schedule
 from moesim.offload.memory import expert_bytes
 from moesim.offload.plan import filled
+from moesim.ops.attention import Group
 from moesim.report.accuracy_offload import ABLATION_TARGET, MEMORY_TARGET, ablations, mean_error
 from moesim.report.as_json import prediction_data
 from moesim.report.load_text import shown
@@ -286,6 +287,26 @@ def test_what_one_sees_adds_up(olmoe):
     assert sum(found.values()) == pytest.approx(step * (olmoe.workload.output_len - 1), rel=1e-6)
     lanes = result.offload.lanes()
     assert lanes.end_s < step and max(lanes.busy().values()) <= lanes.end_s + 1e-12
+
+
+@given(POLICIES, st.floats(3, 40))
+@settings(deadline=None, max_examples=15)
+def test_the_links_error_is_that_of_all_lanes(policy, rate):
+    """A step's share of the link's interval is what the step takes with the link at either end."""
+    steps = assemble(
+        Scenario(
+            model="OLMoE-1B-7B-0924", hardware="rtx-4090", routing={"kind": "locality"},
+            workload=Workload(batch_size=1, input_len=16, output_len=4),
+            offload={**policy, "missing": "gpu", "experts_on_gpu": 20, "host_bandwidth": rate * 1e9},
+        )
+    ).steps  # fmt: skip
+    load = steps.load((Group(1, 1, 16),))
+    down, up = steps.cost("decode", load, 1).spread["offload/link"]
+    works = steps.cost("decode", load, 1).children
+    copies = sum(cost.seconds for cost in works if "offload/link" in cost.spread and cost.seconds > 0)
+    assert 0 <= down <= copies * (1 - np.exp(-0.1)) + 1e-12 and 0 <= up <= copies * (np.exp(0.1) - 1) + 1e-12
+    if policy["copies"] == "blocking" and policy["prefetch"] == "none" and not policy["writeback"]:
+        assert up == pytest.approx(copies * (np.exp(0.1) - 1))
 
 
 # Mechanisms

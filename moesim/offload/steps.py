@@ -19,7 +19,7 @@ from moesim.offload.misses import Requests
 from moesim.offload.moved import moved_costs
 from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections, eager_sections, fused_sections
-from moesim.offload.together import lanes_seconds
+from moesim.offload.together import lanes_seconds, overlap_spread
 from moesim.offload.works import Alike, in_order, works
 from moesim.ops import Host
 from moesim.spec.model import MoeFfn
@@ -69,7 +69,8 @@ class OffloadedSteps(StepModel):
         in_lanes = in_lanes + sum((cost.seconds for cost in moved), 0.0)
         together, variance = (_shaped(x, shape) for x in lanes_seconds(alike, self.rules))
         formula = "time of all lanes together - sum of their times"
-        saved = Cost("hidden by overlap", together - in_lanes, {}, bound="overlap", formula=formula, source="lanes",
+        spread = overlap_spread(alike, self.rules, together, moved)
+        saved = Cost("hidden by overlap", together - in_lanes, spread, bound="overlap", formula=formula, source="lanes",
                      variance=variance)  # fmt: skip
         found = summed(name, [*parts, *moved, saved])
         return _widened(found) if self.plan.system.runtime.related else found

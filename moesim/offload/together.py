@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from moesim.cost.cost import Cost, Spread
 from moesim.offload.lanes import Rules, carries_over, schedule
 from moesim.offload.works import Alike, in_order
 
@@ -26,6 +28,45 @@ def lanes_seconds(alike: list[Alike], rules: Rules) -> tuple[Any, Any]:
     every = np.arange(steps)
     mean, variance = (np.interp(every, at, np.broadcast_to(x, at.shape)) for x in some)
     return mean, variance
+
+
+_FIELDS = {
+    "offload/link": ("copy_s", "back_s", "stream_s"),
+    "offload/disk": ("disk_s", "stream_disk_s"),
+    "offload/CPU": ("cpu_s", "whole_cpu_s"),
+}
+"""Family of errors -> what of a layer's work is wrong together."""
+
+
+def overlap_spread(alike: list[Alike], rules: Rules, together: Any, moved: list[Cost]) -> Spread:
+    """What a lane's error changes of the time that overlap hides, so that a step is as uncertain as all lanes together.
+
+    Parameters
+    ----------
+    together : float or ndarray
+        Seconds of all lanes.
+    moved : list of Cost
+        What passes link, disk and CPU, with its own intervals.
+    """
+    found: Spread = {}
+    for family, names in _FIELDS.items():
+        costs = [cost for cost in moved if family in cost.spread]
+        if not costs:
+            continue
+        alone = np.asarray(sum(cost.seconds for cost in costs))
+        down, up = (np.asarray(sum(cost.spread[family][side] for cost in costs)) for side in (0, 1))
+        faster, slower = 1.0 - down.max() / alone.max(), 1.0 + up.max() / alone.max()
+        fast, slow = (
+            np.reshape(lanes_seconds([_scaled(group, names, factor) for group in alike], rules)[0], np.shape(together))
+            for factor in (faster, slower)
+        )
+        found[family] = (np.maximum(together - fast, 0.0) - down, np.maximum(slow - together, 0.0) - up)
+    return found
+
+
+def _scaled(group: Alike, names: tuple[str, ...], factor: float) -> Alike:
+    work = replace(group.work, **{name: factor * getattr(group.work, name) for name in names})
+    return Alike(group.kind, group.places, work)
 
 
 def _seconds(alike: list[Alike], rules: Rules) -> tuple[Any, Any]:
