@@ -62,12 +62,11 @@ def _offloaded(
     policy = filled(offload, system)
     rank = rank_with_formats(rank, policy)
     work = Work(load.size, load.longest()[0], sum(load.longest()))
-    captured = 0 if limits.eager else engine.max_cudagraph_capture_size
     if system.runtime.kernels == "eager":
         # Whole prompts in one step, no graphs.
-        limits = replace(limits, max_num_batched_tokens=work.batch * work.prompt, eager=True)
-        limits = replace(limits, max_num_seqs=work.batch)
-        captured = 0
+        whole = work.batch * work.prompt
+        limits = replace(limits, max_num_batched_tokens=whole, max_num_seqs=work.batch, eager=True)
+    captured = 0 if limits.eager else engine.max_cudagraph_capture_size
     plan = placed(system, policy, rank, hardware, host, limits, work)
     requests, ffn = None, rank.model.moe
     if ffn is not None:

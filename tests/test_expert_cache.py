@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from moesim.calibrate.locality import fit_locality, predicted
 from moesim.calibrate.offload import hit_rate_curves
 from moesim.calibrate.offload_compared import hit_rate_errors, simulated_against_closed
-from moesim.cost.host_fits import offload_fits
 from moesim.offload.hit_rates import hit_rate
 from moesim.offload.locality import Locality
 from moesim.offload.misses import DRAWS, Requests, drawn_misses
@@ -18,6 +17,7 @@ from moesim.offload.policies import POLICIES, drawn_requests, hits, replayed_hit
 from moesim.report.accuracy_offload import CLOSED_TARGET, HIT_RATE_TARGET
 from moesim.routing import loads
 from moesim.spec.offload import Policy
+from moesim.spec.offload_fits import offload_fits
 from moesim.spec.scenario import Locality as LocalityRouting
 from moesim.spec.scenario import Zipf
 

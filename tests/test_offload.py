@@ -15,7 +15,7 @@ from moesim.assembly import assemble
 from moesim.calibrate.offload import fit_bandwidth, runs
 from moesim.calibrate.offload_compared import compared_runs, compared_sizes
 from moesim.cost.cost import leaf_seconds
-from moesim.cost.host_fits import link_rate, offload_fits
+from moesim.cost.host_fits import link_rate
 from moesim.offload import together
 from moesim.offload.lanes import LANES, LayerWork, Rules, Timeline, schedule
 from moesim.offload.memory import expert_bytes
@@ -27,6 +27,7 @@ from moesim.report.load_text import shown
 from moesim.report.text import explain_text
 from moesim.spec.host import load_host
 from moesim.spec.offload import Offload
+from moesim.spec.offload_fits import offload_fits
 from moesim.spec.scenario import Scenario, Workload
 from moesim.spec.system_file import load_system, systems
 
@@ -301,9 +302,9 @@ def test_the_links_error_is_that_of_all_lanes(policy, rate):
         )
     ).steps  # fmt: skip
     load = steps.load((Group(1, 1, 16),))
-    down, up = steps.cost("decode", load, 1).spread["offload/link"]
-    works = steps.cost("decode", load, 1).children
-    copies = sum(cost.seconds for cost in works if "offload/link" in cost.spread and cost.seconds > 0)
+    step = steps.cost("decode", load, 1)
+    down, up = step.spread["offload/link"]
+    copies = sum(cost.seconds for cost in step.children if "offload/link" in cost.spread and cost.seconds > 0)
     assert 0 <= down <= copies * (1 - np.exp(-0.1)) + 1e-12 and 0 <= up <= copies * (np.exp(0.1) - 1) + 1e-12
     if policy["copies"] == "blocking" and policy["prefetch"] == "none" and not policy["writeback"]:
         assert up == pytest.approx(copies * (np.exp(0.1) - 1))

@@ -12,10 +12,10 @@ import numpy as np
 
 from moesim import paths
 from moesim.calibrate.locality import fit_locality
-from moesim.cost.host_fits import FITS_FILE, offload_fits
 from moesim.errors import CalibrationError
 from moesim.spec import yaml
 from moesim.spec.loading import from_data, load_hardware
+from moesim.spec.offload_fits import FITS_FILE, offload_fits
 
 _NOMINAL = {"PCIe3 x16": 16e9, "PCIe4 x16": 32e9, "PCIe5 x16": 64e9}
 _LARGE = {"", "4MiB", "16MiB"}
@@ -137,6 +137,3 @@ def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
 def _write(fits: dict[str, Any]) -> None:
     paths.write_whole(FITS_FILE, json.dumps(fits, indent=1) + "\n")
     offload_fits.cache_clear()
-    from moesim.spec import locality_file
-
-    locality_file._measured.cache_clear()

@@ -11,7 +11,6 @@ import numpy as np
 from moesim import paths
 from moesim.assembly import assemble
 from moesim.calibrate.offload import hit_rate_curves, rows_of, runs
-from moesim.cost.host_fits import offload_fits
 from moesim.memory import weight_bytes
 from moesim.offload import eager
 from moesim.offload.hit_rates import hit_rate
@@ -22,6 +21,7 @@ from moesim.offload.tiers import Tiers
 from moesim.prediction import predict
 from moesim.spec import yaml
 from moesim.spec.loading import from_data, load_hardware
+from moesim.spec.offload_fits import offload_fits
 from moesim.units import parse
 
 _STEPS, _CHAINS = 1500, 64

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from moesim import paths
+from moesim.spec.offload_fits import offload_fits
 
-FITS_FILE = paths.OFFLOAD / "fits.json"
 UNSEEN_SYSTEM = 0.35
 """Half-width, in the logarithm, where a system's copies were never seen: frameworks differ by two on one machine."""
 
@@ -24,12 +20,6 @@ class LinkRate:
     half_width: float
     tag: str
     source: str
-
-
-@lru_cache(maxsize=1)
-def offload_fits() -> dict[str, Any]:
-    """The stored fits: shares of copies, bandwidths of systems, locality of models."""
-    return json.loads(FITS_FILE.read_text(encoding="utf-8"))
 
 
 def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str, own_memory: str) -> LinkRate:

@@ -10,8 +10,8 @@ from moesim.cost.cost import Cost, reduced
 from moesim.cost.host import HostMachine
 from moesim.offload import memory
 from moesim.offload.plan import OffloadPlan
-from moesim.offload.streamed import head_stream, layer_copies
-from moesim.offload.works import HEAD, Alike
+from moesim.offload.streamed import copies_of
+from moesim.offload.works import Alike
 from moesim.ops.host import Copy, CpuMatrices, DiskRead
 
 
@@ -63,11 +63,6 @@ def _layers(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[
         each = on_cpu / blocks * around.cpu_bytes_per_s
         found.append(_lasting(around.cpu("layers_on_cpu", CpuMatrices(blocks, each, 0.0)), on_cpu))
     return found
-
-
-def copies_of(plan: OffloadPlan, kind: int) -> Copy:
-    """How a layer of a kind, or the head, comes over the link."""
-    return Copy(1, head_stream(plan)) if kind == HEAD else layer_copies(plan.rank, plan.rank.model.layers[kind])
 
 
 def _total(alike: list[Alike], what: Any) -> Any:

@@ -115,11 +115,8 @@ def _experts(
     here = sum(slots) * each
     everything = memory.trunk_bytes(rank) + every * each
     buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
-    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", every * each - here, everything)
-    tiers = Tiers(
-        hardware.gpu.memory.value, budget, context, trunk, here, buffers, kv, activations,
-        host.dram.capacity.value, memory.dram_budget(host), dram, host.disk.capacity.value, disk, remote,
-    )  # fmt: skip
+    below = memory.host_tiers(system, host, policy.backing or "dram", every * each - here, everything)
+    tiers = _tiers(hardware, host, budget, (context, trunk, here, buffers, kv, activations), below)
     resident = (True,) * rank.model.num_hidden_layers
     return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
 
@@ -183,15 +180,24 @@ def _layers(
     trunk = ends if all_here or last else ends - head
     everything = ends + sum(sizes)
     off = everything - on_gpu - trunk
-    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", off, everything)
+    below = memory.host_tiers(system, host, policy.backing or "dram", off, everything)
     kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)
-    tiers = Tiers(
-        hardware.gpu.memory.value, budget, context, trunk, on_gpu, landing, kv_here, activations,
-        host.dram.capacity.value, memory.dram_budget(host), dram, host.disk.capacity.value, disk, remote,
-    )  # fmt: skip
+    tiers = _tiers(hardware, host, budget, (context, trunk, on_gpu, landing, kv_here, activations), below)
     ffns = memory.moe_layers(rank)
     whole = tuple(float(ffn.num_experts) for ffn in ffns)
     return OffloadPlan(system, policy, hardware, host, rank, whole, resident, tiers, work)
+
+
+def _tiers(
+    hardware: Hardware, host: Host, budget: float, on_gpu: tuple[float, float, float, float, float, float],
+    below: tuple[float, float, float],
+) -> Tiers:  # fmt: skip
+    """Tiers of a machine: context, trunk, experts, buffers, KV cache, activations on the GPU; DRAM, disk, remote."""
+    dram, disk, remote = below
+    return Tiers(
+        hardware.gpu.memory.value, budget, *on_gpu, host.dram.capacity.value, memory.dram_budget(host), dram,
+        host.disk.capacity.value, disk, remote,
+    )  # fmt: skip
 
 
 def rank_with_formats(rank: Rank, policy: Policy) -> Rank:

@@ -20,6 +20,15 @@ _TENSORS_AROUND = 7
 """Attention's four matrices, two norms, the router."""
 
 
+HEAD = -1
+"""Stands where a kind of layer would, for what comes after the last layer."""
+
+
+def copies_of(plan: OffloadPlan, kind: int) -> Copy:
+    """How a layer of a kind, or the head, comes over the link."""
+    return Copy(1, head_stream(plan)) if kind == HEAD else layer_copies(plan.rank, plan.rank.model.layers[kind])
+
+
 def layer_copies(rank: Rank, layers: Layers) -> Copy:
     """One copy for every tensor of a layer."""
     ffn = layers.ffn

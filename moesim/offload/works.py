@@ -14,12 +14,10 @@ from moesim.offload.lanes import LayerWork
 from moesim.offload.misses import Requests, drawn_misses
 from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections
-from moesim.offload.streamed import cpu_layer, head_stream, layer_copies
+from moesim.offload.streamed import HEAD, copies_of, cpu_layer, head_stream
 from moesim.spec.model import MoeFfn
 
 _GUESSES = {"next_gate", "activation_matrix"}
-HEAD = -1
-"""Stands where a kind of layer would, for what comes after the last layer."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,8 @@ def works(
         work = _work(plan, requests, around, kinds[i], i, resident, slots, load, phase, places, first)
         found.append(Alike(i, tuple(places), work))
     streams = plan.by_layer and plan.policy.missing == "gpu" and not encoder
-    if streams and (head_bytes := head_stream(plan)):
-        read = plan.disk_share * around.disk_seconds(head_bytes) if plan.disk_share else 0.0
-        head = LayerWork("head", stream_s=around.copy_seconds(head_bytes), stream_disk_s=read)
-        found.append(Alike(HEAD, (len(model.order),), head))
+    if streams and head_stream(plan):
+        found.append(Alike(HEAD, (len(model.order),), _streaming(LayerWork("head"), plan, around, HEAD)))
     return found
 
 
@@ -93,12 +89,14 @@ def _work(
     if isinstance(layers.ffn, MoeFfn):
         assert requests is not None
         work = _with_experts(work, plan, requests, around, kind, layers.ffn, slots, load, phase, places, first)
-    if not resident:
-        copies = layer_copies(plan.rank, layers)
-        read = plan.disk_share * around.disk_seconds(copies.count * copies.bytes_each) if plan.disk_share else 0.0
-        stream = copies.count * around.copy_seconds(copies.bytes_each)
-        work = replace(work, stream_s=stream, stream_disk_s=read)
-    return work
+    return work if resident else _streaming(work, plan, around, i)
+
+
+def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: int) -> LayerWork:
+    """The same of what comes over the link as a whole, from disk before where it lies there."""
+    copies = copies_of(plan, kind)
+    read = plan.disk_share * around.disk_seconds(copies.count * copies.bytes_each) if plan.disk_share else 0.0
+    return replace(work, stream_s=copies.count * around.copy_seconds(copies.bytes_each), stream_disk_s=read)
 
 
 def _with_experts(

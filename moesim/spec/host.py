@@ -8,8 +8,6 @@ from pathlib import Path
 from pydantic import Field
 
 from moesim import paths
-from moesim.errors import SpecError
-from moesim.spec import yaml
 from moesim.spec.names import named_file
 from moesim.spec.quantities import (
     BytesPerSecond,
@@ -21,7 +19,7 @@ from moesim.spec.quantities import (
     Share,
     Strict,
 )
-from moesim.spec.validation import validated
+from moesim.spec.validation import read_as
 
 
 class Dram(Strict):
@@ -82,8 +80,4 @@ def load_host(name: str) -> Host:
 
 @lru_cache(maxsize=64)
 def _load_host(path: Path, _stamp: int) -> Host:
-    document = yaml.read(path)
-    host, problems = validated(Host, document.data, document)
-    if host is None:
-        raise SpecError(problems)
-    return host
+    return read_as(Host, path)[0]

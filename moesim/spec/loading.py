@@ -20,7 +20,7 @@ from moesim.spec.huggingface import model_from_config
 from moesim.spec.model import Model
 from moesim.spec.names import named_file, names_of
 from moesim.spec.scenario import Scenario, dotted_fields
-from moesim.spec.validation import validated
+from moesim.spec.validation import read_as, validated
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
@@ -246,11 +246,7 @@ def _is_cluster(path: Path, _stamp: int) -> bool:
 
 @lru_cache(maxsize=64)
 def _load_hardware(path: Path, _stamp: int) -> Hardware:
-    document = yaml.read(path)
-    hardware, problems = validated(Hardware, document.data, document)
-    if hardware is None:
-        raise SpecError(problems)
-    return hardware
+    return read_as(Hardware, path)[0]
 
 
 def _load_cluster(path: Path, stamp: int) -> Hardware:
@@ -270,11 +266,7 @@ def _load_cluster(path: Path, stamp: int) -> Hardware:
 def _parsed_cluster(path: Path, _stamp: int) -> tuple[Any, yaml.Document]:
     from moesim.spec.cluster import Cluster
 
-    document = yaml.read(path)
-    cluster, problems = validated(Cluster, document.data, document)
-    if cluster is None:
-        raise SpecError(problems)
-    return cluster, document
+    return read_as(Cluster, path)
 
 
 @lru_cache(maxsize=64)

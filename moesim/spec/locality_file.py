@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
 from statistics import median
 from typing import Any
 
-from moesim import paths
+from moesim.spec.offload_fits import offload_fits
 from moesim.spec.scenario import Locality
 
 
-@lru_cache(maxsize=1)
 def _measured() -> dict[str, Any]:
-    return json.loads((paths.OFFLOAD / "fits.json").read_text(encoding="utf-8"))["locality"]
+    return offload_fits()["locality"]
 
 
 def measured_name(model: str) -> str | None:

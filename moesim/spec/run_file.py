@@ -16,10 +16,9 @@ from pydantic import Field
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
-from moesim.spec import yaml
 from moesim.spec.quantities import Strict
 from moesim.spec.scenario import Scenario, dotted_fields
-from moesim.spec.validation import validated
+from moesim.spec.validation import read_as
 
 FOLDER = paths.CALIBRATION / "runs"
 METRICS = tuple(f"{statistic}_{name}_ms" for statistic in ("mean", "median", "p90", "p99")
@@ -72,11 +71,7 @@ def run_sets(folder: Path = FOLDER) -> list[Path]:
 
 def load_about(path: Path) -> RunFile:
     """The YAML half of a run set. Raises SpecError."""
-    document = yaml.read(path)
-    about, problems = validated(RunFile, document.data, document)
-    if about is None:
-        raise SpecError(problems)
-    return about
+    return read_as(RunFile, path)[0]
 
 
 def load_runs(path: Path) -> RunSet:

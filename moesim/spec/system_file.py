@@ -9,12 +9,10 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from moesim import paths
-from moesim.errors import SpecError
-from moesim.spec import yaml
 from moesim.spec.names import named_file
 from moesim.spec.offload import ExpertFormat, Offload, Policy
 from moesim.spec.quantities import Count, Share, Sourced, Strict
-from moesim.spec.validation import validated
+from moesim.spec.validation import read_as
 
 
 class Unpacking(Strict):
@@ -145,8 +143,4 @@ def systems() -> list[str]:
 
 @lru_cache(maxsize=64)
 def _load_system(path: Path, _stamp: int) -> System:
-    document = yaml.read(path)
-    system, problems = validated(System, document.data, document)
-    if system is None:
-        raise SpecError(problems)
-    return system
+    return read_as(System, path)[0]

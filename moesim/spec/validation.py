@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from moesim.errors import Problem
+from moesim.errors import Problem, SpecError
 from moesim.spec import yaml
 
 M = TypeVar("M", bound=BaseModel)
@@ -22,6 +23,15 @@ def validated(
         return kind.model_validate(data), []
     except ValidationError as error:
         return None, [_problem(kind, item, document, overridden or set()) for item in error.errors()]
+
+
+def read_as(kind: type[M], path: Path) -> tuple[M, yaml.Document]:
+    """A YAML file as its model, and the document it came from. Raises SpecError."""
+    document = yaml.read(path)
+    found, problems = validated(kind, document.data, document)
+    if found is None:
+        raise SpecError(problems)
+    return found, document
 
 
 _KINDS = {"uniform", "balanced", "zipf", "power_law", "correlated", "identical", "locality", "histogram", "trace"}
