@@ -20,6 +20,8 @@ FITS = CALIBRATION / "fits"
 SYSTEMS = CALIBRATION / "systems"
 OFFLOAD = CALIBRATION / "offload"
 QUALITY = CALIBRATION / "quality"
+GRID = CALIBRATION / "grid.yaml"
+CAMPAIGN = CALIBRATION / "campaign.yaml"
 
 
 def stored_fits() -> dict[str, Path]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moesim.assembly import assemble
 from moesim.errors import DoesNotFit
+from moesim.memory import fullest_stage
 from moesim.prediction import Prediction, predict
 from moesim.spec.loading import load_hardware
 from moesim.spec.run_file import Run, RunSet, load_runs, run_sets
@@ -76,6 +78,22 @@ def validate(
                 )
             progress(i, len(jobs))
     return sets, found
+
+
+def compared_memory(group: RunSet) -> list[tuple[str, float, float]]:
+    """(what, measured, predicted) of an engine's own memory profile, where the set has one. [B; blocks]"""
+    measured = group.about.memory
+    if measured is None:
+        return []
+    parts = assemble(group.about.scenario)
+    room = fullest_stage(parts.rank, parts.hardware, parts.limits)[1]
+    pairs = (
+        ("weights", measured.weights, room.weights),
+        ("activations", measured.activations, room.activations),
+        ("CUDA graphs", measured.cuda_graphs, room.cuda_graphs),
+        ("KV blocks", measured.kv_blocks, room.kv_blocks),
+    )
+    return [(what, float(theirs), float(ours)) for what, theirs, ours in pairs if theirs is not None]
 
 
 def _predicted(run: Run) -> dict[str, tuple[float, float, float]]:

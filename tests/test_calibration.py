@@ -9,7 +9,9 @@ import pytest
 
 from moesim import load_hardware, paths
 from moesim.calibrate import fitting, scaling, store, tables, unseen
+from moesim.calibrate.dataset import open_dataset, read_table, stored, stored_datasets
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
+from moesim.calibrate.lint import lint
 from moesim.calibrate.tiles_import import FOLDER, import_tiles
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
@@ -41,7 +43,7 @@ BY_NAME = {family.name: family for family in FAMILIES}
 @pytest.fixture(scope="module")
 def refitted():
     """Every H100 family fitted afresh from the tables."""
-    return {fit.family.name: fit for fit in store.fit_all(GPU, STACK)}
+    return {fit.family.name: fit for fit in store.fit_all(stored(GPU, STACK), NUMBERS)}
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t[0])
@@ -74,25 +76,27 @@ def test_power_law_rows_are_predicted_through_routing_alone():
 
 @pytest.mark.parametrize("stack", [STACK, "sglang-0.5.12", "sglang-0.5.6.post2"])
 def test_stored_fits_have_not_drifted(request, stack):
-    stored = json.loads((paths.FITS / GPU / f"{stack}.json").read_text())["families"]
+    before = json.loads((paths.FITS / GPU / f"{stack}.json").read_text())["families"]
     if stack == STACK:
         fits = request.getfixturevalue("refitted")
     else:
         fits = {
             fit.family.name: fit
-            for fit in store.fit_all(GPU, stack, only="deepep_low_latency" if "12" in stack else "deepep")
+            for fit in store.fit_all(
+                stored(GPU, stack), NUMBERS, only="deepep_low_latency" if "12" in stack else "deepep"
+            )
         }
     assert fits
     for name, fit in fits.items():
-        entry = store.as_json(fit, GPU, stack)
-        held, now = stored[name]["held_out"], entry["held_out"]
+        entry = store.as_json(fit, stored(GPU, stack))
+        held, now = before[name]["held_out"], entry["held_out"]
         assert now["mean_absolute_error"] == pytest.approx(held["mean_absolute_error"], abs=2e-3), name
-        assert now["rows"] == held["rows"] and entry["set_aside"] == stored[name]["set_aside"]
-        assert entry["data"] == stored[name]["data"], "the table changed: run `moesim fit`"
-        rows = fit.family.select(tables.read_table(GPU, stack, fit.family.table), NUMBERS)
+        assert now["rows"] == held["rows"] and entry["set_aside"] == before[name]["set_aside"]
+        assert entry["data"] == before[name]["data"], "the table changed: run `moesim fit`"
+        rows = fit.family.select(read_table(GPU, stack, fit.family.table), NUMBERS)
         rows = rows.sample(min(len(rows), 500), random_state=1)
         price = fit.family.evaluator(rows, NUMBERS, tuned_tiles(GPU))
-        old = {k: v["value"] for k, v in stored[name]["parameters"].items()}
+        old = {k: v["value"] for k, v in before[name]["parameters"].items()}
         assert np.allclose(price(fit.parameters).seconds, price(old).seconds, rtol=0.02), name
 
 
@@ -159,7 +163,7 @@ def test_standard_errors_are_small_where_it_matters():
 def test_a_fit_recovers_what_made_the_data(name):
     """Rows priced by known constants with 3 % noise: the fit prices them like the truth does."""
     family = BY_NAME[name]
-    table = tables.read_table(GPU, STACK, family.table)
+    table = read_table(GPU, STACK, family.table)
     rows = family.select(table, NUMBERS).copy()
     truth = {q.name: q.start * 1.3 if q.start * 1.3 < q.high else q.start for q in family.form.parameters}
     exact = np.asarray(family.evaluator(rows, NUMBERS, tuned_tiles(GPU))(truth).seconds)
@@ -174,7 +178,7 @@ def test_a_fit_recovers_what_made_the_data(name):
 
 def test_rows_faster_than_physics_are_set_aside_by_rule():
     family = BY_NAME["fused_moe/fp8_block"]
-    rows = family.select(tables.read_table(GPU, STACK, "fused_moe"), NUMBERS)
+    rows = family.select(read_table(GPU, STACK, "fused_moe"), NUMBERS)
     broken = implied_bound_broken(family, rows, NUMBERS)
     assert 0 < broken.sum() < 0.05 * len(rows)
     op = family.operation(rows)
@@ -184,7 +188,7 @@ def test_rows_faster_than_physics_are_set_aside_by_rule():
 
 def test_one_group_cannot_be_held_out():
     family = BY_NAME["fused_moe/int4"]
-    table = tables.read_table(GPU, STACK, "fused_moe")
+    table = read_table(GPU, STACK, "fused_moe")
     with pytest.raises(CalibrationError, match="one group only"):
         fitting.fit_family(family, table[table["moe_tp_size"] == 1], NUMBERS, tuned_tiles(GPU))
     with pytest.raises(CalibrationError, match="no rows"):
@@ -215,7 +219,7 @@ def test_import_tables_converts_counts_and_says_so(tmp_path, monkeypatch):
     assert set(table.columns) == {"kernel_source", "gemm_dtype", "m", "n", "k", "seconds"}
     meta = (written.parent / "meta.yaml").read_text()
     for text in (
-        "package_version: 9.9.0",
+        "source: aiconfigurator-core 9.9.0",
         "Apache-2.0",
         "rows_read: 4",
         "rows_kept: 2",
@@ -223,7 +227,7 @@ def test_import_tables_converts_counts_and_says_so(tmp_path, monkeypatch):
         "not positive",
     ):
         assert text in meta
-    assert yaml.parse(meta, "meta").data["families"]["gemm"]["rows_kept"] == 2
+    assert yaml.parse(meta, "meta").data["tables"]["gemm"]["rows_kept"] == 2
     with pytest.raises(CalibrationError, match="holds no table"):
         tables.import_tables(wheel, "gpu-x", "y", "vllm-0.24.0")
     (tmp_path / "not.whl").write_text("no")
@@ -245,11 +249,13 @@ def test_every_stored_fit_loads_and_tables_have_meta():
     assert f"{GPU}/{STACK}" in paths.stored_fits()
     for name in paths.stored_fits():
         assert load_fits(name).families
-    for gpu, stack in store.stored_tables():
-        folder = paths.KERNELS / gpu / stack
-        meta = yaml.read(folder / "meta.yaml").data
-        assert set(meta["families"]) == {p.stem for p in folder.glob("*.parquet")}
-        assert meta["gpu"] == gpu == load_hardware(gpu).name
+    for dataset in stored_datasets():
+        assert dataset.gpu == load_hardware(dataset.gpu).name
+
+
+@pytest.mark.parametrize("dataset", stored_datasets(), ids=lambda d: f"{d.gpu}/{d.stack}")
+def test_every_stored_dataset_passes_the_lint(dataset):
+    assert lint(open_dataset(f"{dataset.gpu}/{dataset.stack}")) == []
 
 
 def test_a_broken_fit_file_is_refused(tmp_path):

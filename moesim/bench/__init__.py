@@ -1,1 +1,2 @@
-"""Tools that run a real serving engine and record what it did; nothing in moesim imports them."""
+"""What runs on the machine that is measured: torch, the standard library and, where it imports, vLLM. Nothing else of
+moesim."""

@@ -14,6 +14,7 @@ import numpy as np
 from moesim.calibrate.collective_rows import COLLECTIVE_FAMILIES
 from moesim.calibrate.expert_rows import EXPERT_FAMILIES
 from moesim.calibrate.family import Family
+from moesim.calibrate.machine_rows import GPU_FAMILIES, HOST_FAMILIES
 from moesim.cost.forms import attention, elementwise, gemm, mla
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops import Attention, Elementwise, Gemm, MlaModule
@@ -59,16 +60,26 @@ def _attention(table: pd.DataFrame) -> Attention:
     )
 
 
+_MLA_SIZES = {
+    "hidden": ("hidden_size", 7168.0),
+    "q_lora_rank": ("q_lora_rank", 1536.0),
+    "kv_lora_rank": ("kv_lora_rank", 512.0),
+    "qk_rope_head_dim": ("qk_rope_head_dim", 64.0),
+    "qk_nope_head_dim": ("qk_nope_head_dim", 128.0),
+    "v_head_dim": ("v_head_dim", 128.0),
+}
+"""Column of each size; tables without it hold DeepSeek-V3's."""
+
+
+def _column(table: pd.DataFrame, name: str, otherwise: float) -> Any:
+    return table[name].to_numpy(float) if name in table else otherwise
+
+
 def _mla(table: pd.DataFrame) -> MlaModule:
     return MlaModule(
         (_sequences(table),),
         heads=table["num_heads"].to_numpy(float),
-        hidden=7168.0,
-        q_lora_rank=1536.0,
-        kv_lora_rank=512.0,
-        qk_rope_head_dim=64.0,
-        qk_nope_head_dim=128.0,
-        v_head_dim=128.0,
+        **{name: _column(table, column, size) for name, (column, size) in _MLA_SIZES.items()},
         kv_bytes=_kv_bytes(table),
         fp8_gemm=np.where(table["gemm_type"] == "bfloat16", 0.0, 1.0),
         bytes_per_weight=np.where(table["gemm_type"] == "bfloat16", 2.0, 1.0),
@@ -106,6 +117,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("elementwise", elementwise.FORM, "elementwise", lambda t, gpu: t, _quantise,
            lambda t: t["k"].astype(str), "one row length at a time", weights_for_l2_rule=False,
            note="measured on the static fp8 quantisation kernel; norms, rope and activation are priced by it"),
+    *GPU_FAMILIES,
+    *HOST_FAMILIES,
 )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     broken = implied_bound_broken(family, rows, gpu)
     set_aside = family_counts(family, rows, broken)
     rows = rows[~broken].reset_index(drop=True)
-    folds = _folds(family, rows)
+    folds = folds_of(family, rows)
     if folds.max() < 1:
         raise CalibrationError(f"{family.name} has one group only, so nothing can be held out")
     measured = rows["seconds"].to_numpy(float)
@@ -120,7 +120,7 @@ def valid_range(family: Family, rows: pd.DataFrame) -> dict[str, tuple[float, fl
     return {name: (float(np.min(v)), float(np.max(v))) for name, v in values.items()}
 
 
-def _folds(family: Family, rows: pd.DataFrame) -> Array:
+def folds_of(family: Family, rows: pd.DataFrame) -> Array:
     labels, index = np.unique(family.group(rows).to_numpy(str), return_inverse=True)
     if family.folds is None:
         return index

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.calibrate.collective_rows import across_all_nodes
+from moesim.calibrate.dataset import read_table
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import solve
-from moesim.calibrate.tables import read_table
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
+from moesim.calibrate.dataset import Dataset, sha256, stored_datasets
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import FamilyFit, fit_family
-from moesim.calibrate.tables import read_table, sha256, table_path
 from moesim.cost.fits import LEVEL
 from moesim.cost.forms.form import Parameter
 from moesim.cost.gpu import GpuNumbers
@@ -24,52 +24,49 @@ from moesim.paths import write_whole
 from moesim.spec.loading import load_hardware
 
 
-def stored_tables() -> list[tuple[str, str]]:
-    """(gpu, stack) of every imported table folder."""
-    return sorted((p.parent.parent.name, p.parent.name) for p in paths.KERNELS.glob("*/*/meta.yaml"))
-
-
-def fit_all(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None, only: str = "") -> list[FamilyFit]:
-    """Fit every family for which ``gpu``'s tables hold rows, or those whose name begins with ``only``."""
-    numbers, tuned = GpuNumbers.of(load_hardware(gpu)), tuned_tiles(gpu)
+def fit_all(
+    dataset: Dataset, numbers: GpuNumbers, progress: Callable[[str], None] = lambda _: None, only: str = ""
+) -> list[FamilyFit]:
+    """Fit every family for which the dataset holds rows, or those whose name begins with ``only``."""
+    tuned = tuned_tiles(dataset.gpu)
     fits: list[FamilyFit] = []
     for family in FAMILIES:
-        if not family.name.startswith(only) or not table_path(gpu, stack, family.table).is_file():
+        if not family.name.startswith(only) or not dataset.has(family.table):
             continue
         try:
-            fits.append(fit_family(family, read_table(gpu, stack, family.table), numbers, tuned))
+            fits.append(fit_family(family, dataset.table(family.table), numbers, tuned))
             progress(family.name)
         except CalibrationError as error:
             progress(f"{family.name}: left out, {error}")
     if not fits:
-        raise CalibrationError(f"there are no tables for {gpu} under {stack}; import them first")
+        raise CalibrationError(f"nothing could be fitted to the tables of {dataset.gpu} under {dataset.stack}")
     return fits
 
 
 def transfer_errors(fit: FamilyFit, own_gpu: str) -> dict[str, dict[str, Any]]:
     """How well these constants price other GPUs when only the hardware file changes."""
     result: dict[str, dict[str, Any]] = {}
-    for gpu, stack in stored_tables():
-        if gpu == own_gpu or not table_path(gpu, stack, fit.family.table).is_file():
+    for other in stored_datasets():
+        if other.gpu == own_gpu or not other.has(fit.family.table):
             continue
-        log_ratio = _log_ratio_on(fit.family, fit.parameters, gpu, stack)
+        log_ratio = _log_ratio_on(fit.family, fit.parameters, other)
         if log_ratio is not None:
-            result[gpu] = {
-                "stack": stack,
-                "compute_capability": load_hardware(gpu).compute_capability,
+            result[other.gpu] = {
+                "stack": other.stack,
+                "compute_capability": load_hardware(other.gpu).compute_capability,
                 "mean_absolute_error": round(float(np.abs(np.expm1(-log_ratio)).mean()), 4),
                 "half_width": round(float(np.quantile(np.abs(log_ratio), LEVEL)), 4),
             }
     return result
 
 
-def _log_ratio_on(family: Family, parameters: dict[str, float], gpu: str, stack: str) -> Any:
-    numbers = GpuNumbers.of(load_hardware(gpu))
-    rows = family.select(read_table(gpu, stack, family.table), numbers)
+def _log_ratio_on(family: Family, parameters: dict[str, float], other: Dataset) -> Any:
+    numbers = GpuNumbers.of(load_hardware(other.gpu))
+    rows = family.select(other.table(family.table), numbers)
     if rows.empty:
         return None
     rows = rows[~implied_bound_broken(family, rows, numbers)]
-    predicted = family.evaluator(rows, numbers, tuned_tiles(gpu))(parameters).seconds
+    predicted = family.evaluator(rows, numbers, tuned_tiles(other.gpu))(parameters).seconds
     return np.log(rows["seconds"].to_numpy() / predicted)
 
 
@@ -79,7 +76,7 @@ def _at_bound(q: Parameter, value: float) -> bool:
     return value <= q.low + min(slack, 1e-3 * q.start) or value >= q.high - slack
 
 
-def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
+def as_json(fit: FamilyFit, dataset: Dataset) -> dict[str, Any]:
     """A family's entry of the stored file."""
     errors = (fit.held_out["predicted"] / fit.held_out["seconds"] - 1).abs()
     by_group = errors.groupby(fit.held_out["group"]).mean()
@@ -114,39 +111,50 @@ def as_json(fit: FamilyFit, gpu: str, stack: str) -> dict[str, Any]:
             "roofline_with_one_constant": round(float(roofline), 4),
         },
         "set_aside": fit.set_aside,
-        "transfer": transfer_errors(fit, gpu),
-        "data": {"file": f"kernels/{gpu}/{stack}/{fit.family.table}.parquet",
-                 "sha256": sha256(table_path(gpu, stack, fit.family.table))},
+        "transfer": transfer_errors(fit, dataset.gpu),
+        "data": {"file": f"{dataset.label}/{fit.family.table}.parquet",
+                 "sha256": sha256(dataset.path(fit.family.table))},
     }  # fmt: skip
 
 
-def as_data(gpu: str, stack: str, fits: list[FamilyFit]) -> dict[str, Any]:
-    """What ``calibration/fits/<gpu>/<stack>.json`` holds."""
+def as_data(dataset: Dataset, fits: list[FamilyFit]) -> dict[str, Any]:
+    """What a fit file holds."""
     return {
         "about": "Written by `moesim fit`; do not edit.",
-        "gpu": gpu,
-        "stack": stack,
-        "families": {fit.family.name: as_json(fit, gpu, stack) for fit in fits},
+        "gpu": dataset.gpu,
+        "stack": dataset.stack,
+        "families": {fit.family.name: as_json(fit, dataset) for fit in fits},
     }
 
 
-def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda _: None, only: str = "") -> Path:
-    """Fit families, then the engine's host time where its runs were made on this GPU, and store all at once.
+def write_fit(target: Path, data: dict[str, Any]) -> Path:
+    """Write a fit file; what was loaded of it before is forgotten."""
+    from moesim.assembly import machine_of
+    from moesim.cost.fits import load_fits
+
+    write_whole(target, json.dumps(data, indent=1) + "\n")
+    load_fits.cache_clear()
+    machine_of.cache_clear()
+    return target
+
+
+def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: None, only: str = "") -> Path:
+    """Fit a dataset of the project, then the engine's host time where its runs were made on this GPU; store all.
 
     ``only`` refits the families whose name begins with it (``host`` and ``front_end``: both of these alone) and keeps
     the others as they are stored.
     """
-    from moesim.assembly import machine_of
     from moesim.calibrate import engine
     from moesim.calibrate.front_end import fit_front_end
-    from moesim.cost.fits import load_fits
 
+    gpu, stack = dataset.gpu, dataset.stack
     target = paths.FITS / gpu / f"{stack}.json"
+    numbers = GpuNumbers.of(load_hardware(gpu))
     served_only = only in {"host", "front_end"}
-    data = as_data(gpu, stack, [] if served_only else fit_all(gpu, stack, progress, only))
+    data = as_data(dataset, [] if served_only else fit_all(dataset, numbers, progress, only))
     if only and target.is_file():
-        stored = json.loads(target.read_text(encoding="utf-8"))["families"]
-        fitted = stored | data["families"]
+        before = json.loads(target.read_text(encoding="utf-8"))["families"]
+        fitted = before | data["families"]
         data["families"] = {f.name: fitted[f.name] for f in FAMILIES if f.name in fitted}
     if gpu == engine.GPU and stack == engine.STACK and engine.RUNS.is_file():
         with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +165,4 @@ def fit_and_store(gpu: str, stack: str, progress: Callable[[str], None] = lambda
             front_end, served_token = fit_front_end(str(kernels_only))
             data["families"] |= {"front_end": front_end, "served_token": served_token}
         progress("host and front end")
-    write_whole(target, json.dumps(data, indent=1) + "\n")
-    load_fits.cache_clear()
-    machine_of.cache_clear()
-    return target
+    return write_fit(target, data)

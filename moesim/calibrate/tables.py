@@ -1,4 +1,4 @@
-"""Tidy extracts of public kernel tables: import from the aiconfigurator-core wheel, and read back.
+"""Tidy extracts of public kernel tables, from the aiconfigurator-core wheel.
 
 The wheel is read as a zip file and never imported. Latencies become seconds, element counts become bytes,
 and every dropped row is counted with its reason in ``meta.yaml`` beside the tables.
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim import paths
+from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
-from moesim.paths import whole, write_whole
+from moesim.spec.hardware import Hardware
+from moesim.spec.names import squeezed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +123,33 @@ TIDY: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 }
 
 
-def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str) -> list[Path]:
-    """Write tidy extracts of one GPU and stack under ``calibration/kernels/<gpu>/<stack>/``.
+def import_from_wheel(wheel: Path, folder: Path, hardware: Hardware, stack: str) -> Dataset:
+    """The wheel's tables of a GPU, which it names as one of the aliases of its hardware file, into ``folder``.
+
+    Raises
+    ------
+    CalibrationError
+        The file is no such wheel, or holds nothing for this GPU and stack.
+    """
+    names = {squeezed(alias): alias for alias in (hardware.name, *hardware.aliases)}
+    with _opened(wheel) as archive:
+        theirs = sorted({name.split("/")[3] for name in archive.namelist() if name.startswith(f"{DATA}/")})
+    source_gpu = next((name for name in theirs if squeezed(name) in names), None)
+    if source_gpu is None:
+        raise CalibrationError(f"'{wheel.name}' holds no GPU called {hardware.name}; it has {', '.join(theirs)}")
+    import_tables(wheel, hardware.name, source_gpu, stack, folder)
+    return Dataset(folder, hardware.name, stack)
+
+
+def _opened(wheel: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(wheel)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"'{wheel}' is not a wheel file: {error}") from None
+
+
+def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str, folder: Path | None = None) -> list[Path]:
+    """Write tidy extracts of one GPU and stack into ``folder``, by default the project's own for them.
 
     Parameters
     ----------
@@ -145,39 +172,54 @@ def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str) -> list[Pa
     engine, _, version = stack.partition("-")
     if engine not in SOURCES:
         raise CalibrationError(f"the stack '{stack}' is of no known engine; known: {', '.join(SOURCES)}")
-    try:
-        archive = zipfile.ZipFile(wheel)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"'{wheel}' is not a wheel file: {error}") from None
-    with archive:
+    with _opened(wheel) as archive:
         names = set(archive.namelist())
         nccl = _newest(names, f"{DATA}/{source_gpu}/comm/nccl/")
-        meta: dict[str, Any] = {}
-        written: list[Path] = []
-        folder = paths.KERNELS / gpu / stack
+        about: dict[str, Any] = {}
+        tables: dict[str, pd.DataFrame] = {}
+        devices: set[str] = set()
         for family, pattern in SOURCES[engine].items():
             member = f"{DATA}/{source_gpu}/{pattern.format(version=version, nccl=nccl)}"
             if member not in names:
                 continue
             raw = archive.read(member)
             table = pd.read_parquet(io.BytesIO(raw))
-            tidy, dropped = tidied(family, table)
-            target = folder / f"{family}.parquet"
-            with whole(target) as half:
-                tidy.to_parquet(half, index=False, compression="zstd")
-            written.append(target)
-            meta[family] = {
+            tables[family], dropped = tidied(family, table)
+            devices.add(str(table["device"].iloc[0]))
+            about[family] = {
                 "file": member,
                 "sha256_of_source": hashlib.sha256(raw).hexdigest(),
                 "device": str(table["device"].iloc[0]),
                 "rows_read": len(table),
-                "rows_kept": len(tidy),
+                "rows_kept": len(tables[family]),
                 "rows_dropped": dropped,
+                "sha256": content_sha256(tables[family]),
             }
-        if not written:
+        if not tables:
             raise CalibrationError(f"'{wheel.name}' holds no table of {stack} on '{source_gpu}'")
-    write_whole(folder / "meta.yaml", _meta_text(wheel.name, gpu, stack, meta))
+    folder = folder or paths.KERNELS / gpu / stack
+    written = [write_table(folder, family, table) for family, table in tables.items()]
+    write_sheet(folder, "moesim import-tables", _sheet(wheel, gpu, stack, sorted(devices), tables, about))
     return written
+
+
+def _sheet(
+    wheel: Path, gpu: str, stack: str, devices: list[str], tables: dict[str, pd.DataFrame], about: dict[str, Any]
+) -> dict[str, Any]:
+    name, version = wheel.name.split("-")[:2]
+    return {
+        "title": f"kernels of {stack} on {gpu}, public tables",
+        "gpu": gpu,
+        "stack": stack,
+        "source": f"{name.replace('_', '-')} {version}",
+        "licence": "Apache-2.0 (NVIDIA)",
+        "measured_at": "not recorded in the source",
+        "units": units_of(tables),
+        "repetitions": "one sample a row, no standard error in the source",
+        "environment": {"devices": devices, "engine": stack, "driver, clocks, power cap, ECC": "not recorded"},
+        "doubts": ["no standard errors, so unstable rows cannot be told from stable ones"],
+        "tables": about,
+    }
 
 
 def tidied(family: str, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -202,45 +244,3 @@ def tidied(family: str, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, in
 def _newest(names: set[str], prefix: str) -> str:
     versions = {m[1] for n in names if (m := re.match(re.escape(prefix) + r"([\d.]+)/nccl_perf\.parquet$", n))}
     return max(versions, key=lambda v: [int(x) for x in v.split(".")], default="none")
-
-
-def _meta_text(wheel: str, gpu: str, stack: str, families: dict[str, Any]) -> str:
-    name, version = wheel.split("-")[:2]
-    lines = [
-        "# Written by `moesim import-tables`; do not edit.",
-        f"package: {name.replace('_', '-')}",
-        f"package_version: {version}",
-        "licence: Apache-2.0 (NVIDIA)",
-        f"gpu: {gpu}",
-        f"stack: {stack}",
-        "units: {seconds: s, message_bytes: B}",
-        "repetitions: one sample a row, no standard error in the source",
-        "families:",
-    ]
-    for family, entry in families.items():
-        lines.append(f"  {family}:")
-        for key, value in entry.items():
-            if key == "rows_dropped":
-                inner = ", ".join(f'"{reason}": {count}' for reason, count in value.items())
-                lines.append(f"    {key}: {{{inner}}}")
-            else:
-                lines.append(f'    {key}: "{value}"' if isinstance(value, str) else f"    {key}: {value}")
-    return "\n".join(lines) + "\n"
-
-
-def read_table(gpu: str, stack: str, family: str) -> pd.DataFrame:
-    """A tidy extract. Raises CalibrationError where there is none."""
-    import pandas as pd
-
-    path = table_path(gpu, stack, family)
-    if not path.is_file():
-        raise CalibrationError(f"there is no table '{family}' for {gpu} under {stack}")
-    return pd.read_parquet(path)
-
-
-def table_path(gpu: str, stack: str, family: str) -> Path:
-    return paths.KERNELS / gpu / stack / f"{family}.parquet"
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moesim.calibrate.dataset import read_table
 from moesim.calibrate.expert_rows import moe_shape, never_fitted
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import ideal_seconds
-from moesim.calibrate.tables import read_table
 from moesim.cost.fits import FittedFamily, load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles

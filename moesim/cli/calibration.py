@@ -19,6 +19,8 @@ def calibration_commands(commands: Any) -> None:
         ("import-runs", "fill the run sets from an aiconfigurator-core wheel", _import_runs, True, ()),
         ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
         ("fit-offload", "fit host bandwidths and routing locality to the published rows", _fit_offload, False, ()),
+        ("design-study", "how few points a fit needs: chosen against random, on public tables", _design_study, False,
+         ("output",)),
         ("accuracy", "write the accuracy page and its plots under docs/", _accuracy, False, ("output",)),
     ):  # fmt: skip
         command = commands.add_parser(name, help=about, description=about)
@@ -56,15 +58,16 @@ def _import_runs(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _fit(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.calibrate.store import fit_and_store, stored_tables
+    from moesim.calibrate.dataset import stored_datasets
+    from moesim.calibrate.store import fit_and_store
     from moesim.spec.loading import load_hardware
 
     wanted = load_hardware(options.gpu).name if options.gpu else None
-    chosen = [(g, s) for g, s in stored_tables() if wanted in (None, g) and options.stack in (None, s)]
+    chosen = [d for d in stored_datasets() if wanted in (None, d.gpu) and options.stack in (None, d.stack)]
     if not chosen:
         raise CalibrationError("there are no imported tables for that GPU and stack")
-    for gpu, stack in chosen:
-        print(fit_and_store(gpu, stack, lambda text: print(f"  {text}", file=sys.stderr), options.only or ""))
+    for dataset in chosen:
+        print(fit_and_store(dataset, lambda text: print(f"  {text}", file=sys.stderr), options.only or ""))
     return 0
 
 
@@ -72,6 +75,17 @@ def _fit_offload(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.offload import fit_offload
 
     print(fit_offload(lambda text: print(f"  {text}", file=sys.stderr)))
+    return 0
+
+
+def _design_study(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim import paths
+    from moesim.report.design_page import write_design_page
+
+    for path in write_design_page(
+        options.output or paths.ROOT / "docs", lambda text: print(f"  {text}", file=sys.stderr)
+    ):
+        print(path)
     return 0
 
 

@@ -45,7 +45,7 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from moesim.report.served import docs, figures_of, headline, write_served
+    from moesim.report.served import docs, figures_of, headline, memory_lines, write_served
     from moesim.validate import validate
 
     for path in options.runs:
@@ -58,6 +58,8 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
         task = bar.add_task("runs", total=None)
         sets, found = validate(options.runs or None, lambda done, of: bar.update(task, completed=done, total=of))
     print("\n".join(headline(sets, {group.name: figures_of(group, found) for group in sets})))
+    if memory := memory_lines(sets):
+        print("\n" + "\n".join(memory))
     if options.output or not options.runs:
         for path in write_served(sets, found, options.output or docs()):
             print(path, file=sys.stderr)
@@ -65,15 +67,11 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.spec.bench_file import write_run_set
-    from moesim.spec.loading import load
+    from moesim.spec.bench_file import import_bench
 
     if options.output.suffix != ".yaml" or not options.output.parent.is_dir():
         raise SpecError([Problem(f"'{options.output}' must be a .yaml file in a folder that exists", "--output")])
-    scenario = load(options.scenario).model_dump(
-        mode="json", exclude_defaults=True, exclude={"workload", "description"}
-    )
-    for path in write_run_set(options.results, scenario, options.title, options.output):
+    for path in import_bench(options.results, options.scenario, options.title, options.output):
         print(path)
     return 0
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from moesim.cli.bench_engine import bench_engine_command
+from moesim.cli.calibrate import calibrate_command
 from moesim.cli.calibration import calibration_commands
+from moesim.cli.campaign import campaign_command
 from moesim.cli.codes import BAD_INPUT
 from moesim.cli.load import bench_command, capacity_command, validate_command
 from moesim.cli.offload import offload_study_command, search_command
@@ -61,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     capacity_command(commands)
     validate_command(commands)
     bench_command(commands)
+    bench_engine_command(commands)
+    calibrate_command(commands)
+    campaign_command(commands, main)
     calibration_commands(commands)
     for name, about, run in (
         ("models", "list the models of the catalogue", _models),

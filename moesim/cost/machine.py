@@ -53,6 +53,7 @@ FORMS: dict[str, Form] = {
     "deepep_high_throughput_nodes": deepep.HIGH_THROUGHPUT,
     "deepep_notify": deepep.NOTIFY,
     "elementwise": elementwise.FORM,
+    "small": elementwise.FORM,
     "host": elementwise.HOST,
     "front_end": front_end.FORM,
     "served_token": front_end.SERVED_TOKEN,
@@ -76,6 +77,16 @@ OTHER_EXPERT_KERNELS = {("mxfp4", "marlin"): ("fused_moe/int4", "marlin")}
 
 mxfp4 under Marlin is priced by the same kernel's int4 rows: its own table holds one model of 896 experts with an
 activation of its own."""
+
+SMALL_KERNELS = {
+    **dict.fromkeys(("input_norm", "post_norm", "cross_norm", "final_norm"), "small/norm"),
+    **dict.fromkeys(("mlp_act", "shared_act"), "small/activation"),
+    "rope": "small/rope",
+    "top_k": "small/top_k",
+    "embedding": "small/embedding",
+    "sampling": "small/sampling",
+}
+"""Operation -> the family of its own kernel, where a calibration has measured it; else a related one stands in."""
 
 _BORROWED = {
     ("experts", "fp8"), ("experts", "int8"), ("experts", "int8_weight_only"),
@@ -123,6 +134,9 @@ class Machine:
             return self._gemm(name, op)
         if isinstance(op, (Attention, MlaModule)):
             return self._attention(name, op)
+        own = SMALL_KERNELS.get(name, "")
+        if own in self.fits.families:
+            return self._priced(name, op, own, self.gpu)
         return self._priced(name, op, "elementwise", self.gpu, borrowed=True)
 
     def attention_seconds(self, op: Attention | MlaModule) -> Any:

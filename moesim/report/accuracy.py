@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
+from moesim.calibrate.dataset import read_table
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.family import Family
-from moesim.calibrate.tables import read_table
 from moesim.calibrate.unseen import power_law_errors
 from moesim.cost import fits as fits_module
 from moesim.cost.gpu import GpuNumbers

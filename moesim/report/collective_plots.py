@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.calibrate.collective_rows import across_all_nodes, deepep_shape
+from moesim.calibrate.dataset import read_table
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
-from moesim.calibrate.tables import read_table
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops.collective import BUS_FACTOR

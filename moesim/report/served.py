@@ -18,7 +18,8 @@ from moesim.prediction import predict
 from moesim.report.figure import pyplot, save
 from moesim.report.text import explain_text
 from moesim.spec.run_file import RunSet
-from moesim.validate import BAD_NODE_RATIO, QUEUE_RATIO, Comparison
+from moesim.units import bytes_text
+from moesim.validate import BAD_NODE_RATIO, QUEUE_RATIO, Comparison, compared_memory
 
 TPOT, TTFT = "mean_tpot_ms", "mean_ttft_ms"
 CONCURRENCIES = (4, 64)
@@ -49,7 +50,7 @@ def write_served(sets: Sequence[RunSet], found: Sequence[Comparison], folder: Pa
 def figures_of(group: RunSet, found: Sequence[Comparison]) -> dict[str, Any]:
     """Errors, coverage and queueing of one set."""
     mine = [c for c in found if c.runs == group.name]
-    inside = [c for c in mine if CONCURRENCIES[0] <= c.run.scenario.workload.size <= CONCURRENCIES[1]]
+    inside = [c for c in mine if _counts(group, c)]
     times = [c for c in mine if c.metric.endswith("ttft_ms")]
     figures: dict[str, Any] = {"role": group.about.role, "runs": len(group.runs)}
     for name, metric in (("tpot", TPOT), ("ttft", TTFT)):
@@ -63,6 +64,11 @@ def figures_of(group: RunSet, found: Sequence[Comparison]) -> dict[str, Any]:
         "named_wrongly": sum(c.queues and not c.queued for c in times),
     }
     return figures
+
+
+def _counts(group: RunSet, c: Comparison) -> bool:
+    """Of a published table the middle of its concurrencies, as the targets say; of a user's runs all."""
+    return not group.about.select or CONCURRENCIES[0] <= c.run.scenario.workload.size <= CONCURRENCIES[1]
 
 
 def _summary(rows: Sequence[Comparison]) -> dict[str, float]:
@@ -122,6 +128,18 @@ def headline(sets: Sequence[RunSet], figures: dict[str, Any]) -> list[str]:
         named += f", {queue['named_wrongly']} wrongly" if queue["named_wrongly"] else ""
         title = f"{group.about.title} ({data['runs']})"
         lines.append(f"| {title} | {data['role']} | {cells[0]} | {cells[1]} | {covered} | {named} |")
+    return lines
+
+
+def memory_lines(sets: Sequence[RunSet]) -> list[str]:
+    """Each engine's own memory profile beside ours; nothing where no set has one."""
+    lines = []
+    for group in sets:
+        for what, theirs, ours in compared_memory(group):
+            said = [f"{x:,.0f}" if what == "KV blocks" else bytes_text(x) for x in (theirs, ours)]
+            lines.append(
+                f"{group.name:50} {what:12} measured {said[0]:>12}, predicted {said[1]:>12} {ours / theirs - 1:+.1%}"
+            )
     return lines
 
 

@@ -66,7 +66,9 @@ def step_prices(steps: StepModel, limits: Limits) -> StepPrices:
 
 
 def front_end(steps: StepModel, engine: Engine) -> FrontEnd:
-    """What a request passes before the scheduler: as fitted (Dynamo), or as the engine's file assumes."""
+    """What a request passes before the scheduler: as fitted (Dynamo), as the engine's file assumes, or nothing."""
+    if engine.front_end == "none":
+        return FrontEnd(0.0, 0.0)
     if engine.front_end == "dynamo":
         constants = steps.machine.front_end
         return FrontEnd(constants["t_request"], constants["t_prompt_token"])

@@ -14,6 +14,14 @@ from moesim.spec.run_file import METRICS
 _COUNTS = ("completed", "total_input_tokens", "total_output_tokens")
 
 
+def import_bench(results: Sequence[Path], scenario: Path, title: str, target: Path) -> list[Path]:
+    """A run set at ``target`` from results and the scenario file that says what served. Raises SpecError."""
+    from moesim.spec.loading import load
+
+    served = load(scenario).model_dump(mode="json", exclude_defaults=True, exclude={"workload", "description"})
+    return write_run_set(results, served, title, target)
+
+
 def write_run_set(results: Sequence[Path], scenario: dict[str, Any], title: str, target: Path) -> list[Path]:
     """Write ``target`` (YAML) and its CSV: a row for each result.
 

@@ -16,13 +16,23 @@ from pydantic import Field
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
-from moesim.spec.quantities import Strict
+from moesim.spec.quantities import Capacity, Strict
 from moesim.spec.scenario import Scenario, dotted_fields
 from moesim.spec.validation import read_as
 
 FOLDER = paths.CALIBRATION / "runs"
 METRICS = tuple(f"{statistic}_{name}_ms" for statistic in ("mean", "median", "p90", "p99")
                 for name in ("ttft", "tpot", "itl", "e2el"))  # fmt: skip
+
+
+class MeasuredMemory(Strict):
+    """What an engine's own memory profile said when it started."""
+
+    weights: Capacity
+    activations: Capacity | None = None
+    """Peak of the profile run."""
+    cuda_graphs: Capacity | None = None
+    kv_blocks: int = Field(ge=1)
 
 
 class RunFile(Strict):
@@ -40,6 +50,7 @@ class RunFile(Strict):
     seats_are_concurrency: bool = False
     """max_num_seqs was set to each run's concurrency."""
     scenario: Scenario
+    memory: MeasuredMemory | None = None
     doubts: list[str] = []
 
 

@@ -74,8 +74,9 @@ class Engine(Strict):
     """The next step is composed while the GPU works: vLLM's default from 0.14 on."""
     max_cudagraph_capture_size: Annotated[int, Field(ge=0)] = 512
     """Largest step, in tokens, that runs as a CUDA graph."""
-    front_end: Literal["server", "dynamo"] = "server"
-    """Who takes requests: vLLM's own server, or NVIDIA Dynamo's (fitted on runs it served)."""
+    front_end: Literal["server", "dynamo", "none"] = "server"
+    """Who takes requests: vLLM's own server, NVIDIA Dynamo's (fitted on runs it served), or none: prompts are
+    handed to the engine in its own process."""
     moe_backend: Literal["auto", "triton", "marlin"] = "auto"
     """Kernel of the experts where a weight format has two (mxfp4); auto is what vLLM 0.24 picks."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92

@@ -5,6 +5,7 @@ Tags, anchors, aliases and duplicate keys are refused, so that a file means what
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,16 @@ def parse(text: str, source: str) -> Document:
     if problems:
         raise SpecError(problems)
     return document
+
+
+def text(data: dict[str, Any]) -> str:
+    """Plain data as YAML that ``parse`` reads back."""
+    writer, stream = YAML(typ="safe", pure=True), io.StringIO()
+    writer.default_flow_style, writer.width, writer.allow_unicode = False, 110, True
+    writer.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    writer.representer.ignore_aliases = lambda *_: True
+    writer.dump(data, stream)
+    return stream.getvalue()
 
 
 def _plain(node: Node, at: Location, document: Document, problems: list[Problem], seen: set[int]) -> Any:

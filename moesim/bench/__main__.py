@@ -1,0 +1,81 @@
+"""What a measuring process does: say where it is, or measure a plan of points into a log.
+
+``moesim calibrate`` runs it as a process of its own, so that a kernel that kills it costs one point. On a machine with
+nothing but torch it runs by itself: ``python -m moesim.bench points plan.jsonl points.jsonl --seconds 500``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from moesim.bench.environment import environment, refuse_busy_gpu
+from moesim.bench.errors import BenchError, DeviceLost
+from moesim.bench.log import Log, LogError
+from moesim.bench.point import Point
+
+DONE, REFUSED, AGAIN = 0, 2, 75
+"""Exit codes: the plan is done or time is up; nothing can be measured; a fresh process can go on."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m moesim.bench", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("environment", "points", "collectives", "engine"):
+        command = commands.add_parser(name)
+        command.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+        command.add_argument("--busy", action="store_true", help="measure beside other processes")
+        if name != "environment":
+            command.add_argument("plan", type=Path, help="JSON lines, a point each; of an engine, its settings in JSON")
+            command.add_argument("log", type=Path)
+            command.add_argument("--seconds", type=float, default=600.0)
+    options = parser.parse_args(arguments)
+    try:
+        if options.device == "cuda" and not options.busy:
+            refuse_busy_gpu()
+        here = environment(options.device)
+        if options.command == "environment":
+            print(json.dumps(here))
+            return DONE
+        return _measure(options, here)
+    except (BenchError, LogError) as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+
+
+def _measure(options: argparse.Namespace, here: dict[str, object]) -> int:
+    """Events go to standard output, a JSON list a line, for whoever shows progress."""
+    text = options.plan.read_text(encoding="utf-8")
+    deadline = time.monotonic() + options.seconds
+
+    def told(what: str, point: Point) -> None:
+        print(json.dumps([what, point.as_data()]), flush=True)
+
+    with Log(options.log) as log:
+        log.session(here)
+        try:
+            if options.command == "engine":
+                from moesim.bench.engine.plan import read_plan
+                from moesim.bench.engine.runner import measure_engine
+
+                measure_engine(*read_plan(text), log, options.device, deadline, told)
+                return DONE
+            points = [Point.of(json.loads(line)) for line in text.splitlines() if line.strip()]
+            if options.command == "collectives":
+                from moesim.bench.collectives import measure_collectives
+
+                measure_collectives(points, log, options.device, deadline, told)
+            else:
+                from moesim.bench.session import measure
+
+                measure([p for p in points if p.table != "nccl"], log, options.device, deadline, told)
+        except DeviceLost:
+            return AGAIN
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What is asked of one engine: batches at once, loads over time; as JSON between processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moesim.bench.engine.settings import EngineSettings
+from moesim.bench.point import Point
+
+
+def batch_points(settings: EngineSettings, grid: Sequence[tuple[int, int, int]], repetitions: int) -> list[Point]:
+    """Static batches: (requests at once, tokens in, tokens out), each some times over."""
+    found = []
+    for batch, tokens_in, tokens_out in grid:
+        if batch > settings.max_num_seqs or tokens_in + tokens_out > settings.max_model_len:
+            continue
+        for repetition in range(repetitions):
+            asked = {"batch": batch, "input_len": tokens_in, "output_len": tokens_out, "repetition": repetition}
+            found.append(Point("engine_batch", {**settings.columns(), **asked}))
+    return found
+
+
+def load_points(
+    settings: EngineSettings, rates: Sequence[float], requests: int, lengths: tuple[int, int]
+) -> list[Point]:
+    """Poisson arrivals at several rates. [1/s]"""
+    asked = {"requests": requests, "input_len": lengths[0], "output_len": lengths[1]}
+    return [Point("engine_load", {**settings.columns(), "request_rate": rate, **asked}) for rate in rates]
+
+
+def write_plan(settings: EngineSettings, points: Sequence[Point]) -> str:
+    """One engine's plan as text."""
+    about = asdict(settings) | {"model": str(settings.model), "capture_sizes": list(settings.capture_sizes)}
+    return json.dumps({"settings": about, "points": [p.as_data() for p in points]})
+
+
+def read_plan(text: str) -> tuple[EngineSettings, list[Point]]:
+    """The engine's settings, and its points, of a plan."""
+    data = json.loads(text)
+    about: dict[str, Any] = data["settings"]
+    about["model"] = Path(about["model"])
+    return EngineSettings(**about), [Point.of(point) for point in data["points"]]

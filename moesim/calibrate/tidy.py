@@ -1,0 +1,128 @@
+"""A log of measurements -> a dataset: tidy tables and a data sheet, unstable and failed points counted there."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from moesim.bench.log import LogError, rows
+from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
+from moesim.errors import CalibrationError
+
+KEPT = ("kernel_source", "seconds", "seconds_q1", "seconds_q3", "samples")
+"""Measured columns that a table keeps; the log has the rest."""
+_VOLATILE = {"versions", "python", "system", "cpu", "gpu", "driver", "cuda", "compute_capability", "device"}
+"""What must not change from one session of a log to the next."""
+
+
+def log_rows(log: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(environments of the sessions, rows of points) of a log. Raises CalibrationError."""
+    try:
+        everything = list(rows(log))
+    except LogError as error:
+        raise CalibrationError(str(error)) from None
+    return [row["session"] for row in everything if "session" in row], [row for row in everything if "point" in row]
+
+
+def check_same_place(log: Path, here: dict[str, Any]) -> None:
+    """Raise CalibrationError where a log was begun on another machine or with other software."""
+    sessions, _ = log_rows(log)
+    for before in sessions[-1:]:
+        for name in sorted(_VOLATILE):
+            if before.get(name) != here.get(name):
+                raise CalibrationError(
+                    f"'{log}' was begun with {name} {before.get(name)}, here it is {here.get(name)}: rows of both "
+                    "cannot stand in one dataset; choose another folder with -o"
+                )
+
+
+def write_dataset(folder: Path, log: Path, name: str, stack: str) -> Dataset:
+    """Write the tables and the data sheet of everything a log holds.
+
+    Parameters
+    ----------
+    name : str
+        moesim's name of the GPU, or of the host.
+
+    Raises
+    ------
+    CalibrationError
+        There is no usable row.
+    """
+    import pandas as pd
+
+    sessions, points = log_rows(log)
+    tables: dict[str, pd.DataFrame] = {}
+    about: dict[str, Any] = {}
+    for table in sorted({row["point"]["table"] for row in points}):
+        mine = [row for row in points if row["point"]["table"] == table]
+        good = [row for row in mine if "seconds" in row and not row["unstable"]]
+        if not good:
+            continue
+        columns = [{k: v for k, v in row["point"].items() if k != "table"} for row in good]
+        measured = [{k: row[k] for k in KEPT} for row in good]
+        tables[table] = pd.DataFrame([{**c, **m} for c, m in zip(columns, measured, strict=True)])
+        about[table] = {
+            "rows_read": len(mine),
+            "rows_kept": len(good),
+            "rows_dropped": _dropped(mine),
+            "kernels": sorted({row["kernel_source"] for row in good}),
+            "sha256": content_sha256(tables[table]),
+        }
+    if not tables:
+        raise CalibrationError(
+            f"'{log}' holds no stable measured point, so there is nothing to fit; measure for longer"
+        )
+    for old in folder.glob("*.parquet"):
+        if old.stem not in tables:
+            old.unlink()
+    for table, frame in tables.items():
+        write_table(folder, table, frame)
+    write_sheet(folder, "moesim calibrate", _sheet(name, stack, sessions, points, tables, about))
+    return Dataset(folder, name, stack)
+
+
+def _dropped(rows: list[dict[str, Any]]) -> dict[str, int]:
+    reasons = [
+        f"failed: {row['failed'].splitlines()[0][:80]}"
+        if "failed" in row
+        else f"unstable: {', '.join(row['unstable'])}"
+        for row in rows
+        if "failed" in row or row["unstable"]
+    ]
+    return dict(Counter(reasons).most_common())
+
+
+def _sheet(
+    name: str,
+    stack: str,
+    sessions: list[dict[str, Any]],
+    points: list[dict[str, Any]],
+    tables: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(f(r["at"] for r in points))) for f in (min, max))
+    here = sessions[-1]
+    doubts = [
+        "buffers hold random numbers: kernels whose time depends on values are not told apart",
+        "points marked unstable are in the log, not in the tables",
+    ]
+    if "nvml" in here:
+        doubts.append(here["nvml"])
+    if here["device"] == "cpu":
+        doubts.append("a processor shared with other work, or whose clock moves, measures slower than it is")
+    return {
+        "title": f"kernels of {stack} on {name}, measured by moesim calibrate",
+        "gpu": name,
+        "stack": stack,
+        "source": "measured here",
+        "licence": "CC0-1.0",
+        "measured_at": f"{first} to {last} UTC, {len(sessions)} session{'s' * (len(sessions) > 1)}",
+        "units": units_of(tables),
+        "repetitions": "median and quartiles of 5 to 15 samples a row, each of many calls over rotating buffers",
+        "environment": here,
+        "doubts": doubts,
+        "tables": about,
+    }
