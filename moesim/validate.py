@@ -12,12 +12,14 @@ from moesim.assembly import assemble
 from moesim.errors import DoesNotFit
 from moesim.memory import fullest_stage
 from moesim.prediction import Prediction, predict
+from moesim.serving.engine import longest_request
 from moesim.spec.loading import load_hardware
 from moesim.spec.run_file import Run, RunSet, load_runs, run_sets
 
 BAD_NODE_RATIO = 1.2
 """A run is set apart as a bad node's when it takes this much longer a token than its twin on a larger GPU of the same
 architecture (more bandwidth, same compute capability) and model. Written down before any prediction was compared."""
+_SHARE_STEPS = 12
 QUEUE_RATIO = 3.0
 """A measured run queues for the cache when its time to first token is this multiple of the same at half the
 concurrency (or that one queues already): without a queue it at most doubles."""
@@ -93,7 +95,22 @@ def compared_memory(group: RunSet) -> list[tuple[str, float, float]]:
         ("CUDA graphs", measured.cuda_graphs, room.cuda_graphs),
         ("KV blocks", measured.kv_blocks, room.kv_blocks),
     )
-    return [(what, float(theirs), float(ours)) for what, theirs, ours in pairs if theirs is not None]
+    found = [(what, float(theirs), float(ours)) for what, theirs, ours in pairs if theirs is not None]
+    if measured.starts_at is not None:
+        found.append(("least share", measured.starts_at, _least_share(group)))
+    return found
+
+
+def _least_share(group: RunSet) -> float:
+    """The smallest gpu_memory_utilization whose cache holds one request of max_model_len, as vLLM asks to start."""
+    low, high = 0.0, 1.0
+    for _ in range(_SHARE_STEPS):
+        middle = (low + high) / 2
+        parts = assemble(group.about.scenario.with_(gpu_memory_utilization=middle))
+        room = fullest_stage(parts.rank, parts.hardware, parts.limits)[1]
+        longest = longest_request(group.about.scenario.engine, parts.rank)
+        low, high = (low, middle) if room.longest_alone >= longest else (middle, high)
+    return high
 
 
 def _predicted(run: Run) -> dict[str, tuple[float, float, float]]:

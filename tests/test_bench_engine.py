@@ -273,3 +273,32 @@ def test_the_command_writes_run_sets(vllm, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "nvidia-h100-sxm5-80gb-vllm-olmoe-1b-7b-0924-graph.yaml" in said
     assert len(load_runs(next(tmp_path.glob("*.yaml"))).runs) == 2
+
+
+def test_the_least_share_of_memory_is_found_and_compared(vllm, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(worker, "environment_of", lambda device, busy=False: HERE)
+    start = vllm.LLM
+
+    def with_little_memory(**arguments):
+        if arguments["gpu_memory_utilization"] < 0.31:
+            raise ValueError("No available memory for the cache blocks.")
+        return start(**arguments)
+
+    vllm.LLM = with_little_memory
+
+    def run_engine(settings, points, log, device, seconds, busy=False, told=None):
+        with Log(log) as opened:
+            opened.session(HERE)
+            measure_engine(settings, points, opened, device, time.monotonic() + seconds)
+        return worker.Progress(len(points), 0.0)
+
+    monkeypatch.setattr(worker, "run_engine", run_engine)
+    arguments = ["bench-engine", "OLMoE-1B-7B-0924", "--batches", "1:16:4", "--edge", "4", "-o", str(tmp_path)]
+    assert main(arguments) == 0
+    (group,) = (load_runs(path) for path in tmp_path.glob("*.yaml"))
+    memory = group.about.memory
+    assert memory and memory.fails_at and memory.starts_at and memory.fails_at < 0.31 <= memory.starts_at
+    assert memory.starts_at - memory.fails_at < 0.1
+    least = next(ours for what, _, ours in compared_memory(group) if what == "least share")
+    assert 0.15 < least < 0.3, "12.9 GiB of weights and a little more, of 79 GiB"
+    assert "least share" in "\n".join(memory_lines([group]))

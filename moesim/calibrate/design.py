@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.calibrate.family import Family
+from moesim.calibrate.sensitivity import log_jacobian, log_seconds
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import TunedTiles
 
@@ -32,7 +33,6 @@ _MODEL = 0.2
 """Standard deviation of what the model gets wrong along its range, in ln(seconds)."""
 _BUMPS = 8
 _DRAWS = 6
-_STEP = 1e-3
 
 
 def jacobians(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> tuple[Array, Array]:
@@ -43,20 +43,10 @@ def jacobians(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tuned
     low, high = (np.array([getattr(q, side) for q in parameters]) for side in ("low", "high"))
     shift = np.random.default_rng(0).normal(0.0, _PRIOR / 2, (_DRAWS, len(parameters)))
     shift[0] = 0.0
-    evaluate = family.evaluator(table, gpu, tuned)
-
-    def log_seconds(values: Array) -> Array:
-        by_name = dict(zip((q.name for q in parameters), values.tolist(), strict=True))
-        return np.log(np.broadcast_to(evaluate(by_name).seconds, len(table)))
-
-    found = np.empty((_DRAWS, len(table), len(parameters)))
-    for draw, point in enumerate(np.clip(start * np.exp(shift), low, high)):
-        here = log_seconds(point)
-        for q in range(len(parameters)):
-            moved = point.copy()
-            moved[q] *= 1 - _STEP
-            found[draw, :, q] = (here - log_seconds(moved)) / _STEP
-    return found, log_seconds(start)
+    evaluate, rows = family.evaluator(table, gpu, tuned), len(table)
+    around = np.clip(start * np.exp(shift), low, high)
+    found = np.stack([log_jacobian(evaluate, parameters, values, rows) for values in around])
+    return found, log_seconds(evaluate, parameters, start, rows)
 
 
 def most_telling(jacobian: Array, groups: Array, load: Array, many: int, cost_s: Array | None = None) -> Array:

@@ -68,9 +68,12 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
     sessions, rows = log_rows(log)
     groups: dict[str, list[dict[str, Any]]] = {}
     memory: dict[str, dict[str, Any]] = {}
+    edges: dict[str, dict[str, float]] = {}
     for row in rows:
         point = row["point"]
         engine = json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW})
+        if point["table"] == "engine_memory":
+            _note_edge(edges.setdefault(_but_for_memory(point), {}), point["gpu_memory_utilization"], "memory" in row)
         if point["table"] == "engine_memory" and "memory" in row:
             memory[engine] = row["memory"]
         elif point["table"] in {"engine_batch", "engine_load"} and "failed" not in row:
@@ -85,11 +88,41 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
         lines = _table(found)
         about = _about(point, found, hardware, memory.get(engine, {}), sessions[-1])
         about["scenario"]["model"] = _model(point["model"], folder)
+        if "memory" in about:
+            about["memory"] |= edges.get(_but_for_memory(point), {})
         write_whole(target.with_suffix(".csv"), "\n".join(lines) + "\n")
         write_whole(target, f"# Written by `moesim bench-engine`; do not edit.\n{yaml.text(about)}")
         load_runs(target)
         written += [target, target.with_suffix(".csv")]
     return written
+
+
+def _but_for_memory(point: Mapping[str, Any]) -> str:
+    """An engine's settings without the share of memory it was given."""
+    kept = {k: v for k, v in sorted(point.items()) if k not in _PER_ROW and k != "gpu_memory_utilization"}
+    return json.dumps(kept)
+
+
+def _note_edge(edge: dict[str, float], share: float, started: bool) -> None:
+    if started:
+        edge["starts_at"] = min(edge.get("starts_at", 1.0), share)
+    else:
+        edge["fails_at"] = max(edge.get("fails_at", 0.0), share)
+
+
+def next_share(edge: Mapping[str, float]) -> float:
+    """Halfway between the largest share of memory that failed and the smallest that started."""
+    return round((edge.get("fails_at", 0.0) + edge.get("starts_at", 1.0)) / 2, 3)
+
+
+def edge_of(log: Path, settings: EngineSettings) -> dict[str, float]:
+    """What a log knows of the share of memory from which an engine starts."""
+    edge: dict[str, float] = {}
+    wanted = _but_for_memory(settings.columns())
+    for row in log_rows(log)[1]:
+        if row["point"]["table"] == "engine_memory" and _but_for_memory(row["point"]) == wanted:
+            _note_edge(edge, row["point"]["gpu_memory_utilization"], "memory" in row)
+    return edge
 
 
 def _model(name: str, folder: Path) -> str:

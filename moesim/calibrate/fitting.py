@@ -1,8 +1,9 @@
 """Least squares on log residuals, held-out errors by whole groups, and the residuals' quantiles.
 
-Standard errors come from the refits that leave groups out (a jackknife over groups), because rows of one shape
-err together. Interval quantiles of a group come from the other groups only, so that the printed coverage is
-honest (cross-conformal).
+Standard errors are the larger of two: from the refits that leave groups out (a jackknife over groups), because rows of
+one shape err together, and from the scatter of all rows through the Jacobian, because few folds can agree by chance.
+Interval quantiles of a group come from the other groups only, so that the printed coverage is honest
+(cross-conformal).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from moesim.calibrate.families import implied_bound_broken
 from moesim.calibrate.family import Family
+from moesim.calibrate.sensitivity import log_jacobian, log_seconds
 from moesim.cost.fits import Residuals, ranged_fields
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import TunedTiles
@@ -30,6 +32,8 @@ _PRIOR = 0.01
 """Weight of a parameter's distance from its start, in the logarithm, as if one row erred by a hundredth of it: what
 the rows do not identify stays there, and the same rows give the same fit on every processor."""
 _LEAST = 1e-3
+_NOTHING_S = 1e-12
+"""What a launch of nothing takes by a roofline: one time for all, which its efficiency constant then scales."""
 Array = np.ndarray[Any, Any]
 
 
@@ -80,6 +84,7 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     spread = np.array(refits)
     many = len(spread)
     errors = np.sqrt((many - 1) / many * ((spread - spread.mean(0)) ** 2).sum(0))
+    errors = np.maximum(errors, _scatter_errors(family, rows, gpu, tuned, everything))
     names = [q.name for q in family.form.parameters]
     log_ratio = np.log(measured / predicted)
     held_out = pd.DataFrame(
@@ -97,6 +102,21 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     )
 
 
+def _scatter_errors(
+    family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles, fitted: dict[str, float]
+) -> Array:
+    """Standard errors as if rows erred independently: the scatter of the residuals through the Jacobian."""
+    if len(rows) > _MAX_ROWS:
+        rows = rows.sample(_MAX_ROWS, random_state=0)
+    parameters, values = family.form.parameters, np.array([fitted[q.name] for q in family.form.parameters])
+    evaluate = family.evaluator(rows, gpu, tuned)
+    missed = np.log(rows["seconds"].to_numpy(float)) - log_seconds(evaluate, parameters, values, len(rows))
+    jacobian = log_jacobian(evaluate, parameters, values, len(rows))
+    scatter = (missed**2).sum() / max(len(rows) - len(values), 1)
+    spread = np.linalg.inv(jacobian.T @ jacobian + _PRIOR**2 * np.eye(len(values)))
+    return np.sqrt(scatter * np.diag(spread)) * np.abs(values)
+
+
 def family_counts(family: Family, rows: pd.DataFrame, broken: Array) -> dict[str, int]:
     """How many rows the physical rule sets aside, by group."""
     groups = family.group(rows)[broken]
@@ -110,8 +130,8 @@ def ideal_seconds(family: Family, rows: pd.DataFrame, gpu: GpuNumbers) -> Array:
         return np.asarray(op.link_bytes / gpu.link_bytes_per_s)
     if isinstance(op, ExpertAllToAll):
         return np.maximum(op.link_bytes / gpu.link_bytes_per_s, op.node_bytes / gpu.nic_bytes_per_s)
-    flop, moved = np.broadcast_arrays(np.asarray(op.flop, float), np.asarray(op.hbm_bytes, float))
-    return np.maximum(flop / gpu.flop_per_s(family.arithmetic), moved / gpu.hbm_bytes_per_s)
+    flop, moved = (np.broadcast_to(np.asarray(x, float), len(rows)) for x in (op.flop, op.hbm_bytes))
+    return np.maximum(np.maximum(flop / gpu.flop_per_s(family.arithmetic), moved / gpu.hbm_bytes_per_s), _NOTHING_S)
 
 
 def valid_range(family: Family, rows: pd.DataFrame) -> dict[str, tuple[float, float]]:

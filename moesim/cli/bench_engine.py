@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def bench_engine_command(commands: Any) -> None:
         ("max-num-batched-tokens", int, 8192), ("gpu-memory-utilization", float, 0.9),
     ):  # fmt: skip
         add(f"--{name}", type=kind, default=usual)
+    add("--edge", type=int, default=0, metavar="N", help="N more starts to find the least memory share it starts with")
     add("--kv-cache-dtype", default="auto")
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--minutes", type=float, default=10.0)
@@ -52,7 +54,7 @@ def _bench_engine(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.bench.engine.plan import batch_points, load_points
     from moesim.bench.engine.settings import EngineSettings
     from moesim.calibrate import measuring, worker
-    from moesim.calibrate.engine_runs import model_folder, write_runs
+    from moesim.calibrate.engine_runs import edge_of, model_folder, next_share, write_runs
     from moesim.calibrate.tidy import check_same_place
 
     settings = EngineSettings(
@@ -77,6 +79,11 @@ def _bench_engine(options: argparse.Namespace, rest: list[str]) -> int:
         settings, points, log, options.device, 60 * options.minutes, options.busy,
         lambda p: print(f"\r{p.done} of {len(points) + 1} measured", end="", file=sys.stderr),
     )  # fmt: skip
+    for _ in range(options.edge):
+        share = next_share(edge_of(log, settings))
+        print(f"\rtrying {share:.3f} of the memory", file=sys.stderr)
+        tried = replace(settings, gpu_memory_utilization=share)
+        worker.run_engine(tried, [], log, options.device, 60 * options.minutes, options.busy)
     print(f"\r{progress.counts['measured']} measured, {progress.counts['failed']} failed", file=sys.stderr)
     for path in write_runs(log, hardware, options.output):
         print(path)

@@ -27,7 +27,8 @@ def calibration_commands(commands: Any) -> None:
         if wheel:
             command.add_argument("wheel", type=Path)
         for option in names:
-            command.add_argument(f"--{option}", required=wheel, type=Path if option == "output" else str)
+            short = ["-o"] if option == "output" else []
+            command.add_argument(*short, f"--{option}", required=wheel, type=Path if short else str)
         command.set_defaults(run=run)
 
 

@@ -6,7 +6,7 @@ Written by ``moesim validate``. The figures stand in a JSON file beside the page
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,15 @@ def headline(sets: Sequence[RunSet], figures: dict[str, Any]) -> list[str]:
     return lines
 
 
+_WRITTEN: dict[str, Callable[[float], str]] = {"KV blocks": "{:,.0f}".format, "least share": "{:.3f}".format}
+
+
 def memory_lines(sets: Sequence[RunSet]) -> list[str]:
     """Each engine's own memory profile beside ours; nothing where no set has one."""
     lines = []
     for group in sets:
         for what, theirs, ours in compared_memory(group):
-            said = [f"{x:,.0f}" if what == "KV blocks" else bytes_text(x) for x in (theirs, ours)]
+            said = [_WRITTEN.get(what, bytes_text)(x) for x in (theirs, ours)]
             lines.append(
                 f"{group.name:50} {what:12} measured {said[0]:>12}, predicted {said[1]:>12} {ours / theirs - 1:+.1%}"
             )

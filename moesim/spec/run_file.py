@@ -10,7 +10,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,10 @@ class MeasuredMemory(Strict):
     """Peak of the profile run."""
     cuda_graphs: Capacity | None = None
     kv_blocks: int = Field(ge=1)
+    starts_at: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Smallest gpu_memory_utilization tried at which the engine started."""
+    fails_at: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Largest tried at which it did not for want of memory."""
 
 
 class RunFile(Strict):
