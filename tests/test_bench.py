@@ -165,7 +165,7 @@ def test_ten_kills_lose_and_double_nothing(tmp_path):
 )  # fmt: skip
 def test_every_kernel_that_needs_no_gpu_runs(table, columns, monkeypatch):
     """Plain torch's stand-ins, on the processor: names, shapes and what a point's columns mean."""
-    monkeypatch.setattr("moesim.bench.kernels.tensors._COLD_BYTES", 0)
+    monkeypatch.setattr("moesim.bench.kernels.tensors.COLD_BYTES", 0)
     monkeypatch.setattr("moesim.bench.kernels.host._COLD_BYTES", 0)
     common = {
         "num_tokens": 6, "hidden_size": 32, "inter_size": 16, "topk": 2, "num_experts": 4, "moe_dtype": "bfloat16",
@@ -204,8 +204,10 @@ def test_routes_pick_different_experts(distribution):
     for weights, ids in routes("cpu", 40, 16, 4, distribution):
         assert ids.shape == weights.shape == (40, 4) and ids.dtype == torch.int32
         assert all(len(set(row)) == 4 and 0 <= min(row) <= max(row) < 16 for row in ids.tolist())
+    drawn = [ids for _, ids in routes("cpu", 40, 16, 4, distribution)]
+    assert len({tuple(ids[0].tolist()) for ids in drawn}) > 1, "draws touch other experts, or they would stay in L2"
     if distribution == "balanced":
-        assert ids[3].tolist() == [3, 7, 11, 15]
+        assert drawn[0][3].tolist() == [3, 7, 11, 15] and drawn[1][3].tolist() == [4, 8, 12, 0]
     if distribution == "identical":
         assert len({tuple(row) for row in ids.tolist()}) == 1
 

@@ -14,7 +14,7 @@ from moesim import paths
 from moesim.bench.engine.plan import batch_points, load_points, read_plan, write_plan
 from moesim.bench.engine.runner import measure_engine
 from moesim.bench.engine.settings import EngineSettings, memory_point
-from moesim.bench.errors import BenchError
+from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log, rows
 from moesim.calibrate import worker
 from moesim.calibrate.engine_runs import model_folder, write_runs
@@ -199,9 +199,9 @@ def test_runs_become_sets_that_validate_reads(vllm, tmp_path):
     log, _, _ = _measured(tmp_path, rates=(50.0,))
     written = write_runs(log, "h100-sxm", tmp_path)
     assert [p.name for p in written] == [
-        "h100-sxm-vllm-olmoe-1b-7b-0924-graph.yaml", "h100-sxm-vllm-olmoe-1b-7b-0924-graph.csv",
-        "h100-sxm-vllm-olmoe-1b-7b-0924-graph-poisson.yaml", "h100-sxm-vllm-olmoe-1b-7b-0924-graph-poisson.csv",
-    ]  # fmt: skip
+        f"h100-sxm-vllm-olmoe-1b-7b-0924-graph-len512-seqs16{kind}"
+        for kind in (".yaml", ".csv", "-poisson.yaml", "-poisson.csv")
+    ]
     batch, poisson = load_runs(written[0]), load_runs(written[2])
     assert [run.scenario.workload.max_concurrency for run in batch.runs] == [1, 4]
     assert batch.runs[1].measured["mean_tpot_ms"] >= 1e3 * STEP_S
@@ -225,7 +225,7 @@ def test_other_formats_models_and_routings_are_said(vllm, tmp_path):
     (about, _) = write_runs(log, "h100-sxm", tmp_path)
     scenario = load_runs(about).about.scenario
     assert scenario.engine.hf_overrides == {"num_experts_per_tok": 1} and scenario.model.endswith("-fp8_block")
-    assert about.name == "h100-sxm-vllm-mixtral-8x7b-v0.1-fp8_block-graph-num_experts_per_tok1.yaml"
+    assert about.name == "h100-sxm-vllm-mixtral-8x7b-v0.1-fp8_block-graph-num_experts_per_tok1-len512-seqs16.yaml"
 
 
 def test_a_log_without_runs_and_a_model_nobody_knows(tmp_path):
@@ -302,3 +302,26 @@ def test_the_least_share_of_memory_is_found_and_compared(vllm, tmp_path, monkeyp
     least = next(ours for what, _, ours in compared_memory(group) if what == "least share")
     assert 0.15 < least < 0.3, "12.9 GiB of weights and a little more, of 79 GiB"
     assert "least share" in "\n".join(memory_lines([group]))
+
+
+def test_a_request_that_breaks_the_engine_is_a_row_and_the_next_process_goes_on(vllm, tmp_path, monkeypatch):
+    points, add = batch_points(SETTINGS, [(1, 32, 5), (2, 40, 5), (4, 64, 9)], 1), FakeEngine.add_request
+
+    def refuses(engine, name, prompt, params):
+        if len(prompt["prompt_token_ids"]) == 40:
+            raise ValueError("The decoder prompt is longer than the maximum model length")
+        add(engine, name, prompt, params)
+
+    monkeypatch.setattr(FakeEngine, "add_request", refuses)
+    path = tmp_path / "points.jsonl"
+    for again in (True, False):
+        with Log(path) as log:
+            log.session(HERE)
+            if again:
+                with pytest.raises(DeviceLost):
+                    measure_engine(SETTINGS, points, log, "cuda", time.monotonic() + 60)
+            else:
+                measure_engine(SETTINGS, points, log, "cuda", time.monotonic() + 60)
+    found = {row["key"]: row for row in rows(path) if "point" in row}
+    assert "longer than the maximum" in found[points[1].key]["failed"] and found[points[2].key]["mean_ttft_s"] > 0
+    assert load_points(SETTINGS, [1.0], 4, (400, 40)) == [], "half again as long would not fit"

@@ -99,7 +99,7 @@ def _log(path, points, seconds, **more):
     with Log(path) as log:
         log.session(HERE)
         for point, s in zip(points, seconds, strict=True):
-            row = {"kernel_source": "torch", "seconds": s, "seconds_q1": 0.99 * s, "seconds_q3": 1.01 * s,
+            row = {"kernel_source": "torch", "copies": 1, "seconds": s, "seconds_q1": 0.99 * s, "seconds_q3": 1.01 * s,
                    "samples": 15, "unstable": [], "at": 1.7e9}  # fmt: skip
             log.add(point, row | more)
 
@@ -444,15 +444,15 @@ def test_two_minutes_on_the_host(tmp_path, capsys):
 def test_a_worker_that_dies_costs_its_point(tmp_path, monkeypatch):
     """The process is killed at its first point, twice; the rest is measured by the next one."""
     plan = [Point("host_call", {"threads": t}) for t in (1, 2, 3)]
-    run, deaths = worker._run, []
+    run, deaths = worker._measuring, []
 
-    def dying(kind, at, log, device, seconds, busy, progress, told):
+    def dying(*arguments):
         if len(deaths) < 2:
             deaths.append(plan[len(deaths)])
-            return -11, deaths[-1], "Segmentation fault"
-        return run(kind, at, log, device, seconds, busy, progress, told)
+            return worker._Ended(-11, deaths[-1], words="Segmentation fault")
+        return run(*arguments)
 
-    monkeypatch.setattr(worker, "_run", dying)
+    monkeypatch.setattr(worker, "_measuring", dying)
     progress = worker.measure(plan, tmp_path / "points.jsonl", "cpu", 60.0)
     rows = {row["point"]["threads"]: row for row in tidy.log_rows(tmp_path / "points.jsonl")[1]}
     assert "SIGSEGV" in rows[1]["failed"] and "SIGSEGV" in rows[2]["failed"] and rows[3]["seconds"] > 0
@@ -487,3 +487,43 @@ def test_a_users_machine_is_found_and_its_log_continued(tmp_path, monkeypatch):
     assert known.name == GPU and known.hardware
     with pytest.raises(SpecError, match="not known"):
         measuring.find_machine(measuring.Asked("cuda", 1.0, hardware="nothing"))
+
+
+FLOOD = """
+import sys
+for i in range(4000):
+    print("warning " * 20, file=sys.stderr)
+print('["measured", {"table": "host_call", "threads": 1}]', flush=True)
+"""
+
+
+def test_a_process_that_prints_much_or_hangs_does_not_stop_us(monkeypatch, tmp_path):
+    """A full pipe of warnings must not block it, and one that never ends is killed with all it started."""
+    (tmp_path / "moesim" / "bench").mkdir(parents=True)
+    (tmp_path / "moesim" / "__init__.py").touch()
+    (tmp_path / "moesim" / "bench" / "__init__.py").touch()
+    script = tmp_path / "moesim" / "bench" / "__main__.py"
+    monkeypatch.chdir(tmp_path)
+    script.write_text(FLOOD)
+    heard = []
+    ended = worker._run(["points"], 60.0, lambda what, data: heard.append(what))
+    assert heard == ["measured"] and ended.code == 0 and ended.words.startswith("warning")
+    script.write_text("import time, subprocess\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)\n")
+    ended = worker._run(["points"], 1.0, lambda what, data: None)
+    assert ended.hung and ended.cause == "it hung and was killed"
+
+
+def test_a_folder_is_measured_into_by_one_at_a_time(tmp_path):
+    from moesim.bench.log import LogError
+
+    with Log(tmp_path / "points.jsonl"), pytest.raises(LogError, match="being written by another measurement"):
+        Log(tmp_path / "points.jsonl")
+
+
+def test_rows_over_many_buffers_are_priced_with_their_share_of_l2():
+    family = BY_NAME["gemm/bfloat16"]
+    rows = pd.DataFrame({"m": [4, 4], "n": [2048, 2048], "k": [2048, 2048], "gemm_dtype": "bfloat16", "copies": [1, 8]})
+    start = {q.name: q.start for q in family.form.parameters} | {"n_rotated": 1.0}
+    warm, cold = family.evaluator(rows, NUMBERS, TUNED)(start).seconds
+    assert cold > 1.05 * warm
+    assert family.evaluator(rows.drop(columns="copies"), NUMBERS, TUNED)(start).seconds[0] == pytest.approx(warm)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from moesim.bench.environment import environment, refuse_busy_gpu
 from moesim.bench.errors import BenchError, DeviceLost
@@ -19,6 +22,7 @@ from moesim.bench.point import Point
 
 DONE, REFUSED, AGAIN = 0, 2, 75
 """Exit codes: the plan is done or time is up; nothing can be measured; a fresh process can go on."""
+_ORPHAN_CHECK_S = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,27 +36,48 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("plan", type=Path, help="JSON lines, a point each; of an engine, its settings in JSON")
             command.add_argument("log", type=Path)
             command.add_argument("--seconds", type=float, default=600.0)
+            command.add_argument("--until", type=float, help="stop at this time of the clock instead (seconds of Unix)")
     options = parser.parse_args(arguments)
+    if options.command != "environment" and options.until is not None:
+        _end_with_parent()
     try:
         if options.device == "cuda" and not options.busy:
             refuse_busy_gpu()
         here = environment(options.device)
         if options.command == "environment":
-            print(json.dumps(here))
+            _say("environment", here)
             return DONE
         return _measure(options, here)
     except (BenchError, LogError) as error:
+        _say("refused", {"why": " ".join(str(error).split())})
         print(error, file=sys.stderr)
         return REFUSED
 
 
-def _measure(options: argparse.Namespace, here: dict[str, object]) -> int:
-    """Events go to standard output, a JSON list a line, for whoever shows progress."""
+def _say(what: str, data: dict[str, Any]) -> None:
+    """An event for whoever started this process: a JSON list a line."""
+    print(json.dumps([what, data]), flush=True)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent is gone would go on measuring beside the next one."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_ORPHAN_CHECK_S)
+        os._exit(REFUSED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _measure(options: argparse.Namespace, here: dict[str, Any]) -> int:
     text = options.plan.read_text(encoding="utf-8")
-    deadline = time.monotonic() + options.seconds
+    left = options.seconds if options.until is None else options.until - time.time()
+    deadline = time.monotonic() + left
 
     def told(what: str, point: Point) -> None:
-        print(json.dumps([what, point.as_data()]), flush=True)
+        _say(what, point.as_data())
 
     with Log(options.log) as log:
         log.session(here)

@@ -4,6 +4,7 @@ all-to-all, send and receive."""
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -44,17 +45,22 @@ def _group(points: Sequence[Point], ranks: int, log: Log, device: str, left_s: f
     workers = [context.Process(target=_rank, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
     for worker in workers:
         worker.start()
+    waiting = list(points)
     by_key, watch_until = {p.key: p for p in points}, time.monotonic() + left_s + _PATIENCE_S
     try:
         while time.monotonic() < watch_until:
             try:
                 key, row = answers.get(timeout=1.0)
-            except Exception:
-                if not any(worker.is_alive() for worker in workers):
+            except queue.Empty:
+                dead = [w.exitcode for w in workers if not w.is_alive() and w.exitcode]
+                if dead and waiting:
+                    log.add(waiting[0], {"failed": f"a rank died with exit code {dead[0]}", "at": time.time()})
+                    told("failed", waiting[0])
                     return
                 continue
             if key is None:
                 return
+            waiting = [p for p in waiting if p.key != key]
             log.add(by_key[key], row)
             told("failed" if "failed" in row else "unstable" if row["unstable"] else "measured", by_key[key])
     finally:

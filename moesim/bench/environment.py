@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": memory_bytes(),
+        "disk_bytes": shutil.disk_usage(".").total,
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
     if device == "cuda":
@@ -74,15 +76,13 @@ def nvml() -> Any | None:
         pynvml = importlib.import_module("pynvml")
 
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(_first_visible())
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+        if first.isdigit() or not first:
+            return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(first or 0))
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(first)
     except Exception:
         # No package, no driver, no permission: measuring goes on without clocks, and says so.
         return None
-
-
-def _first_visible() -> int:
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return int(first) if first.isdigit() else 0
 
 
 def nvml_facts() -> dict[str, Any]:
@@ -116,9 +116,13 @@ def refuse_busy_gpu() -> None:
     if opened is None:
         return
     lib, handle = opened
-    busy = lib.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-    used = lib.nvmlDeviceGetMemoryInfo(handle).used
-    others = [p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid != os.getpid()]
+    try:
+        busy = lib.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        used = lib.nvmlDeviceGetMemoryInfo(handle).used
+        others = [p.pid for p in lib.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid != os.getpid()]
+    except lib.NVMLError:
+        # Slices of a GPU and virtual ones do not say.
+        return
     if others and (busy > _MOST_BUSY or used > _MOST_USED_BYTES):
         raise BenchError(
             f"the GPU is busy: {len(others)} other process{'es' * (len(others) > 1)} "

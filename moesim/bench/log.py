@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,10 +22,19 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise LogError(f"'{path}' cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            message = f"'{path}' is being written by another measurement; wait for it, or choose another folder"
+            raise LogError(message) from None
         _cut_half_line(path)
         self.done: set[str] = {row["key"] for row in rows(path) if "key" in row}
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def session(self, environment: Mapping[str, Any]) -> None:
         """Note where and when what follows was measured."""

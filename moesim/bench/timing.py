@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Call = Callable[[], Any]
+NOT_CAPTURED = "no CUDA graph could be captured"
 
 _REPLAY_S = 4e-4
 _MOST_CALLS = 128
@@ -99,10 +100,15 @@ def _on_gpu(calls: Sequence[Call], graph: bool) -> Times:
 
     replay, how = plain, "events around plain calls"
     if graph:
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
-            plain()
-        replay, how = recorded.replay, "events around CUDA graph replays"
+        try:
+            recorded = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(recorded):
+                plain()
+            replay, how = recorded.replay, "events around CUDA graph replays"
+        except RuntimeError as error:
+            # The capture's own error hides what broke it.
+            torch.cuda.synchronize()
+            how = f"{how}; {NOT_CAPTURED}: {str(error.__context__ or error).strip()[:200]}"
     for _ in range(3):
         replay()
     pairs = [(event(), event()) for _ in range(_FEW_REPLAYS if each > _LONG_S else _REPLAYS)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moesim.bench.environment import nvml
-from moesim.bench.timing import Times
+from moesim.bench.timing import NOT_CAPTURED, Times
 
 _WIDEST_SPREAD = 0.25
 """Quartiles further apart than this share of the median."""
@@ -35,6 +35,9 @@ class Watch:
             reasons.append("quartiles apart")
         if abs(times.trend) > _MOST_TREND:
             reasons.append("drifting")
+        if NOT_CAPTURED in times.how:
+            # Launches between kernels are in it: another quantity than the captured ones.
+            reasons.append("not captured")
         found: dict[str, Any] = {"unstable": reasons}
         if self._opened:
             found |= self._clock()

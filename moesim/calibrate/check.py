@@ -15,6 +15,7 @@ from moesim.bench.point import Point
 from moesim.calibrate import worker
 from moesim.calibrate.candidates import HOST_TABLES
 from moesim.calibrate.dataset import Dataset
+from moesim.calibrate.machine_file import known_hardware
 from moesim.calibrate.tidy import log_rows
 from moesim.errors import CalibrationError
 from moesim.spec.grid_file import load_grid
@@ -22,7 +23,9 @@ from moesim.spec.grid_file import load_grid
 if TYPE_CHECKING:
     import pandas as pd
 
-_MEASURED = {"kernel_source", "seconds", "seconds_q1", "seconds_q3", "samples", "sms", "notify_seconds"}
+_OURS = "linear|CutlassFP8Scaled|CutlassFp8Block|triton_tritonexperts|flash_attn_fa3|static_scaled_fp8|^NCCL"
+"""Kernels of public tables that `moesim.bench` runs too."""
+_MEASURED = {"kernel_source", "copies", "seconds", "seconds_q1", "seconds_q3", "samples", "sms", "notify_seconds"}
 _LONGEST_S = 0.2
 _MOST_TIME_S = 600.0
 _HOLDING = 0.8
@@ -66,8 +69,9 @@ def check(dataset: Dataset, device: str, busy: bool, told: Callable[[Any], None]
     here = worker.environment_of(device, busy)
     part = "gpu" if device == "cuda" else "cpu"
     theirs, mine = dataset.sheet["environment"].get(part), here[part]
-    if theirs and theirs != mine:
-        raise CalibrationError(f"the dataset was measured on '{theirs}', this is '{mine}'")
+    known = known_hardware(mine) if device == "cuda" else None
+    if theirs != mine and not (theirs is None and known and known.name == dataset.gpu):
+        raise CalibrationError(f"the dataset was measured on '{theirs or dataset.gpu}', this is '{mine}'")
     chosen = _chosen(dataset, device, rule.points)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "check.jsonl"
@@ -87,22 +91,30 @@ def check(dataset: Dataset, device: str, busy: bool, told: Callable[[Any], None]
 
 def _chosen(dataset: Dataset, device: str, many: int) -> list[tuple[Point, float]]:
     """Points of every table that can be measured here, spread over durations."""
-    mine = [
-        table for table in dataset.tables
-        if table in kernels.TABLES and (device == "cuda" or table in HOST_TABLES)
-    ]  # fmt: skip
+    here = [name for name in dataset.tables if name in kernels.TABLES and (device == "cuda" or name in HOST_TABLES)]
+    mine = {name: rows for name in here if len(rows := _same_kernels(dataset.table(name)))}
     if not mine:
         raise CalibrationError(
             f"the dataset holds no table that --device {device} measures; it holds {', '.join(dataset.tables)}"
         )
     found = []
-    for i, name in enumerate(mine):
-        table = dataset.table(name)
-        table = table[table["seconds"] <= _LONGEST_S].sort_values("seconds", kind="stable")
+    for i, (name, table) in enumerate(mine.items()):
+        short = table[table["seconds"] <= _LONGEST_S].sort_values("seconds", kind="stable")
         share = many // len(mine) + (i < many % len(mine))
-        places = np.unique(np.linspace(0, len(table) - 1, 2 * share + 1).round().astype(int)[1::2]) if share else []
-        found += [_point(name, table.iloc[place]) for place in places]
+        places = np.unique(np.linspace(0, len(short) - 1, 2 * share + 1).round().astype(int)[1::2]) if share else []
+        found += [_point(name, short.iloc[place]) for place in places]
     return found
+
+
+def _same_kernels(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that `moesim.bench` would measure with the kernel they were measured with."""
+    if "samples" in table or "kernel_source" not in table:
+        return table
+    kept = table["kernel_source"].str.contains(_OURS, regex=True)
+    for column, ours in (("moe_dtype", {"bfloat16", "fp8_block"}), ("backend", set())):
+        if column in table:
+            kept &= table[column].isin(ours)
+    return table[kept]
 
 
 def _point(name: str, row: pd.Series) -> tuple[Point, float]:

@@ -26,6 +26,11 @@ QUANTIZATION = {
 }  # fmt: skip
 """Format -> what config.json says of weights that are stored so."""
 _PER_ROW = {"batch", "input_len", "output_len", "repetition", "request_rate", "requests", "table"}
+_SHORT = {
+    "tensor_parallel_size": "tp", "kv_cache_dtype": "kv", "max_model_len": "len", "max_num_seqs": "seqs",
+    "max_num_batched_tokens": "tokens", "gpu_memory_utilization": "mem",
+}  # fmt: skip
+"""Setting -> how a file name says it, where it is not the usual one."""
 _LENGTHS = {"kind": "uniform", "low": 0.5, "high": 1.5}
 _MEMORY = {
     "weights": "weights_bytes", "activations": "peak_activation_bytes", "cuda_graphs": "cuda_graph_estimate_bytes",
@@ -131,8 +136,10 @@ def _model(name: str, folder: Path) -> str:
 
 
 def _name(point: Mapping[str, Any], hardware: str) -> str:
+    usual = EngineSettings(Path()).columns()
     words = [hardware, "vllm", point["model"].lower(), point["mode"]]
-    words += [str(point[k]) for k in ("routing", "hf_overrides") if point[k] not in {"natural", ""}]
+    words += [str(point[k]) for k in ("routing", "hf_overrides") if point[k] != usual[k]]
+    words += [f"{short}{point[k]}" for k, short in _SHORT.items() if point[k] != usual[k]]
     words += ["poisson"] * (point["table"] == "engine_load")
     return "-".join(words).replace("=", "").replace(",", "-").replace("/", "-")
 
@@ -178,9 +185,11 @@ def _about(
         "enable_prefix_caching": False,
         "enforce_eager": point["mode"] == "eager",
         "async_scheduling": memory.get("async_scheduling", True),
-        "max_cudagraph_capture_size": max(EngineSettings(Path()).capture_sizes),
+        "max_cudagraph_capture_size": min(max(EngineSettings(Path()).capture_sizes), point["max_num_seqs"]),
         "front_end": "none",
     }
+    if point["kv_cache_dtype"] in {"bfloat16", "fp8"}:
+        engine["kv_cache_dtype"] = point["kv_cache_dtype"]
     if "block_size" in memory:
         engine["block_size"] = memory["block_size"]
     if point["hf_overrides"]:
@@ -217,6 +226,11 @@ def _doubts(point: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> list[st
     found = ["weights are random: how tokens are routed, and what depends on values, is not a trained model's"]
     if point["routing"] == "natural":
         found.append("a random router does not route evenly; uniform routing is assumed")
+    else:
+        found.append(
+            "routing was simulated: the router's own top-k kernel did not run, and models with a router of their own "
+            "(gpt-oss) ignore it"
+        )
     preempted = sum(row.get("preemptions", 0) > 0 for row in rows)
     if preempted:
         found.append(f"{preempted} of {len(rows)} measurements preempted requests for want of cache")

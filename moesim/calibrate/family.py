@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from moesim.cost.forms.form import Form, Timing
@@ -33,6 +33,9 @@ class Family:
     """None leaves out one group at a time."""
     kernel: str = ""
     weights_for_l2_rule: bool = True
+    rotated: bool = False
+    """Its rows repeat a call, and what is in L2 by then decides. Where a row says over how many sets of operands it
+    rotated, each has that share of L2."""
     note: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     price: Callable[[Family, pd.DataFrame, GpuNumbers, TunedTiles], Evaluate] | None = None
@@ -40,6 +43,8 @@ class Family:
 
     def evaluator(self, table: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> Evaluate:
         """A function of the parameters that prices every row of ``table``."""
+        if self.rotated and "copies" in table:
+            gpu = replace(gpu, l2_bytes=gpu.l2_bytes / table["copies"].to_numpy(float))
         if self.price:
             return self.price(self, table, gpu, tuned)
         op = self.operation(table)

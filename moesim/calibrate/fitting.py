@@ -58,7 +58,7 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     Raises
     ------
     CalibrationError
-        No usable rows, or a single group (nothing could be held out).
+        No more usable rows than constants, or a single group (nothing could be held out).
     """
     import pandas as pd
 
@@ -68,6 +68,10 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     broken = implied_bound_broken(family, rows, gpu)
     set_aside = family_counts(family, rows, broken)
     rows = rows[~broken].reset_index(drop=True)
+    if len(rows) <= len(family.form.parameters):
+        raise CalibrationError(
+            f"{family.name} has {len(rows)} usable rows for {len(family.form.parameters)} constants; more are needed"
+        )
     folds = folds_of(family, rows)
     if folds.max() < 1:
         raise CalibrationError(f"{family.name} has one group only, so nothing can be held out")

@@ -15,7 +15,7 @@ from moesim.spec.validation import validated
 if TYPE_CHECKING:
     import pandas as pd
 
-_MEASURED = {"seconds", "seconds_q1", "seconds_q3", "samples", "notify_seconds"}
+_MEASURED = {"copies", "seconds", "seconds_q1", "seconds_q3", "samples", "notify_seconds"}
 
 
 def lint(dataset: Dataset) -> list[Problem]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ def write_host_file(folder: Path, environment: dict[str, Any], dataset: Dataset)
         if len(each):
             seconds = float((each["seconds"] / each["kernels"]).median())
             operation = _said(f"{seconds * 1e6:.4g} us", "measured", "launch of one small kernel from PyTorch")
-    disk = shutil.disk_usage(folder)
+    disk_bytes = environment.get("disk_bytes", like.disk.capacity.value)
     data = {
         "name": name,
         "aliases": [],
@@ -153,7 +152,7 @@ def write_host_file(folder: Path, environment: dict[str, Any], dataset: Dataset)
             "operation": operation,
         },
         "disk": {
-            "capacity": _said(f"{disk.total / 1e9:.4g} GB", "operating system"),
+            "capacity": _said(f"{disk_bytes / 1e9:.4g} GB", "operating system"),
             "bandwidth": _said(f"{like.disk.bandwidth.value / 1e9:.4g} GB/s", "assumed", as_like),
             "latency": _said(f"{like.disk.latency.value * 1e6:.4g} us", "assumed", as_like),
         },
@@ -179,7 +178,9 @@ def _peak(reached: float) -> dict[str, Any]:
 
 
 def _written(target: Path, data: dict[str, Any], kind: Any) -> Path:
-    """Write a file that loads. Raises SpecError where it would not."""
+    """Write a file that loads; one that is there already stays, for it may have been edited. Raises SpecError."""
+    if target.is_file():
+        return target
     from moesim.spec.validation import validated
 
     text = f"# Written by `moesim calibrate`; edit it where you know better.\n{yaml.text(data)}"

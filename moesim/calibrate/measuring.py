@@ -93,6 +93,8 @@ def machine_of_log(asked: Asked) -> Machine:
     if not log.exists():
         raise CalibrationError(f"'{log}' does not exist, so there is nothing to fit; name its folder with -o")
     sessions, _ = log_rows(log)
+    if not sessions:
+        raise CalibrationError(f"'{log}' does not say where it was measured, so nothing can be fitted")
     return _machine(sessions[-1], asked, log.parent)
 
 
@@ -102,8 +104,8 @@ def _machine(here: dict[str, Any], asked: Asked, folder: Path | None) -> Machine
     stack = f"{engine}-{versions[engine]}".partition("+")[0]
     hardware = None
     if device == "cuda":
-        written = folder / f"{slug(here['gpu'])}.yaml" if folder else None
-        named = asked.hardware or (str(written) if written and written.is_file() else "")
+        written = (folder or Path(f"calibration-{slug(here['gpu'])}-{stack}")) / f"{slug(here['gpu'])}.yaml"
+        named = asked.hardware or (str(written) if written.is_file() else "")
         hardware = load_hardware(named) if named else known_hardware(here["gpu"])
     name = host_name(here) if device == "cpu" else hardware.name if hardware else slug(here["gpu"])
     return Machine(here, name, stack, folder or Path(f"calibration-{name}-{stack}"), hardware)
@@ -113,8 +115,13 @@ def hardware_name(environment: dict[str, Any], folder: Path) -> str:
     """What a scenario calls this machine's GPU. Raises CalibrationError for a processor, which has no name there."""
     if environment["device"] == "cpu":
         raise CalibrationError("moesim predicts no engine on a processor; say with --hardware what to compare it with")
-    known = known_hardware(environment["gpu"])
-    return known.name if known else str(folder / f"{slug(environment['gpu'])}.yaml")
+    known, written = known_hardware(environment["gpu"]), folder / f"{slug(environment['gpu'])}.yaml"
+    if known is None and not written.is_file():
+        raise CalibrationError(
+            f"no hardware file describes '{environment['gpu']}'; run moesim calibrate first, which writes one, and "
+            "name it with --hardware"
+        )
+    return known.name if known else str(written)
 
 
 def choose_points(asked: Asked, machine: Machine, grid: Grid) -> list[Point]:

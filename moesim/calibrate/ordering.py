@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.bench.point import Point
+from moesim.calibrate.candidates import HOST_TABLES
 from moesim.calibrate.design import telling_order
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
@@ -79,7 +80,7 @@ def _measuring_s(family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: Tun
     """Seconds to measure each row, from the model's own idea of how long it runs."""
     start = {q.name: q.start for q in family.form.parameters}
     each = np.broadcast_to(np.asarray(family.evaluator(rows, gpu, tuned)(start).seconds, float), len(rows))
-    if device == "cuda":
+    if device == "cuda" and family.table not in HOST_TABLES:
         return _BUILDING_S + _REPLAYS * np.maximum(each, _SAMPLING_S)
     filled = np.broadcast_to(np.asarray(family.operation(rows).hbm_bytes, float), len(rows))
     samples = _CPU_SAMPLES * np.maximum(each, _CPU_SAMPLING_S)

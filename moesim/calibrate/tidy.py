@@ -11,7 +11,7 @@ from moesim.bench.log import LogError, rows
 from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
 
-KEPT = ("kernel_source", "seconds", "seconds_q1", "seconds_q3", "samples")
+KEPT = ("kernel_source", "copies", "seconds", "seconds_q1", "seconds_q3", "samples")
 """Measured columns that a table keeps; the log has the rest."""
 _VOLATILE = {"versions", "python", "system", "cpu", "gpu", "driver", "cuda", "compute_capability", "device"}
 """What must not change from one session of a log to the next."""
@@ -56,10 +56,13 @@ def write_dataset(folder: Path, log: Path, name: str, stack: str) -> Dataset:
     sessions, points = log_rows(log)
     tables: dict[str, pd.DataFrame] = {}
     about: dict[str, Any] = {}
+    lost: list[str] = []
     for table in sorted({row["point"]["table"] for row in points}):
         mine = [row for row in points if row["point"]["table"] == table]
         good = [row for row in mine if "seconds" in row and not row["unstable"]]
         if not good:
+            reason = next(iter(_dropped(mine)), "")
+            lost.append(f"{table}: 0 of {len(mine)} points kept; {reason}")
             continue
         columns = [{k: v for k, v in row["point"].items() if k != "table"} for row in good]
         measured = [{k: row[k] for k in KEPT} for row in good]
@@ -71,16 +74,15 @@ def write_dataset(folder: Path, log: Path, name: str, stack: str) -> Dataset:
             "kernels": sorted({row["kernel_source"] for row in good}),
             "sha256": content_sha256(tables[table]),
         }
-    if not tables:
-        raise CalibrationError(
-            f"'{log}' holds no stable measured point, so there is nothing to fit; measure for longer"
-        )
+    if not tables or not sessions:
+        why = "; ".join(lost) or "no session or no point is in it"
+        raise CalibrationError(f"'{log}' holds no stable measured point, so there is nothing to fit: {why}")
     for old in folder.glob("*.parquet"):
         if old.stem not in tables:
             old.unlink()
     for table, frame in tables.items():
         write_table(folder, table, frame)
-    write_sheet(folder, "moesim calibrate", _sheet(name, stack, sessions, points, tables, about))
+    write_sheet(folder, "moesim calibrate", _sheet(name, stack, sessions, points, tables, about, lost))
     return Dataset(folder, name, stack)
 
 
@@ -102,6 +104,7 @@ def _sheet(
     points: list[dict[str, Any]],
     tables: dict[str, Any],
     about: dict[str, Any],
+    lost: list[str],
 ) -> dict[str, Any]:
     first, last = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(f(r["at"] for r in points))) for f in (min, max))
     here = sessions[-1]
@@ -109,6 +112,7 @@ def _sheet(
         "buffers hold random numbers: kernels whose time depends on values are not told apart",
         "points marked unstable are in the log, not in the tables",
     ]
+    doubts += lost
     if "nvml" in here:
         doubts.append(here["nvml"])
     if here["device"] == "cpu":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +20,11 @@ from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.log import Log, LogError
 from moesim.bench.point import Point
 from moesim.errors import CalibrationError
-from moesim.paths import write_whole
 
-_REFUSED, _AGAIN = 2, 75
+_AGAIN = 75
 _MOST_DEATHS = 10
+_GRACE_S = 90.0
+"""How long after its time is up a process may still finish its point before it is killed."""
 
 
 @dataclass
@@ -31,6 +35,8 @@ class Progress:
     deadline: float
     counts: dict[str, int] = field(default_factory=lambda: {"measured": 0, "unstable": 0, "failed": 0})
     table: str = ""
+    warnings: list[str] = field(default_factory=list)
+    """What went wrong without ending it."""
 
     @property
     def done(self) -> int:
@@ -41,16 +47,37 @@ class Progress:
         return max(self.deadline - time.monotonic(), 0.0)
 
 
+Told = Callable[[Progress], None]
+
+
+@dataclass
+class _Ended:
+    """How a measuring process ended: exit code, the point it was at, its refusal, the end of what it printed."""
+
+    code: int = 0
+    at: Point | None = None
+    refused: str = ""
+    words: str = ""
+    hung: bool = False
+
+    @property
+    def cause(self) -> str:
+        if self.hung:
+            return "it hung and was killed"
+        return signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}"
+
+
 def environment_of(device: str, busy: bool = False) -> dict[str, Any]:
     """Where a measurement would be made. Raises CalibrationError with the reason why none can be."""
-    command = [sys.executable, "-m", "moesim.bench", "environment", "--device", device, *(["--busy"] * busy)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode == _REFUSED:
-        raise CalibrationError(found.stderr.strip().splitlines()[-1])
-    if found.returncode:
-        last = (found.stderr.strip() or "no message").splitlines()[-1]
-        raise CalibrationError(f"the measuring process could not start: {last}")
-    return json.loads(found.stdout.splitlines()[-1])
+    found: list[dict[str, Any]] = []
+    ended = _run(
+        ["environment", "--device", device, *(["--busy"] * busy)], 120.0, lambda what, data: found.append(data)
+    )
+    if ended.refused:
+        raise CalibrationError(ended.refused)
+    if ended.code or not found:
+        raise CalibrationError(f"the measuring process could not start ({ended.cause}): {ended.words or 'no message'}")
+    return found[-1]
 
 
 def measure(
@@ -59,7 +86,7 @@ def measure(
     device: str,
     seconds: float,
     busy: bool = False,
-    told: Callable[[Progress], None] = lambda progress: None,
+    told: Told = lambda progress: None,
 ) -> Progress:
     """Measure points in order for ``seconds``, each in the log once; a process that dies costs the point it was at.
 
@@ -68,30 +95,29 @@ def measure(
     CalibrationError
         Nothing can be measured here, rows cannot be written, or process after process dies.
     """
-    plan = log.with_name("plan.jsonl")
-    write_whole(plan, "".join(json.dumps(p.as_data()) + "\n" for p in points))
     progress, deaths = Progress(len(points), time.monotonic() + seconds), 0
-    kinds = ["points"] * any(p.table != "nccl" for p in points) + ["collectives"] * any(
-        p.table == "nccl" for p in points
-    )
-    shares = {"points": 1.0 if len(kinds) == 1 else 0.85, "collectives": 1.0}
-    try:
-        for kind in kinds:
-            until = time.monotonic() + shares[kind] * progress.left_s
-            while time.monotonic() < until:
-                code, at, said = _run(kind, plan, log, device, until - time.monotonic(), busy, progress, told)
-                if code == 0:
-                    break
-                if code == _REFUSED:
-                    raise CalibrationError(said or "the measuring process refused")
-                deaths += 1
-                if code != _AGAIN:
-                    if at is None or deaths > _MOST_DEATHS:
-                        raise CalibrationError(f"the measuring process died ({_cause(code)}): {said or 'no message'}")
-                    _give_up(log, at, code, said)
-                    progress.counts["failed"] += 1
-    finally:
-        plan.unlink(missing_ok=True)
+    collective = [p.table == "nccl" for p in points]
+    kinds = ["points"] * (not all(collective)) + ["collectives"] * any(collective)
+    text = "".join(json.dumps(p.as_data()) + "\n" for p in points)
+    for kind in kinds:
+        until = time.monotonic() + progress.left_s * (0.85 if kind != kinds[-1] else 1.0)
+        while time.monotonic() < until:
+            ended = _measuring(kind, text, log, device, until, busy, progress, told)
+            if ended.refused:
+                raise CalibrationError(ended.refused)
+            if ended.code == 0 and not ended.hung:
+                break
+            if ended.code == _AGAIN:
+                continue
+            deaths += 1
+            if deaths > _MOST_DEATHS:
+                raise CalibrationError(f"process after process dies ({ended.cause}): {ended.words or 'no message'}")
+            if ended.at is None:
+                # Between points, or on its way out: what is in the log stands.
+                progress.warnings.append(f"a measuring process died between points ({ended.cause}): {ended.words}")
+                break
+            _give_up(log, ended)
+            progress.counts["failed"] += 1
     return progress
 
 
@@ -102,61 +128,106 @@ def run_engine(
     device: str,
     seconds: float,
     busy: bool = False,
-    told: Callable[[Progress], None] = lambda progress: None,
+    told: Told = lambda progress: None,
 ) -> Progress:
     """Start an engine in a process of its own and measure points on it. Raises CalibrationError."""
-    plan, progress = log.with_name("plan.json"), Progress(len(points), time.monotonic() + seconds)
-    write_whole(plan, write_plan(settings, points))
-    try:
-        code, _, said = _run("engine", plan, log, device, seconds, busy, progress, told)
-    finally:
-        plan.unlink(missing_ok=True)
-    if code:
-        raise CalibrationError(said if code == _REFUSED else f"the engine's process died ({_cause(code)}): {said}")
+    progress = Progress(len(points), time.monotonic() + seconds)
+    text = write_plan(settings, points)
+    ended = _measuring("engine", text, log, device, progress.deadline, busy, progress, told)
+    if ended.refused:
+        raise CalibrationError(ended.refused)
+    if ended.code or ended.hung:
+        if ended.at is not None:
+            _give_up(log, ended)
+            progress.counts["failed"] += 1
+        progress.warnings.append(f"the engine's process died ({ended.cause}): {ended.words or 'no message'}")
     return progress
 
 
-def _run(
-    kind: str, plan: Path, log: Path, device: str, seconds: float, busy: bool, progress: Progress,
-    told: Callable[[Progress], None],
-) -> tuple[int, Point | None, str]:  # fmt: skip
-    """(exit code, the point it was at, its last words)."""
-    command = [
-        sys.executable, "-m", "moesim.bench", kind, str(plan), str(log), "--device", device, "--seconds",
-        f"{seconds:.1f}", *(["--busy"] * busy),
-    ]  # fmt: skip
-    at: Point | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stderr
+def _measuring(
+    kind: str, plan: str, log: Path, device: str, until: float, busy: bool, progress: Progress, told: Told
+) -> _Ended:
+    """One measuring process, from its plan to its end."""
+    at: list[Point | None] = [None]
+
+    def hear(what: str, data: dict[str, Any]) -> None:
+        at[0] = Point.of(data) if what == "begin" else None
+        progress.table = str(data["table"])
+        if what in progress.counts:
+            progress.counts[what] += 1
+        told(progress)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plan"
+        path.write_text(plan, encoding="utf-8")
+        left = max(until - time.monotonic(), 0.0)
+        words = [kind, str(path), str(log), "--device", device, "--until", f"{time.time() + left:.3f}"]
+        ended = _run([*words, *(["--busy"] * busy)], left + _GRACE_S, hear)
+    ended.at = at[0]
+    return ended
+
+
+def _run(arguments: Sequence[str], most_s: float, hear: Callable[[str, dict[str, Any]], None]) -> _Ended:
+    """Run ``python -m moesim.bench``, hear its events, kill it and all it started when it outstays ``most_s``.
+
+    What it prints besides goes to a file: a pipe that nobody reads would stop it.
+    """
+    ended = _Ended()
+    command = [sys.executable, "-m", "moesim.bench", *arguments]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+        ) as process,
+    ):  # fmt: skip
+
+        def stop() -> None:
+            ended.hung = True
+            _kill_group(process.pid)
+
+        timer = threading.Timer(most_s, stop)
+        timer.start()
         try:
+            assert process.stdout
             for line in process.stdout:
-                if not line.startswith("["):
-                    # Libraries print there too.
-                    continue
-                try:
-                    what, data = json.loads(line)
-                except ValueError:
-                    continue
-                at = Point.of(data) if what == "begin" else None
-                progress.table = str(data["table"])
-                if what in progress.counts:
-                    progress.counts[what] += 1
-                told(progress)
-            words = process.stderr.read().strip().splitlines()
-        except BaseException:
-            process.kill()
-            raise
-    return process.returncode, at, words[-1] if words else ""
+                event = _event(line)
+                if event and event[0] == "refused":
+                    ended.refused = str(event[1]["why"])
+                elif event:
+                    hear(*event)
+            process.wait()
+        finally:
+            timer.cancel()
+            _kill_group(process.pid)
+        ended.code = process.returncode
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+        ended.words = lines[-1][:300] if lines else ""
+    return ended
 
 
-def _cause(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+def _event(line: bytes) -> tuple[str, dict[str, Any]] | None:
+    """An event of the measuring process; None for what libraries print there too."""
+    try:
+        what, data = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return (what, data) if isinstance(what, str) and isinstance(data, dict) else None
 
 
-def _give_up(path: Path, point: Point, code: int, said: str) -> None:
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _give_up(path: Path, ended: _Ended) -> None:
     """A point whose process died is not tried again."""
+    assert ended.at is not None
+    why = f"the process died ({ended.cause}) {ended.words}".strip()[:300]
     try:
         with Log(path) as log:
-            log.add(point, {"failed": f"the process died ({_cause(code)}) {said}".strip()[:300], "at": time.time()})
+            log.add(ended.at, {"failed": why, "at": time.time()})
     except LogError as error:
         raise CalibrationError(str(error)) from None

@@ -84,6 +84,8 @@ def _bench_engine(options: argparse.Namespace, rest: list[str]) -> int:
         print(f"\rtrying {share:.3f} of the memory", file=sys.stderr)
         tried = replace(settings, gpu_memory_utilization=share)
         worker.run_engine(tried, [], log, options.device, 60 * options.minutes, options.busy)
+    for warning in progress.warnings:
+        print(f"\r{warning}", file=sys.stderr)
     print(f"\r{progress.counts['measured']} measured, {progress.counts['failed']} failed", file=sys.stderr)
     for path in write_runs(log, hardware, options.output):
         print(path)

@@ -144,6 +144,8 @@ def _measure_and_fit(options: argparse.Namespace) -> int:
         with _bar() as told:
             machine, progress = measuring.measure_machine(asked, machine, told, say)
         counts = progress.counts
+        for warning in progress.warnings:
+            say(warning)
         say(f"{counts['measured']:,} measured, {counts['unstable']:,} unstable, {counts['failed']:,} failed")
         if options.measure_only:
             print(machine.log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,9 @@ def batch_points(settings: EngineSettings, grid: Sequence[tuple[int, int, int]],
 def load_points(
     settings: EngineSettings, rates: Sequence[float], requests: int, lengths: tuple[int, int]
 ) -> list[Point]:
-    """Poisson arrivals at several rates. [1/s]"""
+    """Poisson arrivals at several rates, lengths up to half again as long as their mean. [1/s]"""
+    if math.ceil(1.5 * sum(lengths)) > settings.max_model_len:
+        return []
     asked = {"requests": requests, "input_len": lengths[0], "output_len": lengths[1]}
     return [Point("engine_load", {**settings.columns(), "request_rate": rate, **asked}) for rate in rates]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import random
 import statistics
 import time
@@ -12,13 +13,14 @@ from typing import Any
 
 from moesim.bench.engine.settings import EngineSettings, memory_point, set_environment
 from moesim.bench.engine.steps import COLUMNS, StepLog
-from moesim.bench.errors import BenchError
+from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log
 from moesim.bench.point import Point
 from moesim.bench.session import Told
 
 _TEMPERATURE = 1.0
 """Greedy decoding of random weights falls into cycles, and all tokens into the same experts."""
+_ROUTING_DRAWS = 8
 _OUT_OF_ROOM = ("out of memory", "No available memory for the cache blocks", "larger than the maximum number of tokens",
                 "estimated maximum model length")  # fmt: skip
 
@@ -63,7 +65,13 @@ def measure_engine(
             return
         told("begin", point)
         begin = time.monotonic()
-        row = engine.batch(point) if point.table == "engine_batch" else engine.load(point)
+        try:
+            row = engine.batch(point) if point.table == "engine_batch" else engine.load(point)
+        except Exception as error:
+            # The engine's state is not known any more: the row says why, the next process goes on after it.
+            log.add(point, {"failed": f"{type(error).__name__}: {str(error).strip()[:300]}", "at": time.time()})
+            told("failed", point)
+            raise DeviceLost(str(error)) from None
         longest = max(longest, time.monotonic() - begin)
         log.add(point, row)
         told("measured", point)
@@ -99,7 +107,8 @@ class _Engine:
             "async_scheduling": bool(config.scheduler_config.async_scheduling),
             "cudagraph_mode": str(config.compilation_config.cudagraph_mode),
         }
-        worker: Any = self.engine.engine_core.engine_core.model_executor.driver_worker
+        # Several ranks have their workers in processes of their own, which do not show this.
+        worker: Any = getattr(self.engine.engine_core.engine_core.model_executor, "driver_worker", None)
         worker = getattr(worker, "worker", worker)
         for name, place in (
             ("weights_bytes", "model_runner.model_memory_usage"),
@@ -160,18 +169,14 @@ class _Engine:
         answers: dict[str, list[float]] = {}
         waiting = self._requests(asked)
         coming = next(waiting, None)
+        while coming is not None and coming[0] == 0.0:
+            # Requests that come together are handed over before the clock starts.
+            coming = self._add(*coming, arrivals, answers) or next(waiting, None)
         start = time.perf_counter()
         while coming is not None or self.engine.has_unfinished_requests():
             now = time.perf_counter() - start
             while coming is not None and coming[0] <= now:
-                at, prompt, length = coming
-                name = str(next(self.ids))
-                arrivals[name], answers[name] = at, []
-                params = self.sampling(
-                    temperature=_TEMPERATURE, max_tokens=length, ignore_eos=True, detokenize=False
-                )  # fmt: skip
-                self.engine.add_request(name, {"prompt_token_ids": prompt}, params)
-                coming = next(waiting, None)
+                coming = self._add(*coming, arrivals, answers) or next(waiting, None)
             if not self.engine.has_unfinished_requests():
                 time.sleep(max(0.0, min(0.002, (coming[0] if coming else now) - now)))
                 continue
@@ -180,6 +185,14 @@ class _Engine:
                 got = answers[output.request_id]
                 got.extend([at] * (len(output.outputs[0].token_ids) - len(got)))
         return arrivals, answers, time.perf_counter() - start
+
+    def _add(
+        self, at: float, prompt: list[int], length: int, arrivals: dict[str, float], answers: dict[str, list[float]]
+    ) -> None:
+        name = str(next(self.ids))
+        arrivals[name], answers[name] = at, []
+        params = self.sampling(temperature=_TEMPERATURE, max_tokens=length, ignore_eos=True, detokenize=False)
+        self.engine.add_request(name, {"prompt_token_ids": prompt}, params)
 
     def _requests(self, asked: Arrivals) -> Iterator[tuple[float, list[int], int]]:
         """Prompts are drawn before the clock starts."""
@@ -206,22 +219,27 @@ def _summary(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def _simulate_routing(distribution: str) -> None:
-    """Register a routing of ours with vLLM's simulator, in place of the model's own router."""
-    import os
+    """Register a routing of ours with vLLM's simulator, in place of the model's own router.
 
+    Drawn outside the timed steps: several draws for each number of tokens, which layers take in turn.
+    """
     import torch
 
-    from moesim.bench.kernels.routes import routes
+    from moesim.bench.kernels.routes import Chosen, routes
 
     library: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.router.routing_simulator_router")
+    drawn: dict[tuple[int, int, int], Iterator[Chosen]] = {}
 
     class Routed(library.RoutingStrategy):
-        """Drawn anew at every call, but for one order of popularity."""
+        """Popularity falls with the expert's number, the same in every layer."""
 
         def route_tokens(self, hidden_states: Any, router_logits: Any, top_k: int, indices_type: Any = None) -> Any:
             tokens, experts = router_logits.shape
-            weights, ids = routes(str(hidden_states.device), tokens, experts, top_k, distribution, 1, seed=None)[0]
-            return weights, ids.to(indices_type or torch.int32)
+            key = (tokens, experts, top_k)
+            if key not in drawn:
+                draws = routes(str(hidden_states.device), *key, distribution, _ROUTING_DRAWS, seed=None)
+                drawn[key] = itertools.cycle([(w, i.to(indices_type or torch.int32)) for w, i in draws])
+            return next(drawn[key])
 
     library.RoutingSimulator.register_strategy("moesim", Routed())
     os.environ["VLLM_MOE_ROUTING_SIMULATION_STRATEGY"] = "moesim"

@@ -44,6 +44,8 @@ class Kernel:
     source: str
     graph: bool = True
     """Whether a CUDA graph may capture it."""
+    copies: int = 0
+    """Sets of operands the calls rotate through, where it is not one a call: what stays in L2 depends on it."""
     timer: Callable[[], Times] | None = None
     """How it is timed where calls alone do not say it: the host's time, two things at once."""
 

@@ -40,6 +40,8 @@ def _overlapped(target: torch.Tensor, source: torch.Tensor, beside: Any) -> Time
     """The copy's own time on its stream while another stream is kept busy for longer than it takes."""
     stream, samples = torch.cuda.Stream(), []
     alone = _one(target, source, stream, lambda: None)
+    beside()
+    torch.cuda.synchronize()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     beside()

@@ -10,27 +10,38 @@ import torch
 
 from moesim.bench.kernels import Kernel, vllm_ops
 from moesim.bench.kernels.routes import routes
-from moesim.bench.kernels.tensors import BF16, FP8, copies_of, noise, ones
+from moesim.bench.kernels.tensors import BF16, COLD_BYTES, FP8, copies_of, noise, ones
 
 _BLOCK = 128
+_ELEMENTS = {"bfloat16": BF16, "fp8_block": FP8}
+_LEAST_DRAWS, _MOST_DRAWS = 4, 64
 
 
 def build(table: str, columns: dict[str, Any], device: str) -> Kernel:
     tokens, hidden, k = (int(columns[name]) for name in ("num_tokens", "hidden_size", "topk"))
     experts, ranks = int(columns["num_experts"]), int(columns.get("moe_ep_size", 1))
     width = int(columns["inter_size"]) // int(columns.get("moe_tp_size", 1))
-    chosen = routes(device, tokens, experts, k, str(columns["distribution"]))
-    x, dtype, mine = noise(device, tokens, hidden), columns["moe_dtype"], experts // ranks
-    element = BF16 if dtype == "bfloat16" else FP8
-    rotated = copies_of(3 * mine * hidden * width * (2 if element == BF16 else 1))
+    dtype = str(columns["moe_dtype"])
+    if dtype not in _ELEMENTS:
+        raise ValueError(f"no experts of '{dtype}'; {', '.join(_ELEMENTS)} are measured")
+    x, element, mine = noise(device, tokens, hidden), _ELEMENTS[dtype], experts // ranks
+    each = 3 * hidden * width * (2 if element == BF16 else 1)
+    rotated = copies_of(mine * each)
     weights = [_weights(device, mine, hidden, width, element) for _ in range(rotated)]
-    calls = [(w, chosen[i % len(chosen)]) for i, w in enumerate(weights * -(-len(chosen) // rotated))]
+    # Few tokens touch few experts: every draw must touch others, until what was touched first has left L2.
+    touched = min(mine, tokens * k) * each
+    draws = int(min(max(_LEAST_DRAWS, COLD_BYTES / touched), _MOST_DRAWS))
+    chosen = routes(device, tokens, experts, k, str(columns["distribution"]), draws)
+    many = max(len(chosen), rotated)
+    calls = [(weights[i % rotated], chosen[i % len(chosen)]) for i in range(many)]
     if table == "expert_loop":
-        return Kernel([lambda w=w, r=r: _loop(x, *w, *r) for w, r in calls], "torch loop over experts", graph=False)
+        looped = [lambda w=w, r=r: _loop(x, *w, *r) for w, r in calls]
+        return Kernel(looped, "torch loop over experts", graph=False, copies=rotated)
     if vllm_ops() is None:
         if dtype != "bfloat16" or ranks > 1:
             raise RuntimeError("without vLLM only bfloat16 experts on one rank can be measured")
-        return Kernel([lambda w=w, r=r: _grouped(x, *w, *r) for w, r in calls], "torch._grouped_mm", graph=False)
+        grouped = [lambda w=w, r=r: _grouped(x, *w, *r) for w, r in calls]
+        return Kernel(grouped, "torch._grouped_mm", graph=False, copies=rotated)
     library = importlib.import_module("vllm.model_executor.layers.fused_moe.fused_moe")
     more: dict[str, Any] = {"quant_config": _block_scaled(device, mine, hidden, width) if element == FP8 else None}
     if ranks > 1:
@@ -40,6 +51,7 @@ def build(table: str, columns: dict[str, Any], device: str) -> Kernel:
     return Kernel(
         [lambda w=w, r=r: library.fused_experts(x, *w, *r, **more) for w, r in calls],
         "vllm_fused_moe" if element == BF16 else "vllm_fp8moe_triton",
+        copies=rotated,
     )
 
 

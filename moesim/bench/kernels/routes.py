@@ -28,8 +28,11 @@ def routes(
         kind, detail = "trace", distribution.removeprefix("trace_")
     generator = None if seed is None else torch.Generator(device=device).manual_seed(seed)
     found = []
-    for _ in range(draws):
+    for draw in range(draws):
         ids = _ids(device, tokens, experts, k, kind, detail, generator)
+        if kind in {"balanced", "identical"}:
+            # The same pattern over other experts.
+            ids = (ids + draw * (k if kind == "identical" else 1)) % experts
         weights = torch.softmax(torch.rand(tokens, k, device=device, generator=generator), -1)
         found.append((weights, ids.to(torch.int32).contiguous()))
     return found

@@ -1,5 +1,8 @@
 """Small kernels around the large ones: norms, rope, activation, router and top-k, alignment, permutation, weighted sum,
-quantisation, embedding, sampling, cache write."""
+quantisation, embedding, sampling, cache write.
+
+One set of operands, not many: what such a kernel reads was written by the kernel before it and is still in L2.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 
 from moesim.bench.kernels import Kernel, vllm_ops
 from moesim.bench.kernels.routes import routes
-from moesim.bench.kernels.tensors import FP8, copies_of, noise, ones
+from moesim.bench.kernels.tensors import FP8, noise, ones
 from moesim.bench.timing import Call
 
 Made = tuple[list[Call], str]
@@ -32,24 +35,18 @@ def _sizes(columns: dict[str, Any], *names: str) -> list[int]:
 def _norm(columns: dict[str, Any], device: str) -> Made:
     """Residual add and norm, in one kernel where vLLM has it."""
     rows, width = _sizes(columns, "rows", "width")
-    weight, ops = noise(device, width), vllm_ops()
-    pairs = [(noise(device, rows, width), noise(device, rows, width)) for _ in range(copies_of(8 * rows * width))]
+    weight, x, residual, ops = noise(device, width), noise(device, rows, width), noise(device, rows, width), vllm_ops()
     if ops is not None:
-        return [lambda x=x, r=r: ops.fused_add_rms_norm(x, r, weight, 1e-6) for x, r in pairs], "fused_add_rms_norm"
-    norm = torch.nn.functional.rms_norm
-    return [lambda x=x, r=r: norm(x.add_(r), (width,), weight) for x, r in pairs], "torch rms_norm"
+        return [lambda: ops.fused_add_rms_norm(x, residual, weight, 1e-6)], "fused_add_rms_norm"
+    return [lambda: torch.nn.functional.rms_norm(x.add_(residual), (width,), weight)], "torch rms_norm"
 
 
 def _rope(columns: dict[str, Any], device: str) -> Made:
     rows, heads, kv, dim = _sizes(columns, "rows", "heads", "kv_heads", "head_dim")
     ops, position = vllm_ops(), torch.arange(rows, device=device) % 4096
-    angles = noise(device, 4096, dim)
-    pairs = [
-        (noise(device, rows, heads * dim), noise(device, rows, kv * dim))
-        for _ in range(copies_of(4 * rows * (heads + kv) * dim))
-    ]
+    angles, q, k = noise(device, 4096, dim), noise(device, rows, heads * dim), noise(device, rows, kv * dim)
     if ops is not None:
-        return [lambda q=q, k=k: ops.rotary_embedding(position, q, k, dim, angles, True) for q, k in pairs], "rope"
+        return [lambda: ops.rotary_embedding(position, q, k, dim, angles, True)], "rope"
     cos, sin = (a[position].repeat(1, 2)[:, None] for a in angles.chunk(2, -1))
 
     def turn(x: torch.Tensor) -> torch.Tensor:
@@ -57,17 +54,16 @@ def _rope(columns: dict[str, Any], device: str) -> Made:
         first, second = x.chunk(2, -1)
         return x * cos + torch.cat((-second, first), -1) * sin
 
-    return [lambda q=q, k=k: (turn(q), turn(k)) for q, k in pairs], "torch rope"
+    return [lambda: (turn(q), turn(k))], "torch rope"
 
 
 def _activation(columns: dict[str, Any], device: str) -> Made:
     rows, width = _sizes(columns, "rows", "width")
-    inputs = [noise(device, rows, 2 * width) for _ in range(copies_of(6 * rows * width))]
+    x = noise(device, rows, 2 * width)
     if vllm_ops() is not None:
         out = torch.empty(rows, width, device=device, dtype=torch.bfloat16)
-        return [lambda x=x: torch.ops._C.silu_and_mul(out, x) for x in inputs], "silu_and_mul"
-    silu = torch.nn.functional.silu
-    return [lambda x=x: silu(x[:, :width]) * x[:, width:] for x in inputs], "torch silu"
+        return [lambda: torch.ops._C.silu_and_mul(out, x)], "silu_and_mul"
+    return [lambda: torch.nn.functional.silu(x[:, :width]) * x[:, width:]], "torch silu"
 
 
 def _top_k(columns: dict[str, Any], device: str) -> Made:
@@ -92,23 +88,23 @@ def _align(columns: dict[str, Any], device: str) -> Made:
 def _permute(columns: dict[str, Any], device: str) -> Made:
     """Rows of tokens to their experts' order, as grouped kernels take them."""
     rows, width, experts, k = _sizes(columns, "rows", "width", "num_experts", "topk")
-    inputs = [noise(device, rows, width) for _ in range(copies_of(4 * rows * k * width))]
+    x = noise(device, rows, width)
     _, ids = routes(device, rows, experts, k, "uniform", 1)[0]
 
-    def permuted(x: torch.Tensor) -> torch.Tensor:
+    def permuted() -> torch.Tensor:
         order = torch.argsort(ids.flatten().long())
         return x[torch.div(order, k, rounding_mode="floor")]
 
-    return [lambda x=x: permuted(x) for x in inputs], "torch argsort and gather"
+    return [permuted], "torch argsort and gather"
 
 
 def _sum(columns: dict[str, Any], device: str) -> Made:
     rows, width, k = _sizes(columns, "rows", "width", "topk")
-    inputs, ops = [noise(device, rows, k, width) for _ in range(copies_of(2 * rows * (k + 1) * width))], vllm_ops()
+    x, ops = noise(device, rows, k, width), vllm_ops()
     if ops is not None:
         out = noise(device, rows, width)
-        return [lambda x=x: ops.moe_sum(x, out) for x in inputs], "moe_sum"
-    return [lambda x=x: x.sum(1) for x in inputs], "torch sum"
+        return [lambda: ops.moe_sum(x, out)], "moe_sum"
+    return [lambda: x.sum(1)], "torch sum"
 
 
 def _embedding(columns: dict[str, Any], device: str) -> Made:
@@ -123,9 +119,9 @@ def _embedding(columns: dict[str, Any], device: str) -> Made:
 def _sampling(columns: dict[str, Any], device: str) -> Made:
     """Temperature 1: softmax, exponential noise, argmax, as vLLM samples without top-k or top-p."""
     rows, vocabulary = _sizes(columns, "rows", "vocab_size")
-    inputs = [noise(device, rows, vocabulary, dtype=torch.float32) for _ in range(copies_of(4 * rows * vocabulary))]
-    race = torch.empty_like(inputs[0])
-    return [lambda x=x: torch.softmax(x, -1).div_(race.exponential_()).argmax(-1) for x in inputs], "torch sampling"
+    x = noise(device, rows, vocabulary, dtype=torch.float32)
+    race = torch.empty_like(x)
+    return [lambda: torch.softmax(x, -1).div_(race.exponential_()).argmax(-1)], "torch sampling"
 
 
 def _cache_write(columns: dict[str, Any], device: str) -> Made:
@@ -142,10 +138,10 @@ def _cache_write(columns: dict[str, Any], device: str) -> Made:
 
 def _quantise(columns: dict[str, Any], device: str) -> Made:
     m, k = _sizes(columns, "m", "k")
-    inputs, scale, ops = [noise(device, m, k) for _ in range(copies_of(3 * m * k))], ones(device, 1), vllm_ops()
+    x, scale, ops = noise(device, m, k), ones(device, 1), vllm_ops()
     if ops is not None:
-        return [lambda x=x: ops.scaled_fp8_quant(x, scale) for x in inputs], "static_scaled_fp8_quant"
-    return [lambda x=x: (x * scale).to(FP8) for x in inputs], "torch fp8 cast"
+        return [lambda: ops.scaled_fp8_quant(x, scale)], "static_scaled_fp8_quant"
+    return [lambda: (x * scale).to(FP8)], "torch fp8 cast"
 
 
 _OPERATIONS: dict[str, Callable[[dict[str, Any], str], Made]] = {

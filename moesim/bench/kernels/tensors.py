@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
-_COLD_BYTES = 256 << 20
+COLD_BYTES = 256 << 20
+"""More than any L2 holds."""
 _MOST_COPIES = 8
 
 
@@ -21,7 +22,7 @@ def noise(device: str, *shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
 
 def copies_of(nbytes: float) -> int:
     """Copies to rotate through so that none is still in L2 when its turn comes."""
-    return int(max(1, min(_MOST_COPIES, _COLD_BYTES // max(nbytes, 1) + 1)))
+    return int(max(1, min(_MOST_COPIES, COLD_BYTES // max(nbytes, 1) + 1)))
 
 
 def ones(device: str, *shape: int, value: float = 1.0) -> torch.Tensor:
