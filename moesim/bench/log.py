@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 from moesim.bench.point import Point
 
@@ -72,13 +73,39 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
             except ValueError:
                 row = None
-            if not isinstance(row, dict) or not {"session", "point"} & row.keys():
-                raise LogError(f"{path}:{number}: is no row of a log of measurements")
+            if not _is_row(row):
+                raise LogError(
+                    f"{path}:{number}: is no row of a log of measurements; delete the line to go on without it"
+                )
             yield row
+
+
+def _is_row(row: Any) -> TypeGuard[dict[str, Any]]:
+    """A session that says where, or a point that was measured, or failed, or was an engine's."""
+    if not isinstance(row, dict):
+        return False
+    if "session" in row:
+        said = row["session"]
+        return isinstance(said, dict) and isinstance(said.get("device"), str) and isinstance(said.get("versions"), dict)
+    point = row.get("point")
+    if (
+        not isinstance(point, dict)
+        or not isinstance(point.get("table"), str)
+        or not isinstance(row.get("at"), (int, float))
+    ):
+        return False
+    if isinstance(row.get("failed"), str):
+        return True
+    if not isinstance(row.get("unstable"), list):
+        return False
+    times = [row[name] for name in ("seconds", "seconds_q1", "seconds_q3") if name in row]
+    return all(isinstance(t, (int, float)) and 0 < t < math.inf for t in times)
 
 
 def _cut_half_line(path: Path) -> None:

@@ -15,9 +15,10 @@ from moesim.bench.point import Point
 from moesim.calibrate import worker
 from moesim.calibrate.candidates import HOST_TABLES
 from moesim.calibrate.dataset import Dataset
+from moesim.calibrate.lint import lint
 from moesim.calibrate.machine_file import known_hardware
 from moesim.calibrate.tidy import log_rows
-from moesim.errors import CalibrationError
+from moesim.errors import CalibrationError, SpecError
 from moesim.spec.grid_file import load_grid
 
 if TYPE_CHECKING:
@@ -64,7 +65,17 @@ class Verdict:
 
 
 def check(dataset: Dataset, device: str, busy: bool, told: Callable[[Any], None] = lambda progress: None) -> Verdict:
-    """Measure some of a dataset's points again. Raises CalibrationError where none can be."""
+    """Measure some of a dataset's points again.
+
+    Raises
+    ------
+    SpecError
+        The dataset is broken.
+    CalibrationError
+        None of its points can be measured here.
+    """
+    if problems := lint(dataset):
+        raise SpecError(problems)
     rule = load_grid().check
     here = worker.environment_of(device, busy)
     part = "gpu" if device == "cuda" else "cpu"
@@ -97,10 +108,11 @@ def _chosen(dataset: Dataset, device: str, many: int) -> list[tuple[Point, float
         raise CalibrationError(
             f"the dataset holds no table that --device {device} measures; it holds {', '.join(dataset.tables)}"
         )
-    found = []
-    for i, (name, table) in enumerate(mine.items()):
+    found: list[tuple[Point, float]] = []
+    # The smallest tables first: what they cannot give, the others do.
+    for i, (name, table) in enumerate(sorted(mine.items(), key=lambda entry: len(entry[1]))):
         short = table[table["seconds"] <= _LONGEST_S].sort_values("seconds", kind="stable")
-        share = many // len(mine) + (i < many % len(mine))
+        share = min(-(-(many - len(found)) // (len(mine) - i)), len(short))
         places = np.unique(np.linspace(0, len(short) - 1, 2 * share + 1).round().astype(int)[1::2]) if share else []
         found += [_point(name, short.iloc[place]) for place in places]
     return found

@@ -74,7 +74,7 @@ def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
         )
     folds = folds_of(family, rows)
     if folds.max() < 1:
-        raise CalibrationError(f"{family.name} has one group only, so nothing can be held out")
+        raise CalibrationError(f"{family.name} has one group only ({family.scheme}), so nothing can be held out")
     measured = rows["seconds"].to_numpy(float)
     everything = solve(family, rows, gpu, tuned)
     predicted, refits, roofline = np.empty(len(rows)), [], np.empty(len(rows))

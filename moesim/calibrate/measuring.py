@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from moesim.calibrate.machine_file import (
 )
 from moesim.calibrate.ordering import ordered
 from moesim.calibrate.store import as_data, fit_all, write_fit
-from moesim.calibrate.tidy import check_same_place, log_rows, write_dataset
+from moesim.calibrate.tidy import check_same_place, log_rows, refuse_foreign_folder, write_dataset
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError
@@ -92,10 +92,20 @@ def machine_of_log(asked: Asked) -> Machine:
     log = (asked.folder or Path(".")) / POINTS
     if not log.exists():
         raise CalibrationError(f"'{log}' does not exist, so there is nothing to fit; name its folder with -o")
-    sessions, _ = log_rows(log)
+    sessions, rows = log_rows(log)
     if not sessions:
         raise CalibrationError(f"'{log}' does not say where it was measured, so nothing can be fitted")
-    return _machine(sessions[-1], asked, log.parent)
+    check_same_place(log, sessions[-1])
+    machine = _machine(sessions[-1], asked, log.parent)
+    return _with_hardware(machine, rows) if machine.device == "cuda" else machine
+
+
+def _with_hardware(machine: Machine, rows: list[dict[str, Any]]) -> Machine:
+    """With a hardware file made of the log's peaks where none describes the GPU. Raises CalibrationError."""
+    if machine.hardware is not None:
+        return machine
+    path = write_gpu_file(machine.folder, machine.environment, rows)
+    return replace(machine, hardware=load_hardware(str(path)))
 
 
 def _machine(here: dict[str, Any], asked: Asked, folder: Path | None) -> Machine:
@@ -136,8 +146,7 @@ def choose_points(asked: Asked, machine: Machine, grid: Grid) -> list[Point]:
         if unknown:
             raise CalibrationError(f"nothing here measures '{unknown[0]}'; tables are {', '.join(known)}")
         found = [point for point in found if point.table in asked.tables]
-    order = ordered(found, grid.shares, numbers_of(machine), tuned_tiles(machine.name), machine.device)
-    return order[: asked.most_points]
+    return ordered(found, grid.shares, numbers_of(machine), tuned_tiles(machine.name), machine.device)
 
 
 def measure_machine(
@@ -148,14 +157,17 @@ def measure_machine(
 ) -> tuple[Machine, worker.Progress]:
     """Measure for ``asked.minutes``; the log in the machine's folder grows. Returns what is known afterwards."""
     grid, begun = load_grid(), time.monotonic()
-    machine.folder.mkdir(parents=True, exist_ok=True)
+    refuse_foreign_folder(machine.folder)
     if machine.device == "cuda" and machine.hardware is None:
         said(f"no hardware file describes '{machine.environment['gpu']}': its peaks come first")
         worker.measure(peak_points(machine.fp8), machine.log, "cuda", 60 * asked.minutes, asked.busy)
-        path = write_gpu_file(machine.folder, machine.environment, log_rows(machine.log)[1])
-        machine = Machine(machine.environment, machine.name, machine.stack, machine.folder, load_hardware(str(path)))
+        machine = _with_hardware(machine, log_rows(machine.log)[1])
     points = choose_points(asked, machine, grid)
-    said(f"{len(points):,} points to choose from, the most telling first")
+    machine.folder.mkdir(parents=True, exist_ok=True)
+    done = {row["key"] for row in log_rows(machine.log)[1]} if machine.log.exists() else set()
+    todo = [point for point in points if point.key not in done]
+    said(f"{len(points) - len(todo):,} points are there, {len(todo):,} to choose from, the most telling first")
+    points = todo[: asked.most_points]
     left = max(60 * asked.minutes - (time.monotonic() - begun), _LEAST_S)
     return machine, worker.measure(points, machine.log, machine.device, left, asked.busy, told)
 
@@ -188,7 +200,8 @@ def fit_machine(
     if host := write_host_file(machine.folder, machine.environment, dataset):
         written.append(host)
     fits = fit_all(dataset, numbers_of(machine), told)
-    written.append(write_fit(machine.folder / FIT, as_data(dataset, fits)))
+    about = "Written by `moesim calibrate`; do not edit."
+    written.append(write_fit(machine.folder / FIT, as_data(dataset, fits) | {"about": about}))
     return dataset, fits, written
 
 

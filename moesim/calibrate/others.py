@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim.calibrate.dataset import Dataset, content_sha256, sha256, units_of, write_sheet, write_table
+from moesim.calibrate.machine_file import known_hardware
 from moesim.errors import CalibrationError
+from moesim.spec.hardware import Hardware
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,9 +20,13 @@ if TYPE_CHECKING:
 _PERF = re.compile(r"(all_reduce|all_gather|reduce_scatter|alltoall|sendrecv)(?:_perf)?")
 _COLLECTIVES = {"sendrecv": "send_recv"}
 _RANK = re.compile(r"#\s+Rank\s+(\d+)\s.*?device\s+\d+\s+\[\S+\]\s+(.+?)\s*$")
-_ROW = re.compile(r"^\s*(\d+)\s+\d+\s+(\w+)\s+\w+\s+(?:-?\d+\s+)?([\d.]+)\s+[\d.]+\s+[\d.]+")
+_SIZES = re.compile(r"^\s*\d+\s+\d+\s+\w+\s+\w+\s")
+_TAG = re.compile(r"^\[\d+(?:,\d+)?\](?:<\w+>)?:?\s?")
+"""What mpirun --tag-output puts before a line."""
+_CELLS_WITH_ROOT = 13
 _ELEMENT = {"half": "half", "bfloat16": "half", "float16": "half", "int8": "int8", "uint8": "int8"}
 _NV_COPIES = {"host_to_device_memcpy_ce": "h2d", "device_to_host_memcpy_ce": "d2h"}
+_FASTEST_LINK_BYTES_PER_S = 2e12
 _NV_BUFFER_BYTES = 512 << 20
 """nvbandwidth's default buffer, which its output does not repeat."""
 
@@ -41,63 +49,106 @@ def kind_of(path: Path) -> str:
     )
 
 
-def import_nccl_tests(path: Path, folder: Path, gpu: str) -> Dataset:
-    """A log of nccl-tests, one or several collectives one after the other, out of place. Raises CalibrationError."""
+def import_nccl_tests(files: Sequence[Path], folder: Path, hardware: Hardware) -> Dataset:
+    """Logs of nccl-tests, out of place, a collective or several in each.
+
+    Raises
+    ------
+    CalibrationError
+        A log does not say what it timed, is of another GPU, or holds nothing to use.
+    """
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-    devices: set[str] = set()
-    collective, ranks, skipped = _named(path.name), 0, 0
-    for line in _text(path).splitlines():
-        if line.lstrip().startswith("# nThread"):
-            ranks = 0
-        elif found := _RANK.match(line.strip()):
-            ranks = max(ranks, int(found[1]) + 1)
-            devices.add(found[2])
-        elif (line.startswith("#") or "_perf" in line) and _named(line):
-            collective = _named(line)
-        elif found := _ROW.match(line):
-            size, element, microseconds = int(found[1]), found[2], float(found[3])
-            if element not in _ELEMENT and collective in {"all_reduce", "reduce_scatter"}:
-                # Sums of other widths run at another rate; what only moves bytes does not care.
-                skipped += 1
-                continue
-            if size and microseconds:
-                rows.append({
-                    "collective": collective, "num_gpus": ranks, "message_bytes": size,
-                    "nccl_dtype": _ELEMENT.get(element, "half"), "kernel_source": "NCCL",
-                    "seconds": microseconds * 1e-6,
-                })  # fmt: skip
-    if not collective:
-        raise CalibrationError(
-            f"'{path}' does not say which collective it timed; name the file after it, like all_reduce_perf.log"
-        )
-    if not rows or not ranks:
-        why = f"{skipped} rows of sums are in formats other than half and bfloat16" if skipped else "no row was found"
-        raise CalibrationError(f"'{path}' holds nothing to import: {why}; run nccl-tests with -d half or -d bfloat16")
-    table = pd.DataFrame(rows)
+    read = [_NcclLog(path, hardware) for path in files]
+    table = pd.DataFrame([row for log in read for row in log.rows])
     keys = [column for column in table.columns if column != "seconds"]
     once = table.groupby(keys, sort=False)["seconds"].median().reset_index()
-    dropped = {"sums in formats other than half and bfloat16": skipped} if skipped else {}
+    dropped = Counter(reason for log in read for reason in log.dropped)
     if len(once) < len(table):
         dropped["measured more than once: median kept"] = len(table) - len(once)
-    return _written(path, folder, gpu, "nccl-tests", "nccl", once, len(table) + skipped, dropped, sorted(devices),
-                    ["out-of-place times; launch parameters are those of the log"])  # fmt: skip
+    devices = sorted({device for log in read for device in log.devices})
+    doubts = ["out-of-place times; launch parameters are those of the logs"]
+    seen = len(table) + sum(len(log.dropped) for log in read)
+    about = {"devices": devices}
+    return _written(files, folder, hardware.name, "nccl-tests", "nccl", once, seen, dict(dropped), about, doubts)
 
 
-def import_nvbandwidth(path: Path, folder: Path, gpu: str) -> Dataset:
+class _NcclLog:
+    """One log: its rows, why others were not taken, the devices it names."""
+
+    def __init__(self, path: Path, hardware: Hardware):
+        self.rows: list[dict[str, Any]] = []
+        self.dropped: list[str] = []
+        self.devices: set[str] = set()
+        self._collective, self._ranks = _named(path.name), 0
+        for line in _text(path).splitlines():
+            self._read(_TAG.sub("", line))
+        if not self._collective:
+            raise CalibrationError(
+                f"'{path}' does not say which collective it timed; name the file after it, like all_reduce_perf.log"
+            )
+        if not self.rows or not self._ranks:
+            reasons = ", ".join(f"{reason} ({many})" for reason, many in Counter(self.dropped).items())
+            raise CalibrationError(
+                f"'{path}' holds nothing to import: {reasons or 'no row was found'}; run nccl-tests with -d half or "
+                "-d bfloat16"
+            )
+        for device in self.devices:
+            other = known_hardware(device)
+            if other is not None and other.name != hardware.name:
+                raise CalibrationError(f"'{path}' is of '{device}', which is {other.name}, not {hardware.name}")
+
+    def _read(self, line: str) -> None:
+        if line.lstrip().startswith("# nThread"):
+            self._ranks = 0
+        elif found := _RANK.match(line.strip()):
+            self._ranks = max(self._ranks, int(found[1]) + 1)
+            self.devices.add(found[2])
+        elif (line.startswith("#") or "_perf" in line) and _named(line):
+            self._collective = _named(line)
+        elif _SIZES.match(line):
+            self._row(line.split())
+
+    def _row(self, cells: list[str]) -> None:
+        """size, count, type, redop, root (newer versions), then time, algbw, busbw, wrong of the out-of-place call."""
+        size, element = int(cells[0]), cells[2]
+        numbers = cells[5:] if len(cells) >= _CELLS_WITH_ROOT else cells[4:]
+        if element not in _ELEMENT and self._collective in {"all_reduce", "reduce_scatter"}:
+            # Sums of other widths run at another rate; what only moves bytes does not care.
+            self.dropped.append("sums in formats other than half and bfloat16")
+        elif not _positive(numbers[:1]) or not size:
+            self.dropped.append("no positive time or size")
+        elif len(numbers) > 3 and numbers[3] not in {"0", "N/A", "0e+00"}:
+            self.dropped.append("wrong results")
+        else:
+            self.rows.append({
+                "collective": self._collective, "num_gpus": self._ranks, "message_bytes": size,
+                "nccl_dtype": _ELEMENT.get(element, "half"), "kernel_source": "NCCL",
+                "seconds": float(numbers[0]) * 1e-6,
+            })  # fmt: skip
+
+
+def _positive(cells: Sequence[str]) -> bool:
+    try:
+        return 0 < float(cells[0]) < float("inf")
+    except (ValueError, IndexError):
+        return False
+
+
+def import_nvbandwidth(path: Path, folder: Path, hardware: Hardware) -> Dataset:
     """Copies between host and GPU from ``nvbandwidth -j``. Raises CalibrationError."""
     import pandas as pd
 
     found = _json(_text(path))["nvbandwidth"]
-    cases = [c for c in found.get("testcases", []) if isinstance(c, dict)]
+    cases = found.get("testcases") if isinstance(found, dict) else None
+    cases = [case for case in cases if isinstance(case, dict)] if isinstance(cases, list) else []
     rows = [
         {"direction": _NV_COPIES[case["name"]], "memory": "pinned", "bytes": _NV_BUFFER_BYTES, "beside": "nothing",
          "kernel_source": "nvbandwidth copy engine", "seconds": _NV_BUFFER_BYTES / (1e9 * rate)}
         for case in cases
-        if case.get("name") in _NV_COPIES and case.get("status") == "Passed"
-        for rate in [_median(case.get("bandwidth_matrix", []))]
-        if rate
+        if str(case.get("name")) in _NV_COPIES and case.get("status") == "Passed"
+        for rate in [_median(case.get("bandwidth_matrix"))]
+        if 0 < 1e9 * rate < _FASTEST_LINK_BYTES_PER_S
     ]  # fmt: skip
     if not rows:
         raise CalibrationError(
@@ -105,18 +156,25 @@ def import_nvbandwidth(path: Path, folder: Path, gpu: str) -> Dataset:
         )
     version = f"nvbandwidth-{found.get('version', found.get('git_version', 'unknown'))}"
     others = len(cases) - len(rows)
+    said = found.get("GPU Device List")
+    environment = {
+        "devices": [str(device) for device in said] if isinstance(said, list) and said else ["not recorded"],
+        "driver": str(found.get("Driver Version", "not recorded")),
+    }
+    doubts = [
+        "one buffer size: the start of a copy cannot be told from its rate, so nothing is fitted to it",
+        f"buffer assumed {_NV_BUFFER_BYTES >> 20} MiB",
+    ]
+    dropped = {"tests of other paths, or that did not pass": others} if others else {}
     return _written(
-        path, folder, gpu, version, "copy", pd.DataFrame(rows), len(cases),
-        {"tests of other paths, or that did not pass": others} if others else {},
-        [str(device) for device in found.get("GPU Device List", [])] or ["not recorded"],
-        ["one buffer size: the start of a copy cannot be told from its rate",
-         f"buffer assumed {_NV_BUFFER_BYTES >> 20} MiB"],
-    )  # fmt: skip
+        [path], folder, hardware.name, version, "copy", pd.DataFrame(rows), len(cases), dropped, environment, doubts
+    )
 
 
 def _median(matrix: Any) -> float:
     """Of a bandwidth matrix whose cells are text, as nvbandwidth writes them. [GB/s]"""
-    cells = [float(cell) for row in matrix for cell in row if re.fullmatch(r"[\d.]+", str(cell))]
+    rows = [row for row in matrix if isinstance(row, list)] if isinstance(matrix, list) else []
+    cells = [float(cell) for row in rows for cell in row if _positive([str(cell)])]
     return sorted(cells)[len(cells) // 2] if cells else 0.0
 
 
@@ -126,24 +184,24 @@ def _named(text: str) -> str:
 
 
 def _written(
-    path: Path, folder: Path, gpu: str, stack: str, name: str, table: pd.DataFrame, read: int, dropped: dict[str, int],
-    devices: list[str], doubts: list[str],
+    files: Sequence[Path], folder: Path, gpu: str, stack: str, name: str, table: pd.DataFrame, read: int,
+    dropped: dict[str, int], environment: dict[str, Any], doubts: list[str],
 ) -> Dataset:  # fmt: skip
     write_table(folder, name, table)
     about = {
         "sha256": content_sha256(table), "rows_kept": len(table), "rows_read": read, "rows_dropped": dropped,
-        "file": path.name, "sha256_of_source": sha256(path),
+        "file": ", ".join(path.name for path in files), "sha256_of_source": ", ".join(sha256(path) for path in files),
     }  # fmt: skip
     write_sheet(folder, "moesim calibrate --from", {
         "title": f"{stack} on {gpu}",
         "gpu": gpu,
         "stack": stack,
-        "source": path.name,
+        "source": about["file"],
         "licence": "whoever measured it says",
         "measured_at": "not recorded in the source",
         "units": units_of({name: table}),
         "repetitions": "the tool's own average over iterations, no spread",
-        "environment": {"devices": devices, "tool": stack, "driver, clocks, power cap": "not recorded"},
+        "environment": {**environment, "tool": stack, "clocks, power cap": "not recorded"},
         "doubts": doubts,
         "tables": {name: about},
     })  # fmt: skip

@@ -39,7 +39,10 @@ def fit_all(
         except CalibrationError as error:
             progress(f"{family.name}: left out, {error}")
     if not fits:
-        raise CalibrationError(f"nothing could be fitted to the tables of {dataset.gpu} under {dataset.stack}")
+        raise CalibrationError(
+            f"nothing could be fitted to the tables of {dataset.gpu} under {dataset.stack}: too few rows; those "
+            "measured are kept, so measure for longer"
+        )
     return fits
 
 
@@ -70,7 +73,7 @@ def _log_ratio_on(family: Family, parameters: dict[str, float], other: Dataset) 
     return np.log(rows["seconds"].to_numpy() / predicted)
 
 
-def _at_bound(q: Parameter, value: float) -> bool:
+def at_bound(q: Parameter, value: float) -> bool:
     """Whether the data push a parameter against the limit it may not leave: then its value is not identified."""
     slack = 1e-3 * (q.high - q.low)
     return value <= q.low + min(slack, 1e-3 * q.start) or value >= q.high - slack
@@ -86,7 +89,7 @@ def as_json(fit: FamilyFit, dataset: Dataset) -> dict[str, Any]:
         "note": fit.family.note,
         "parameters": {
             q.name: {
-                "at_bound": _at_bound(q, fit.parameters[q.name]),
+                "at_bound": at_bound(q, fit.parameters[q.name]),
                 "value": float(f"{fit.parameters[q.name]:.6g}"),
                 "unit": q.unit,
                 "standard_error": float(f"{fit.standard_errors[q.name]:.3g}"),

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from moesim.bench.log import LogError, rows
-from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
+from moesim.calibrate.dataset import META, POINTS, Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
+from moesim.spec import yaml
 
 KEPT = ("kernel_source", "copies", "seconds", "seconds_q1", "seconds_q3", "samples")
 """Measured columns that a table keeps; the log has the rest."""
-_VOLATILE = {"versions", "python", "system", "cpu", "gpu", "driver", "cuda", "compute_capability", "device"}
+_BUSY_SHARE = 0.25
+"""Processes a core that make a host a busy one."""
+_VOLATILE = {"versions", "python", "system", "cpu", "gpu", "driver", "cuda", "compute_capability", "device",
+             "cores", "memory_bytes"}  # fmt: skip
 """What must not change from one session of a log to the next."""
 
 
@@ -28,12 +32,12 @@ def log_rows(log: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def check_same_place(log: Path, here: dict[str, Any]) -> None:
     """Raise CalibrationError where a log was begun on another machine or with other software."""
-    sessions, _ = log_rows(log)
-    for before in sessions[-1:]:
+    sessions, points = log_rows(log)
+    for before in sessions if points else []:
         for name in sorted(_VOLATILE):
             if before.get(name) != here.get(name):
                 raise CalibrationError(
-                    f"'{log}' was begun with {name} {before.get(name)}, here it is {here.get(name)}: rows of both "
+                    f"'{log}' holds rows of {name} {before.get(name)}, here or later it is {here.get(name)}: both "
                     "cannot stand in one dataset; choose another folder with -o"
                 )
 
@@ -77,13 +81,29 @@ def write_dataset(folder: Path, log: Path, name: str, stack: str) -> Dataset:
     if not tables or not sessions:
         why = "; ".join(lost) or "no session or no point is in it"
         raise CalibrationError(f"'{log}' holds no stable measured point, so there is nothing to fit: {why}")
-    for old in folder.glob("*.parquet"):
-        if old.stem not in tables:
-            old.unlink()
+    for old in _tables_of(folder):
+        if old not in tables:
+            (folder / f"{old}.parquet").unlink(missing_ok=True)
     for table, frame in tables.items():
         write_table(folder, table, frame)
     write_sheet(folder, "moesim calibrate", _sheet(name, stack, sessions, points, tables, about, lost))
     return Dataset(folder, name, stack)
+
+
+def refuse_foreign_folder(folder: Path, own: str = POINTS) -> None:
+    """Raise CalibrationError for a folder whose files are not a calibration's: they would be written over."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / own).exists():
+        raise CalibrationError(
+            f"'{folder}' holds files, and no {own} of an earlier run; choose an empty or new folder with -o"
+        )
+
+
+def _tables_of(folder: Path) -> list[str]:
+    """Tables that an earlier data sheet in a folder names."""
+    if not (folder / META).is_file():
+        return []
+    found = yaml.read(folder / META).data.get("tables", {})
+    return list(found) if isinstance(found, dict) else []
 
 
 def _dropped(rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -115,6 +135,9 @@ def _sheet(
     doubts += lost
     if "nvml" in here:
         doubts.append(here["nvml"])
+    load = here.get("load_average", 0.0)
+    if load > _BUSY_SHARE * here["cores"]:
+        doubts.append(f"{load:.1f} processes ran on {here['cores']} cores when measuring began: the host was not idle")
     if here["device"] == "cpu":
         doubts.append("a processor shared with other work, or whose clock moves, measures slower than it is")
     return {

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import moesim
 from moesim.bench.engine.plan import write_plan
 from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.log import Log, LogError
 from moesim.bench.point import Point
 from moesim.errors import CalibrationError
 
+_PACKAGE = Path(moesim.__file__).resolve().parent
 _AGAIN = 75
 _MOST_DEATHS = 10
 _GRACE_S = 90.0
@@ -173,11 +175,14 @@ def _run(arguments: Sequence[str], most_s: float, hear: Callable[[str, dict[str,
     What it prints besides goes to a file: a pipe that nobody reads would stop it.
     """
     ended = _Ended()
-    command = [sys.executable, "-m", "moesim.bench", *arguments]
+    # Not what lies in the current folder: this very package, wherever it was imported from.
+    command = [sys.executable, "-P", "-m", "moesim.bench", *arguments]
+    where = os.pathsep.join(filter(None, (str(_PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+            env=os.environ | {"PYTHONPATH": where},
         ) as process,
     ):  # fmt: skip
 

@@ -11,6 +11,8 @@ from typing import Any
 from moesim.bench.engine.settings import MODES
 from moesim.errors import Problem, SpecError
 
+_ROUTINGS = {"natural", "uniform", "balanced", "identical", "zipf", "power_law"}
+
 
 def bench_engine_command(commands: Any) -> None:
     about = "start vLLM on a model's config.json alone and record runs, steps and memory: a run set for validate"
@@ -57,6 +59,7 @@ def _bench_engine(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.engine_runs import edge_of, model_folder, next_share, write_runs
     from moesim.calibrate.tidy import check_same_place
 
+    _check(options)
     settings = EngineSettings(
         model_folder(options.model, options.quantization, options.output), options.mode, options.routing,
         options.tensor_parallel_size, options.max_model_len, options.max_num_seqs, options.max_num_batched_tokens,
@@ -90,6 +93,34 @@ def _bench_engine(options: argparse.Namespace, rest: list[str]) -> int:
     for path in write_runs(log, hardware, options.output):
         print(path)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise SpecError for numbers that no engine takes, before anything is started."""
+    from moesim.spec.loading import load_hardware
+
+    problems = [
+        Problem(f"{value:g} is not accepted; {accepted} is", option)
+        for option, value, right, accepted in (
+            ("--repetitions", options.repetitions, options.repetitions >= 1, "1 or more"),
+            ("--minutes", options.minutes, 0 < options.minutes < float("inf"), "above 0"),
+            ("--edge", options.edge, options.edge >= 0, "0 or more"),
+            ("--tensor-parallel-size", options.tensor_parallel_size, options.tensor_parallel_size >= 1, "1 or more"),
+            ("--gpu-memory-utilization", options.gpu_memory_utilization, 0 < options.gpu_memory_utilization <= 1,
+             "above 0 up to 1"),
+        )
+        if not right
+    ]  # fmt: skip
+    kind, _, detail = options.routing.rpartition("_") if options.routing[-1:].isdigit() else (options.routing, "", "")
+    if kind not in _ROUTINGS or (kind in {"zipf", "power_law"}) != bool(detail):
+        message = (
+            f"'{options.routing}' is no routing; natural, uniform, balanced, identical, zipf_1.2, power_law_1.01 are"
+        )
+        problems.append(Problem(message, "--routing"))
+    if problems:
+        raise SpecError(problems)
+    if options.hardware:
+        load_hardware(options.hardware)
 
 
 def _batches(text: str) -> list[tuple[int, int, int]]:

@@ -31,6 +31,7 @@ def calibrate_command(commands: Any) -> None:
         "--from",
         dest="source",
         type=Path,
+        nargs="+",
         metavar="FILE",
         help="import what others measured: nccl-tests logs, nvbandwidth JSON, an aiconfigurator wheel, vllm bench JSON",
     )
@@ -40,12 +41,16 @@ def calibrate_command(commands: Any) -> None:
 
 
 def _calibrate(options: argparse.Namespace, rest: list[str]) -> int:
-    if options.minutes <= 0:
+    if not 0 < options.minutes < float("inf"):
         raise SpecError([Problem(f"{options.minutes:g} is no time to measure in; above 0 is accepted", "--minutes")])
     if options.most_points is not None and options.most_points < 1:
         raise SpecError([Problem(f"{options.most_points} is no number of points; 1 or more is", "--most-points")])
     if options.output and options.output.exists() and not options.output.is_dir():
         raise SpecError([Problem(f"'{options.output}' is a file; a folder is accepted", "--output")])
+    asked = [name for name in ("lint", "check", "source", "fit_only", "measure_only") if getattr(options, name)]
+    if len(asked) > 1:
+        words = " and ".join("--" + {"source": "from"}.get(name, name.replace("_", "-")) for name in asked)
+        raise SpecError([Problem(f"{words} cannot go together; give one of them", "command line")])
     if options.lint:
         return _lint(options.lint)
     if options.check:
@@ -73,17 +78,24 @@ def _check(options: argparse.Namespace) -> int:
     from moesim.report.quality import verdict_text
 
     dataset = open_dataset(options.check)
+    environment = dataset.sheet.get("environment")
+    device = "cpu" if isinstance(environment, dict) and environment.get("device") == "cpu" else options.device
     with _bar() as told:
-        verdict = check(dataset, options.device, options.busy, told)
+        verdict = check(dataset, device, options.busy, told)
     print(verdict_text(dataset, verdict))
     return 0 if verdict.holds else NOT_HOLDING
 
 
 def _import(options: argparse.Namespace) -> int:
     from moesim.calibrate import measuring, others
+    from moesim.calibrate.dataset import META
+    from moesim.calibrate.tidy import refuse_foreign_folder
     from moesim.report.quality import quality_text, write_quality
 
-    kind = others.kind_of(options.source)
+    kinds = {others.kind_of(path) for path in options.source}
+    kind = kinds.pop()
+    if kinds or (len(options.source) > 1 and kind not in {"nccl-tests", "vllm-bench"}):
+        raise SpecError([Problem("takes several logs of nccl-tests or results of vllm bench, else one file", "--from")])
     if kind == "vllm-bench":
         return _import_bench(options)
     if not options.hardware:
@@ -91,17 +103,20 @@ def _import(options: argparse.Namespace) -> int:
     from moesim.spec.loading import load_hardware
 
     hardware = load_hardware(options.hardware)
-    folder = options.output or Path(f"calibration-{hardware.name}-{kind}")
+    folder = options.output or Path(f"calibration-{hardware.name}-{options.source[0].stem}")
+    refuse_foreign_folder(folder)
+    if (folder / META).exists():
+        raise CalibrationError(f"'{folder}' holds a dataset already; choose a new folder with -o")
     if kind == "aiconfigurator":
         from moesim.calibrate.tables import import_from_wheel
 
         if not options.stack:
             raise SpecError([Problem("says whose tables, like vllm-0.24.0; it must be given for a wheel", "--stack")])
-        dataset = import_from_wheel(options.source, folder, hardware, options.stack)
+        dataset = import_from_wheel(options.source[0], folder, hardware, options.stack)
     elif kind == "nccl-tests":
-        dataset = others.import_nccl_tests(options.source, folder, hardware.name)
+        dataset = others.import_nccl_tests(options.source, folder, hardware)
     else:
-        dataset = others.import_nvbandwidth(options.source, folder, hardware.name)
+        dataset = others.import_nvbandwidth(options.source[0], folder, hardware)
     for table in dataset.tables:
         print(dataset.path(table))
     try:
@@ -120,8 +135,9 @@ def _import_bench(options: argparse.Namespace) -> int:
 
     if not options.scenario:
         raise SpecError([Problem("says what served (model, hardware, engine); it must be given", "--scenario")])
-    target = (options.output or Path(".")) / f"{options.source.stem}_runs.yaml"
-    for path in import_bench([options.source], options.scenario, options.source.stem, target):
+    name = options.source[0].stem
+    target = (options.output or Path(".")) / f"{name}_runs.yaml"
+    for path in import_bench(options.source, options.scenario, name, target):
         print(path)
     return 0
 
@@ -160,7 +176,7 @@ def _measure_and_fit(options: argparse.Namespace) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _bar() -> Any:

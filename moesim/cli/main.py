@@ -9,7 +9,7 @@ from moesim.cli.bench_engine import bench_engine_command
 from moesim.cli.calibrate import calibrate_command
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.campaign import campaign_command
-from moesim.cli.codes import BAD_INPUT
+from moesim.cli.codes import BAD_INPUT, STOPPED
 from moesim.cli.load import bench_command, capacity_command, validate_command
 from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("moesim: stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -321,6 +321,8 @@ def _form(family: str) -> Form | None:
 
 def _check(fits: Fits) -> None:
     """A fit must name every parameter of its forms. Raises SpecError."""
+    if fits.families and all(name.startswith("host_") for name in fits.families):
+        raise SpecError(f"the calibration '{fits.name}' is of a processor and prices no GPU; give its .yaml to --host")
     for name, family in fits.families.items():
         form = _form(name)
         missing = [q.name for q in form.parameters if q.name not in family.parameters] if form else []
