@@ -90,6 +90,10 @@ def test_few_chosen_points_of_the_public_table_do():
     for many, most in TARGETS.items():
         assert found.ratio(many) <= most
         assert found.ratio(many) <= found.random_ratio(many)
+    page = (paths.ROOT / "docs" / "calibrate_points.md").read_text()
+    (cells,) = (line.split("|") for line in page.splitlines() if line.startswith(f"| {found.family} |"))
+    written = {100: float(cells[7]), 300: float(cells[9])}
+    assert written == pytest.approx({n: found.ratio(n) for n in written}, abs=0.02), "run `moesim design-study`"
 
 
 # Logs, datasets, fits.

