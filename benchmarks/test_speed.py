@@ -1,4 +1,4 @@
-"""Speed, measured with pytest-benchmark: ``pytest benchmarks --benchmark-enable``.
+"""Speed, measured with pytest-benchmark: ``pytest benchmarks --benchmark-enable -n 0``.
 
 Aims: a warm predict of Mixtral TP4 2048/2048 within 5 ms, 100,000 sweep points in seconds, all plans of eight GPUs in a
 second, a cold ``moesim predict`` at most 2.5 times ``python -c "import numpy, pydantic"``, a steady state within

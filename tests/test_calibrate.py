@@ -18,8 +18,9 @@ from moesim.calibrate.design import most_telling, telling_order
 from moesim.calibrate.design_study import study
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.lint import lint
-from moesim.calibrate.ordering import ordered
+from moesim.calibrate.ordering import SOURCES, ordered
 from moesim.cli import main
+from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import TunedTiles
 from moesim.errors import CalibrationError, SpecError
@@ -635,3 +636,41 @@ def test_stopping_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(worker, "environment_of", stopped)
     assert main(["calibrate", "--device", "cpu"]) == 130
     assert "what was measured is kept, and the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_whole_gpu_calibration_of_imagined_times(tmp_path, monkeypatch, capsys):
+    """Every table of a GPU from candidates to quality page; times are the shipped H100 fit's, with 3 % noise."""
+    points = [*candidates.gpu_points(MODELS, GRID, True, 1), *machine_file.peak_points(True)]
+    order = ordered(points, GRID.shares, NUMBERS, TUNED, "cuda")[:1500]
+    truth = {name: family.parameters for name, family in load_fits(f"{GPU}/{STACK}").families.items()}
+    draw, seconds = np.random.default_rng(0), {}
+    for table in sorted({p.table for p in order}):
+        rows = pd.DataFrame([dict(p.columns) for p in order if p.table == table])
+        rows["kernel_source"] = [SOURCES.get((table, r.get("moe_dtype") or r.get("gemm_dtype")), "") for r in
+                                 rows.to_dict("records")]  # fmt: skip
+        keys = [p.key for p in order if p.table == table]
+        for family in (f for f in FAMILIES if f.table == table):
+            mine = family.select(rows, NUMBERS)
+            if len(mine):
+                start = {q.name: q.start for q in family.form.parameters}
+                exact = family.evaluator(mine, NUMBERS, TUNED)(truth.get(family.name, start)).seconds
+                exact = np.broadcast_to(exact, len(mine)) * np.exp(draw.normal(0, 0.03, len(mine)))
+                seconds |= {keys[i]: float(s) for i, s in zip(mine.index, exact, strict=True)}
+    log = tmp_path / "points.jsonl"
+    with Log(log) as opened:
+        opened.session(HERE | {"gpu": "NVIDIA H100 80GB HBM3"})
+        for point in order:
+            s = seconds.get(point.key, 1e-4)
+            source = SOURCES.get((point.table, point.columns.get("moe_dtype") or point.columns.get("gemm_dtype")), "x")
+            opened.add(point, {"kernel_source": source, "copies": 1, "seconds": s, "seconds_q1": s, "seconds_q3": s,
+                               "samples": 15, "unstable": [], "at": 1.7e9})  # fmt: skip
+    assert main(["calibrate", "--fit-only", "-o", str(tmp_path)]) == 0
+    print(capsys.readouterr().out)
+    fits = json.loads((tmp_path / "fit.json").read_text())["families"]
+    for name in ("fused_moe/bfloat16", "fused_moe/fp8_block", "gemm/bfloat16", "gemm/fp8", "attention_decode",
+                 "attention_prefill", "mla_decode", "small/activation", "stream/read", "launch/graph"):  # fmt: skip
+        assert fits[name]["held_out"]["mean_absolute_error"] < 0.06, name
+    scenario = load(paths.SCENARIOS / "mixtral_tp4.yaml")
+    ours = predict(scenario.with_(calibration=str(tmp_path / "fit.json")))["mean_tpot_ms"]
+    assert ours == pytest.approx(predict(scenario)["mean_tpot_ms"], rel=0.1)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moesim.bench.point import Point
 from moesim.calibrate import worker
 from moesim.calibrate.candidates import gpu_points, host_points
@@ -220,8 +218,3 @@ def how_to_use(machine: Machine, written: Sequence[Path]) -> list[str]:
         return [f"moesim predict <a scenario with offload> --host {path}" for path in hosts]
     hardware = shipped_or(machine.folder, machine.name)
     return [f"moesim predict <scenario> --hardware {hardware} --calibration {machine.folder / FIT}"]
-
-
-def largest_error(fits: Sequence[FamilyFit]) -> float:
-    """The worst family's mean held-out error."""
-    return max(float(np.abs(f.held_out["predicted"] / f.held_out["seconds"] - 1).mean()) for f in fits)
