@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from moesim.cli.codes import NOT_HOLDING
 from moesim.errors import CalibrationError, Problem, SpecError
+
+_LINE_EVERY_S = 20.0
 
 
 def calibrate_command(commands: Any) -> None:
@@ -179,6 +182,22 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _lines() -> Any:
+    """A line now and then, for logs."""
+    last = time.monotonic()
+
+    def told(progress: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY_S:
+            last = time.monotonic()
+            said = (
+                f"{progress.done:,} of {progress.of:,} points, at {progress.table}, {progress.left_s / 60:.1f} min left"
+            )
+            print(said, file=sys.stderr, flush=True)
+
+    return told
+
+
 def _bar() -> Any:
     from contextlib import contextmanager
 
@@ -188,7 +207,7 @@ def _bar() -> Any:
     @contextmanager
     def bar() -> Any:
         if not sys.stderr.isatty():
-            yield lambda progress: None
+            yield _lines()
             return
         words = (
             TextColumn("{task.description}"),
