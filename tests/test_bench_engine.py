@@ -117,6 +117,20 @@ def vllm(monkeypatch):
     return fake
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """The measuring process is this one, on an imagined H100."""
+
+    def run_engine(settings, points, log, device, seconds, busy=False, told=None):
+        with Log(log) as opened:
+            opened.session(HERE)
+            measure_engine(settings, points, opened, device, time.monotonic() + seconds)
+        return worker.Progress(len(points), 0.0)
+
+    monkeypatch.setattr(worker, "environment_of", lambda device, busy=False: HERE)
+    monkeypatch.setattr(worker, "run_engine", run_engine)
+
+
 def _measured(tmp_path, settings=SETTINGS, grid=((1, 32, 5), (4, 64, 9)), rates=()):
     points = [*batch_points(settings, grid, 2), *(load_points(settings, rates, 6, (40, 8)) if rates else [])]
     path = tmp_path / "points.jsonl"
@@ -257,17 +271,8 @@ def test_bad_input_is_a_sentence(arguments, said, capsys, tmp_path):
     assert said in error and "Traceback" not in error
 
 
-def test_the_command_writes_run_sets(vllm, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_run_sets(vllm, here, tmp_path, capsys):
     """From the command to the run set, the engine's process replaced by this one."""
-    monkeypatch.setattr(worker, "environment_of", lambda device, busy=False: HERE)
-
-    def run_engine(settings, points, log, device, seconds, busy=False, told=None):
-        with Log(log) as opened:
-            opened.session(HERE)
-            measure_engine(settings, points, opened, device, time.monotonic() + seconds)
-        return worker.Progress(len(points), 0.0)
-
-    monkeypatch.setattr(worker, "run_engine", run_engine)
     arguments = ["bench-engine", "OLMoE-1B-7B-0924", "--batches", "1,2:16:4", "--repetitions", "1"]
     assert main([*arguments, "-o", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -275,8 +280,7 @@ def test_the_command_writes_run_sets(vllm, tmp_path, monkeypatch, capsys):
     assert len(load_runs(next(tmp_path.glob("*.yaml"))).runs) == 2
 
 
-def test_the_least_share_of_memory_is_found_and_compared(vllm, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "environment_of", lambda device, busy=False: HERE)
+def test_the_least_share_of_memory_is_found_and_compared(vllm, here, tmp_path):
     start = vllm.LLM
 
     def with_little_memory(**arguments):
@@ -285,14 +289,6 @@ def test_the_least_share_of_memory_is_found_and_compared(vllm, tmp_path, monkeyp
         return start(**arguments)
 
     vllm.LLM = with_little_memory
-
-    def run_engine(settings, points, log, device, seconds, busy=False, told=None):
-        with Log(log) as opened:
-            opened.session(HERE)
-            measure_engine(settings, points, opened, device, time.monotonic() + seconds)
-        return worker.Progress(len(points), 0.0)
-
-    monkeypatch.setattr(worker, "run_engine", run_engine)
     arguments = ["bench-engine", "OLMoE-1B-7B-0924", "--batches", "1:16:4", "--edge", "4", "-o", str(tmp_path)]
     assert main(arguments) == 0
     (group,) = (load_runs(path) for path in tmp_path.glob("*.yaml"))
@@ -325,3 +321,17 @@ def test_a_request_that_breaks_the_engine_is_a_row_and_the_next_process_goes_on(
     found = {row["key"]: row for row in rows(path) if "point" in row}
     assert "longer than the maximum" in found[points[1].key]["failed"] and found[points[2].key]["mean_ttft_s"] > 0
     assert load_points(SETTINGS, [1.0], 4, (400, 40)) == [], "half again as long would not fit"
+
+
+def test_another_engine_goes_on_after_a_broken_one(monkeypatch, tmp_path):
+    codes, asked = [75, 75, 0], []
+
+    def measuring(*arguments):
+        asked.append(arguments)
+        return worker._Ended(codes[len(asked) - 1])
+
+    monkeypatch.setattr(worker, "_measuring", measuring)
+    progress = worker.run_engine(SETTINGS, [], tmp_path / "points.jsonl", "cuda", 60.0)
+    assert len(asked) == 3 and progress.warnings == []
+    codes[:] = [-9] * 4
+    assert "died (SIGKILL)" in worker.run_engine(SETTINGS, [], tmp_path / "p.jsonl", "cuda", 60.0).warnings[0]

@@ -132,13 +132,21 @@ def run_engine(
     busy: bool = False,
     told: Told = lambda progress: None,
 ) -> Progress:
-    """Start an engine in a process of its own and measure points on it. Raises CalibrationError."""
+    """Start an engine in a process of its own and measure points on it; another one where a point broke it.
+
+    Raises
+    ------
+    CalibrationError
+        No engine starts, or rows cannot be written.
+    """
     progress = Progress(len(points), time.monotonic() + seconds)
     text = write_plan(settings, points)
     ended = _measuring("engine", text, log, device, progress.deadline, busy, progress, told)
+    while ended.code == _AGAIN and progress.left_s > 0:
+        ended = _measuring("engine", text, log, device, progress.deadline, busy, progress, told)
     if ended.refused:
         raise CalibrationError(ended.refused)
-    if ended.code or ended.hung:
+    if ended.hung or ended.code not in {0, _AGAIN}:
         if ended.at is not None:
             _give_up(log, ended)
             progress.counts["failed"] += 1
