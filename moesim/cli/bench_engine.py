@@ -78,21 +78,34 @@ def _bench_engine(options: argparse.Namespace, rest: list[str]) -> int:
     if log.exists():
         check_same_place(log, here)
     log.parent.mkdir(parents=True, exist_ok=True)
-    progress = worker.run_engine(
-        settings, points, log, options.device, 60 * options.minutes, options.busy,
-        lambda p: print(f"\r{p.done} of {len(points) + 1} measured", end="", file=sys.stderr),
-    )  # fmt: skip
+    told = _told(len(points) + 1)
+    progress = worker.run_engine(settings, points, log, options.device, 60 * options.minutes, options.busy, told)
     for _ in range(options.edge):
         share = next_share(edge_of(log, settings))
-        print(f"\rtrying {share:.3f} of the memory", file=sys.stderr)
+        print(f"trying {share:.3f} of the memory", file=sys.stderr)
         tried = replace(settings, gpu_memory_utilization=share)
         worker.run_engine(tried, [], log, options.device, 60 * options.minutes, options.busy)
     for warning in progress.warnings:
-        print(f"\r{warning}", file=sys.stderr)
-    print(f"\r{progress.counts['measured']} measured, {progress.counts['failed']} failed", file=sys.stderr)
+        print(warning, file=sys.stderr)
+    print(f"{progress.counts['measured']} measured, {progress.counts['failed']} failed", file=sys.stderr)
     for path in write_runs(log, hardware, options.output):
         print(path)
     return 0
+
+
+def _told(of: int) -> Any:
+    """A line for each measured point: there are few, and each takes seconds."""
+
+    shown = -1
+
+    def told(progress: Any) -> None:
+        nonlocal shown
+        if progress.done == shown:
+            return
+        shown = progress.done
+        print(f"{progress.done} of {of} measured, {progress.left_s / 60:.1f} min left", file=sys.stderr)
+
+    return told
 
 
 def _check(options: argparse.Namespace) -> None:
