@@ -11,6 +11,7 @@ from typing import Any
 from moesim import paths
 from moesim.bench.engine.settings import EngineSettings
 from moesim.calibrate.tidy import log_rows
+from moesim.calibrate.worker import DIED
 from moesim.errors import CalibrationError, Problem, SpecError
 from moesim.paths import write_whole
 from moesim.spec import yaml
@@ -78,7 +79,7 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
         point = row["point"]
         engine = json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW})
         if point["table"] == "engine_memory":
-            _note_edge(edges.setdefault(_but_for_memory(point), {}), point["gpu_memory_utilization"], "memory" in row)
+            _note_edge(edges.setdefault(_but_for_memory(point), {}), row)
         if point["table"] == "engine_memory" and "memory" in row:
             memory[engine] = row["memory"]
         elif point["table"] in {"engine_batch", "engine_load"} and "failed" not in row:
@@ -108,10 +109,12 @@ def _but_for_memory(point: Mapping[str, Any]) -> str:
     return json.dumps(kept)
 
 
-def _note_edge(edge: dict[str, float], share: float, started: bool) -> None:
-    if started:
+def _note_edge(edge: dict[str, float], row: Mapping[str, Any]) -> None:
+    """A start, or a failure for want of memory; a process that died says nothing about memory."""
+    share = row["point"]["gpu_memory_utilization"]
+    if "memory" in row:
         edge["starts_at"] = min(edge.get("starts_at", 1.0), share)
-    else:
+    elif not row["failed"].startswith(DIED):
         edge["fails_at"] = max(edge.get("fails_at", 0.0), share)
 
 
@@ -126,7 +129,7 @@ def edge_of(log: Path, settings: EngineSettings) -> dict[str, float]:
     wanted = _but_for_memory(settings.columns())
     for row in log_rows(log)[1]:
         if row["point"]["table"] == "engine_memory" and _but_for_memory(row["point"]) == wanted:
-            _note_edge(edge, row["point"]["gpu_memory_utilization"], "memory" in row)
+            _note_edge(edge, row)
     return edge
 
 

@@ -23,6 +23,7 @@ from moesim.bench.point import Point
 from moesim.errors import CalibrationError
 
 _PACKAGE = Path(moesim.__file__).resolve().parent
+DIED = "the process died"
 _AGAIN = 75
 _MOST_DEATHS = 10
 _GRACE_S = 90.0
@@ -238,7 +239,7 @@ def _kill_group(pid: int) -> None:
 def _give_up(path: Path, ended: _Ended) -> None:
     """A point whose process died is not tried again."""
     assert ended.at is not None
-    why = f"the process died ({ended.cause}) {ended.words}".strip()[:300]
+    why = f"{DIED} ({ended.cause}) {ended.words}".strip()[:300]
     try:
         with Log(path) as log:
             log.add(ended.at, {"failed": why, "at": time.time()})
