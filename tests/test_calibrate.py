@@ -442,7 +442,8 @@ def test_two_minutes_on_the_host(tmp_path, capsys):
     assert f"--host {host_file}" in said.out
     fits = json.loads((folder / "fit.json").read_text())["families"]
     assert {"host_stream/read", "host_expert/bfloat16"} <= set(fits)
-    scenario = load(paths.SCENARIOS / "offload" / "fiddler_rtx_4090.yaml").with_(host=str(host_file))
+    small = {"model": "OLMoE-1B-7B-0924", "host": str(host_file)}
+    scenario = load(paths.SCENARIOS / "offload" / "fiddler_rtx_4090.yaml").with_(**small)
     assert predict(scenario)["mean_tpot_ms"] > 0
     rows = tidy.log_rows(folder / "points.jsonl")[1]
     assert len({row["key"] for row in rows}) == len(rows) > 30
