@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
-ROOT = _PACKAGE.parent if (_PACKAGE.parent / "hwspecs").is_dir() else _PACKAGE / "_data"
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent if (PACKAGE.parent / "hwspecs").is_dir() else PACKAGE / "_data"
 
 HWSPECS = ROOT / "hwspecs"
 CLUSTERS = HWSPECS / "clusters"

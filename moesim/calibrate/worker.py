@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import moesim
+from moesim import paths
 from moesim.bench.engine.plan import write_plan
 from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.log import Log, LogError
 from moesim.bench.point import Point
 from moesim.errors import CalibrationError
 
-_PACKAGE = Path(moesim.__file__).resolve().parent
+_PACKAGE = paths.PACKAGE
 DIED = "the process died"
 _AGAIN = 75
 _MOST_DEATHS = 10
