@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from moesim.bench.environment import environment, refuse_busy_gpu
-from moesim.bench.errors import BenchError, DeviceLost
+from moesim.bench.errors import AGAIN, DONE, REFUSED, BenchError, DeviceLost
 from moesim.bench.log import Log, LogError
 from moesim.bench.point import Point
 
-DONE, REFUSED, AGAIN = 0, 2, 75
-"""Exit codes: the plan is done or time is up; nothing can be measured; a fresh process can go on."""
 _ORPHAN_CHECK_S = 1.0
 
 

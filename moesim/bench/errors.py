@@ -1,4 +1,7 @@
-"""Why a measurement cannot be made, as a sentence."""
+"""Why a measurement cannot be made, as a sentence, and as the exit code of a measuring process."""
+
+DONE, REFUSED, AGAIN = 0, 2, 75
+"""The plan is done or time is up; nothing can be measured; a fresh process can go on."""
 
 
 class BenchError(RuntimeError):

@@ -77,7 +77,7 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
     edges: dict[str, dict[str, float]] = {}
     for row in rows:
         point = row["point"]
-        engine = json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW})
+        engine = _engine(point)
         if point["table"] == "engine_memory":
             _note_edge(edges.setdefault(_but_for_memory(point), {}), row)
         if point["table"] == "engine_memory" and "memory" in row:
@@ -89,10 +89,9 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
     written: list[Path] = []
     for found in groups.values():
         point = found[0]["point"]
-        engine = json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW})
         target = folder / f"{_name(point, hardware)}.yaml"
         lines = _table(found)
-        about = _about(point, found, hardware, memory.get(engine, {}), sessions[-1])
+        about = _about(point, found, hardware, memory.get(_engine(point), {}), sessions[-1])
         about["scenario"]["model"] = _model(point["model"], folder)
         if "memory" in about:
             about["memory"] |= edges.get(_but_for_memory(point), {})
@@ -103,10 +102,14 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
     return written
 
 
+def _engine(point: Mapping[str, Any], *but_for: str) -> str:
+    """An engine's settings, as what tells it from others."""
+    return json.dumps({k: v for k, v in sorted(point.items()) if k not in _PER_ROW and k not in but_for})
+
+
 def _but_for_memory(point: Mapping[str, Any]) -> str:
     """An engine's settings without the share of memory it was given."""
-    kept = {k: v for k, v in sorted(point.items()) if k not in _PER_ROW and k != "gpu_memory_utilization"}
-    return json.dumps(kept)
+    return _engine(point, "gpu_memory_utilization")
 
 
 def _note_edge(edge: dict[str, float], row: Mapping[str, Any]) -> None:

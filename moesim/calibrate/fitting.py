@@ -51,6 +51,11 @@ class FamilyFit:
     coverage: float
     set_aside: dict[str, int]
 
+    @property
+    def errors(self) -> pd.Series:
+        """|predicted / measured - 1| of every row left out."""
+        return (self.held_out["predicted"] / self.held_out["seconds"] - 1).abs()
+
 
 def fit_family(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles) -> FamilyFit:
     """Fit one family on its rows of ``table`` and hold out every group once.
@@ -110,8 +115,7 @@ def _scatter_errors(
     family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles, fitted: dict[str, float]
 ) -> Array:
     """Standard errors as if rows erred independently: the scatter of the residuals through the Jacobian."""
-    if len(rows) > _MAX_ROWS:
-        rows = rows.sample(_MAX_ROWS, random_state=0)
+    rows = _thinned(rows)
     parameters, values = family.form.parameters, np.array([fitted[q.name] for q in family.form.parameters])
     evaluate = family.evaluator(rows, gpu, tuned)
     missed = np.log(rows["seconds"].to_numpy(float)) - log_seconds(evaluate, parameters, values, len(rows))
@@ -144,6 +148,11 @@ def valid_range(family: Family, rows: pd.DataFrame) -> dict[str, tuple[float, fl
     return {name: (float(np.min(v)), float(np.max(v))) for name, v in values.items()}
 
 
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """As many rows as a fit looks at, the same ones each time."""
+    return rows.sample(_MAX_ROWS, random_state=0) if len(rows) > _MAX_ROWS else rows
+
+
 def folds_of(family: Family, rows: pd.DataFrame) -> Array:
     labels, index = np.unique(family.group(rows).to_numpy(str), return_inverse=True)
     if family.folds is None:
@@ -159,8 +168,7 @@ def solve(family: Family, rows: pd.DataFrame, gpu: GpuNumbers, tuned: TunedTiles
     """
     from scipy.optimize import least_squares
 
-    if len(rows) > _MAX_ROWS:
-        rows = rows.sample(_MAX_ROWS, random_state=0)
+    rows = _thinned(rows)
     names = [q.name for q in family.form.parameters]
     scale = np.array([q.start for q in family.form.parameters])
     low, high = (np.array([getattr(q, s) for q in family.form.parameters]) / scale for s in ("low", "high"))

@@ -81,7 +81,7 @@ def at_bound(q: Parameter, value: float) -> bool:
 
 def as_json(fit: FamilyFit, dataset: Dataset) -> dict[str, Any]:
     """A family's entry of the stored file."""
-    errors = (fit.held_out["predicted"] / fit.held_out["seconds"] - 1).abs()
+    errors = fit.errors
     by_group = errors.groupby(fit.held_out["group"]).mean()
     roofline = (fit.held_out["roofline"] / fit.held_out["seconds"] - 1).abs().mean()
     return {

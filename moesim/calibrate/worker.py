@@ -18,13 +18,13 @@ from typing import Any
 from moesim import paths
 from moesim.bench.engine.plan import write_plan
 from moesim.bench.engine.settings import EngineSettings
+from moesim.bench.errors import AGAIN, DONE
 from moesim.bench.log import Log, LogError
 from moesim.bench.point import Point
 from moesim.errors import CalibrationError
 
 _PACKAGE = paths.PACKAGE
 DIED = "the process died"
-_AGAIN = 75
 _MOST_DEATHS = 10
 _GRACE_S = 90.0
 """How long after its time is up a process may still finish its point before it is killed."""
@@ -55,11 +55,10 @@ Told = Callable[[Progress], None]
 
 @dataclass
 class _Ended:
-    """How a measuring process ended: exit code, the point it was at, its refusal, the end of what it printed."""
+    """How a measuring process ended: exit code, the point it was at, the end of what it printed."""
 
-    code: int = 0
+    code: int = DONE
     at: Point | None = None
-    refused: str = ""
     words: str = ""
     hung: bool = False
 
@@ -76,8 +75,6 @@ def environment_of(device: str, busy: bool = False) -> dict[str, Any]:
     ended = _run(
         ["environment", "--device", device, *(["--busy"] * busy)], 120.0, lambda what, data: found.append(data)
     )
-    if ended.refused:
-        raise CalibrationError(ended.refused)
     if ended.code or not found:
         raise CalibrationError(f"the measuring process could not start ({ended.cause}): {ended.words or 'no message'}")
     return found[-1]
@@ -106,11 +103,9 @@ def measure(
         until = time.monotonic() + progress.left_s * (0.85 if kind != kinds[-1] else 1.0)
         while time.monotonic() < until:
             ended = _measuring(kind, text, log, device, until, busy, progress, told)
-            if ended.refused:
-                raise CalibrationError(ended.refused)
-            if ended.code == 0 and not ended.hung:
+            if ended.code == DONE and not ended.hung:
                 break
-            if ended.code == _AGAIN:
+            if ended.code == AGAIN:
                 continue
             deaths += 1
             if deaths > _MOST_DEATHS:
@@ -143,11 +138,9 @@ def run_engine(
     progress = Progress(len(points), time.monotonic() + seconds)
     text = write_plan(settings, points)
     ended = _measuring("engine", text, log, device, progress.deadline, busy, progress, told)
-    while ended.code == _AGAIN and progress.left_s > 0:
+    while ended.code == AGAIN and progress.left_s > 0:
         ended = _measuring("engine", text, log, device, progress.deadline, busy, progress, told)
-    if ended.refused:
-        raise CalibrationError(ended.refused)
-    if ended.hung or ended.code not in {0, _AGAIN}:
+    if ended.hung or ended.code not in {DONE, AGAIN}:
         if ended.at is not None:
             _give_up(log, ended)
             progress.counts["failed"] += 1
@@ -181,7 +174,8 @@ def _measuring(
 def _run(arguments: Sequence[str], most_s: float, hear: Callable[[str, dict[str, Any]], None]) -> _Ended:
     """Run ``python -m moesim.bench``, hear its events, kill it and all it started when it outstays ``most_s``.
 
-    What it prints besides goes to a file: a pipe that nobody reads would stop it.
+    What it prints besides goes to a file: a pipe that nobody reads would stop it. Raises CalibrationError with its
+    reason where it refuses.
     """
     ended = _Ended()
     # Not what lies in the current folder: this very package, wherever it was imported from.
@@ -206,8 +200,8 @@ def _run(arguments: Sequence[str], most_s: float, hear: Callable[[str, dict[str,
             for line in process.stdout:
                 event = _event(line)
                 if event and event[0] == "refused":
-                    ended.refused = str(event[1]["why"])
-                elif event:
+                    raise CalibrationError(str(event[1]["why"]))
+                if event:
                     hear(*event)
             process.wait()
         finally:

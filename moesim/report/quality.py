@@ -20,7 +20,7 @@ _POOR, _LOOSE = 0.3, 0.5
 
 
 def _error(fit: FamilyFit) -> float:
-    return float(np.abs(fit.held_out["predicted"] / fit.held_out["seconds"] - 1).mean())
+    return float(fit.errors.mean())
 
 
 def quality_text(fits: Sequence[FamilyFit]) -> str:
