@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim import paths
-from moesim.errors import CalibrationError
+from moesim.errors import CalibrationError, SpecError
 from moesim.paths import whole, write_whole
+from moesim.spec import yaml
+from moesim.spec.dataset_file import DatasetFile
+from moesim.spec.validation import validated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +64,6 @@ class Dataset:
     @property
     def sheet(self) -> dict[str, Any]:
         """The data sheet as plain data. Raises SpecError."""
-        from moesim.spec import yaml
-
         return yaml.read(self.folder / META).data
 
 
@@ -120,11 +121,6 @@ def write_table(folder: Path, name: str, table: pd.DataFrame) -> Path:
 
 def write_sheet(folder: Path, written_by: str, sheet: dict[str, Any]) -> Path:
     """Write the data sheet. Raises SpecError where it lacks what a data sheet must say."""
-    from moesim.errors import SpecError
-    from moesim.spec import yaml
-    from moesim.spec.dataset_file import DatasetFile
-    from moesim.spec.validation import validated
-
     _, problems = validated(DatasetFile, sheet, yaml.Document(sheet, META))
     if problems:
         raise SpecError(problems)
