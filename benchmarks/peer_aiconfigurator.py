@@ -18,8 +18,8 @@ import time
 from typing import Any
 
 from moesim import paths
+from moesim.inputs.run_file import Run, load_runs, run_sets
 from moesim.prediction import predict
-from moesim.spec.run_file import Run, load_runs, run_sets
 
 SYSTEMS = {
     "h100-sxm": "h100_sxm",

@@ -38,8 +38,8 @@ def test_sweep_of_100_000_points(benchmark):
 
 def test_all_plans_of_eight_gpus(benchmark):
     scenario = moesim.load(SCENARIO)
-    moesim.plans(scenario, 8)
-    found = benchmark.pedantic(moesim.plans, (scenario, 8), rounds=5)
+    moesim.explore.plans(scenario, 8)
+    found = benchmark.pedantic(moesim.explore.plans, (scenario, 8), rounds=5)
     assert len(found) == 31
 
 

@@ -11,35 +11,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moesim.errors import CalibrationError, DoesNotFit, SpecError
-    from moesim.plans import plans
-    from moesim.prediction import Prediction, predict
-    from moesim.search.best import SearchResult, search
-    from moesim.spec.loading import load, load_hardware, load_model
-    from moesim.spec.scenario import Scenario
-    from moesim.whatif import sweep
+    from moesim.errors import CalibrationError, DoesNotFit, MoesimError, SpecError
+    from moesim.explore.capacity import Capacity, capacity
+    from moesim.explore.plans import plans
+    from moesim.explore.search.best import SearchResult, search
+    from moesim.explore.sweep import sweep
+    from moesim.explore.validate import validate
+    from moesim.hardware.catalogue import load_hardware
+    from moesim.inputs.loading import load
+    from moesim.inputs.scenario import Scenario
+    from moesim.metrics import Metric
+    from moesim.models.catalogue import load_model
+    from moesim.outcome import Offloaded, Prediction, Served, Static, Steady
+    from moesim.prediction import predict, predict_steady
+    from moesim.serving.report import Slo
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "moesim.spec.loading",
-    "load_model": "moesim.spec.loading",
-    "load_hardware": "moesim.spec.loading",
-    "Scenario": "moesim.spec.scenario",
-    "Prediction": "moesim.prediction",
+    "load": "moesim.inputs.loading",
+    "load_model": "moesim.models.catalogue",
+    "load_hardware": "moesim.hardware.catalogue",
+    "Scenario": "moesim.inputs.scenario",
     "predict": "moesim.prediction",
-    "plans": "moesim.plans",
-    "search": "moesim.search.best",
-    "SearchResult": "moesim.search.best",
-    "sweep": "moesim.whatif",
-    "SpecError": "moesim.errors",
-    "DoesNotFit": "moesim.errors",
-    "CalibrationError": "moesim.errors",
+    "predict_steady": "moesim.prediction",
+    **dict.fromkeys(("Prediction", "Static", "Served", "Steady", "Offloaded"), "moesim.outcome"),
+    "Metric": "moesim.metrics",
+    "Slo": "moesim.serving.report",
+    "plans": "moesim.explore.plans",
+    "capacity": "moesim.explore.capacity",
+    "Capacity": "moesim.explore.capacity",
+    "validate": "moesim.explore.validate",
+    "search": "moesim.explore.search.best",
+    "SearchResult": "moesim.explore.search.best",
+    "sweep": "moesim.explore.sweep",
+    **dict.fromkeys(("MoesimError", "SpecError", "DoesNotFit", "CalibrationError"), "moesim.errors"),
 }
 
 __all__ = [
-    "CalibrationError", "DoesNotFit", "Prediction", "Scenario", "SearchResult", "SpecError", "load", "load_hardware",
-    "load_model", "plans", "predict", "search", "sweep",
+    "CalibrationError", "Capacity", "DoesNotFit", "Metric", "MoesimError", "Offloaded", "Prediction", "Scenario",
+    "SearchResult", "Served", "Slo", "SpecError", "Static", "Steady", "capacity", "load", "load_hardware", "load_model",
+    "plans", "predict", "predict_steady", "search", "sweep", "validate",
 ]  # fmt: skip
 
 

@@ -16,7 +16,11 @@ class Problem:
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
-class SpecError(ValueError):
+class MoesimError(Exception):
+    """Whatever moesim refuses."""
+
+
+class SpecError(MoesimError, ValueError):
     """A scenario, model or hardware description cannot be used. Carries every problem found."""
 
     def __init__(self, problems: list[Problem] | str):
@@ -24,7 +28,7 @@ class SpecError(ValueError):
         super().__init__("\n".join(str(p) for p in self.problems))
 
 
-class DoesNotFit(RuntimeError):
+class DoesNotFit(MoesimError, RuntimeError):
     """The scenario needs more GPU memory than there is, so it has no latency.
 
     ``shortfall_bytes`` is what is missing on each GPU; ``ways_out`` are the nearest changes that fit.
@@ -37,5 +41,5 @@ class DoesNotFit(RuntimeError):
         super().__init__(message)
 
 
-class CalibrationError(RuntimeError):
+class CalibrationError(MoesimError, RuntimeError):
     """A measured table or a fit cannot be used as asked."""

@@ -1,7 +1,7 @@
 """Weights, KV cache, activations and reserves, the way vLLM's memory profiling adds them up.
 
 KV budget = gpu_memory_utilization x total - weights - peak activation of a profile run at
-max_num_batched_tokens - CUDA-graph pool - communication buffers (formula card, section 9).
+max_num_batched_tokens - CUDA-graph pool - communication buffers (docs/model/memory.md).
 """
 
 from __future__ import annotations
@@ -9,29 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from moesim.engines.engine import Limits
 from moesim.errors import DoesNotFit
-from moesim.ops.formats import BYTES_PER_WEIGHT
-from moesim.rank import Rank
-from moesim.spec.engine_file import load_engine
-from moesim.spec.hardware import Hardware
-from moesim.spec.model import Layers, Model, MoeFfn
+from moesim.hardware.hardware import Hardware
+from moesim.models.frame import BF16
+from moesim.models.model import Model
+from moesim.models.rank import Rank
 from moesim.units import bytes_text
 
-_BF16 = 2.0
 _LONGEST = 2**24
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Engine settings that size memory, defaults filled in."""
-
-    max_num_batched_tokens: int
-    max_num_seqs: int
-    gpu_memory_utilization: float
-    block_size: int
-    eager: bool
 
 
 @dataclass(frozen=True)
@@ -74,99 +60,45 @@ def weight_bytes(rank: Rank) -> float:
     head = model.vocab_size * model.hidden_size if rank.last else 0
     tied = model.tie_word_embeddings and rank.first and rank.last
     embedding = (model.embedding_rows or model.vocab_size) * model.hidden_size if rank.first else 0
-    total = (embedding + (0 if tied else head)) / tp * _BF16
-    total += model.other_parameters * _BF16 if rank.first else 0.0
+    total = (embedding + (0 if tied else head)) / tp * BF16
+    total += model.other_parameters * BF16 if rank.first else 0.0
     for layers in model.layers:
-        total += layers.count * (_attention_bytes(rank, layers) + _ffn_bytes(rank, layers, model.hidden_size))
-        total += layers.count * layers.norm_parameters * _BF16
+        blocks = sum(block.weight_bytes(rank) for block in layers.blocks)
+        total += layers.count * (blocks + layers.norm_parameters * BF16)
     return total
-
-
-def _attention_bytes(rank: Rank, layers: Layers) -> float:
-    spec, hidden, tp = layers.attention, rank.model.hidden_size, rank.tp
-    each = BYTES_PER_WEIGHT[rank.linear]
-    if spec.mla:
-        mla = spec.mla
-        index = spec.indexer_parameters(hidden)
-        shared = hidden * ((mla.q_lora_rank or 0) + mla.latent_dim) + index
-        whole = spec.parameters(hidden) - spec.extra_parameters
-        return (shared + (whole - shared) / tp) * each + spec.extra_parameters * _BF16
-    heads = 2 * spec.num_attention_heads / tp + 2 * rank.kv_heads(spec)
-    matrices = hidden * spec.head_dim * heads * (2 if spec.cross else 1)
-    return matrices * each + spec.extra_parameters / tp * _BF16
-
-
-def _ffn_bytes(rank: Rank, layers: Layers, hidden: int) -> float:
-    ffn, tp = layers.ffn, rank.tp
-    if not isinstance(ffn, MoeFfn):
-        return ffn.parameters(hidden) / tp * BYTES_PER_WEIGHT[rank.linear]
-    plan = rank.plan
-    experts = rank.slots(ffn) * ffn.expert_parameters(hidden) / plan.expert_tp * BYTES_PER_WEIGHT[rank.experts]
-    # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
-    shared = ffn.shared_parameters(hidden) / (1 if plan.exchanges else tp) * BYTES_PER_WEIGHT[rank.linear]
-    extra = ffn.extra_parameters * rank.slots(ffn) / ffn.num_experts / plan.expert_tp
-    return experts + shared + (hidden * ffn.num_experts + extra) * _BF16
 
 
 def kv_bytes_per_token(rank: Rank) -> float:
     """Cache bytes a token takes on a rank over all layers, before windows. [B]"""
-    return sum(_layer_kv_bytes(rank, g) * g.count for g in rank.model.layers if not g.encoder)
+    return rank.model.kv_bytes_per_token(rank.tp, rank.kv_bytes)
 
 
-def _layer_kv_bytes(rank: Rank, layers: Layers) -> float:
-    spec = layers.attention
-    if spec.mla:
-        index = spec.indexer.head_dim if spec.indexer else 0
-        return spec.mla.latent_dim * rank.kv_bytes + index
-    return 2 * rank.kv_heads(spec) * spec.head_dim * rank.kv_bytes
-
-
-def sequence_kv_bytes(rank: Rank, context: Any, block_size: int, source_len: int = 0) -> Any:
+def sequence_kv_bytes(rank: Rank, context: Any, block_size: int, source_len: Any = 0) -> Any:
     """Cache bytes of one sequence at ``context`` tokens, in whole blocks; windowed layers keep their window."""
     total: Any = 0.0
     for layers in rank.model.layers:
         if layers.encoder:
             continue
-        spec, each = layers.attention, _layer_kv_bytes(rank, layers)
-        kept = np.minimum(context, spec.window + block_size) if spec.window else context
-        total = total + layers.count * each * np.ceil(kept / block_size) * block_size
-        if spec.cross:
-            total = total + layers.count * each * source_len
+        for block in layers.blocks:
+            state = block.state(rank.tp, rank.kv_bytes)
+            if any(state):
+                total = total + layers.count * state.bytes(context, block_size, source_len)
     return total
 
 
 def activation_bytes(rank: Rank, limits: Limits) -> float:
     """Peak of a profile run: the widest layer's tensors at full token budget, or the sampler's logits."""
     model, tokens = rank.model, limits.max_num_batched_tokens
-    stream = 3 * _BF16 * tokens * model.hidden_size
-    widest = max(_layer_activations(rank, layers, tokens) for layers in model.layers)
-    sampled = min(limits.max_num_seqs, tokens)
-    logits = sampled * model.vocab_size * (_BF16 / rank.tp + _BF16 + 4.0 + 4.0)
-    return max(stream + widest, tokens * model.hidden_size * _BF16 + logits)
-
-
-def _layer_activations(rank: Rank, layers: Layers, tokens: int) -> float:
-    hidden, tp, ffn, spec = rank.model.hidden_size, rank.tp, layers.ffn, layers.attention
-    heads = spec.num_attention_heads / tp
-    value = spec.mla.v_head_dim if spec.mla else spec.head_dim
-    attention = _BF16 * tokens * (heads * (3 * spec.head_dim + value) + hidden)
-    if not isinstance(ffn, MoeFfn):
-        return max(attention, _BF16 * tokens * ((2 + ffn.gated) * ffn.width / tp + hidden))
-    width = ffn.width / rank.plan.expert_tp
-    # Replicas' tokens come together where experts are; dispatched rows are the busiest rank's own.
-    rows = tokens * rank.plan.dp * ffn.num_experts_per_tok
-    if rank.plan.exchanges and rank.plan.backend == "deepep_low_latency":
-        # Batched experts have a slot for every token of every rank.
-        rows = rank.slots(ffn) * tokens * rank.plan.ep
-    elif rank.plan.exchanges and rank.plan.backend != "allgather_reducescatter":
-        rows = float(rank.loads(ffn).rows(tokens * rank.plan.dp))
-    experts = _BF16 * rows * (max((1 + ffn.gated) * width, hidden) + width)
-    return max(attention, experts + _BF16 * tokens * hidden)
+    stream = 3 * BF16 * tokens * model.hidden_size
+    widest = max(block.activation_bytes(rank, tokens) for layers in model.layers for block in layers.blocks)
+    sampled, sampler = min(limits.max_num_seqs, tokens), rank.engine.file.sampler
+    logits = sampled * model.vocab_size * (sampler.sharded / rank.tp + sampler.gathered)
+    return max(stream + widest, tokens * model.hidden_size * BF16 + logits)
 
 
 def communication_bytes(rank: Rank, hardware: Hardware, limits: Limits) -> float:
     """Buffers of every group a rank belongs to, as the engine's file and DeepEP size them. [B]"""
-    plan, reserves = rank.plan, load_engine().reserves
+    plan, reserves = rank.plan, rank.engine.file.reserves
     total = reserves.communication_bytes(plan.tp, custom=plan.custom_all_reduce)
     total += reserves.communication_bytes(plan.pp, custom=False)
     moe = rank.model.moe
@@ -221,9 +153,9 @@ def fullest_stage(rank: Rank, hardware: Hardware, limits: Limits) -> tuple[Rank,
 
 
 def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int) -> Room:
-    reserves = load_engine().reserves
+    reserves = rank.engine.file.reserves
     total = hardware.gpu.memory.value
-    usable = min(limits.gpu_memory_utilization * total, total - reserves.cuda_context.value)
+    usable = rank.engine.usable_bytes(total, limits.gpu_memory_utilization)
     weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
     graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
     communication = communication_bytes(rank, hardware, limits)

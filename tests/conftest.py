@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moesim import paths
-from moesim.spec.scenario import Scenario, Workload
+from moesim.inputs.scenario import Scenario, Workload
 
 ROOT = paths.ROOT
 H100 = ("nvidia-h100-sxm5-80gb", "vllm-0.24.0")

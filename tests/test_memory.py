@@ -6,14 +6,15 @@ from hypothesis import strategies as st
 
 from moesim import DoesNotFit, load_model, predict
 from moesim.assembly import assemble, room_of
+from moesim.engines.engine import load_engine
+from moesim.inputs.scenario import Scenario, Uniform, Workload
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes, weight_bytes
-from moesim.rank import Rank
-from moesim.spec.plan import Plan
-from moesim.spec.scenario import Scenario, Uniform, Workload
+from moesim.models.plan import Plan
+from moesim.models.rank import Rank
 
 
 def rank(model="Mixtral-8x7B-v0.1", tp=1, weights="bfloat16", kv_bytes=2.0) -> Rank:
-    return Rank(load_model(model), Plan(tp=tp, expert_tp=tp), weights, weights, kv_bytes, Uniform())
+    return Rank(load_model(model), Plan(tp=tp, expert_tp=tp), weights, weights, kv_bytes, Uniform(), load_engine())
 
 
 def scenario(model="Mixtral-8x7B-v0.1", hardware="h100-sxm", batch=8, isl=2048, osl=512, **changes) -> Scenario:

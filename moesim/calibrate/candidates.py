@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from moesim.bench.point import Point
-from moesim.spec.grid_file import Grid
-from moesim.spec.model import Attention, DenseFfn, Model, MoeFfn
+from moesim.calibrate.grid_file import Grid
+from moesim.engines.engine import load_engine
+from moesim.inputs.scenario import Uniform
+from moesim.models.blocks.moe import Moe
+from moesim.models.frame import Frame
+from moesim.models.model import Model
+from moesim.models.plan import Plan
+from moesim.models.rank import Rank
+from moesim.ops import Attention, Gemm, Group, Load, MlaModule, Operation
 
+T = TypeVar("T")
 _ALIGNED = 16
 _BLOCK = 128
 HOST_TABLES = ("host_stream", "host_matmul", "host_expert", "host_call")
@@ -43,7 +51,7 @@ def _unique(points: Iterable[Point]) -> list[Point]:
     return list({point.key: point for point in points}.values())
 
 
-def _experts(models: Sequence[Model]) -> Iterator[tuple[int, MoeFfn]]:
+def _experts(models: Sequence[Model]) -> Iterator[tuple[int, Moe]]:
     for model in models:
         if model.moe is not None:
             yield model.hidden_size, model.moe
@@ -62,22 +70,23 @@ def _gemms(models: Sequence[Model], grid: Grid, fp8: bool) -> Iterator[Point]:
 
 
 def _linear_shapes(model: Model, tp: int) -> Iterator[tuple[int, int, bool]]:
-    """(n, k, kept in bfloat16) of a rank's dense layers."""
-    hidden = model.hidden_size
-    for layers in model.layers:
-        spec, ffn = layers.attention, layers.ffn
-        if spec.mla is None and spec.num_attention_heads % tp == 0:
-            heads, kv = spec.num_attention_heads // tp, max(spec.num_key_value_heads // tp, 1)
-            yield (heads + 2 * kv) * spec.head_dim, hidden, False
-            yield hidden, heads * spec.head_dim, False
-        dense = DenseFfn(ffn.shared_width, ffn.gated) if isinstance(ffn, MoeFfn) else ffn
-        if dense.width and dense.width % tp == 0:
-            yield (1 + dense.gated) * dense.width // tp, hidden, False
-            yield hidden, dense.width // tp, False
-        if isinstance(ffn, MoeFfn):
-            yield max(ffn.num_experts, 64), hidden, True
+    """(n, k, kept in bfloat16) of a rank's dense products: what its blocks and its head run."""
+    for operation in _operations(model, tp, linear="fp8"):
+        if isinstance(operation, Gemm):
+            yield int(operation.n), int(operation.k), operation.weights == "bfloat16"
     if model.vocab_size % tp == 0:
-        yield model.vocab_size // tp, hidden, True
+        yield model.vocab_size // tp, model.hidden_size, True
+
+
+def _operations(model: Model, tp: int, linear: str = "bfloat16") -> Iterator[Operation]:
+    """Everything that a token passes on one of ``tp`` ranks, by the blocks that such ranks can share."""
+    plan = Plan(tp=tp, expert_tp=tp)
+    rank = Rank(model, plan, "bfloat16", linear, 2.0, Uniform(), load_engine())
+    at = Frame(rank, Load((Group.decode(1, 1),), 1, True))
+    for layers in model.layers:
+        for block in layers.blocks:
+            if not any(block.refusals(plan, "bfloat16", model.name)):
+                yield from (operation for _, operation in at.operations(block))
 
 
 def _fused(models: Sequence[Model], grid: Grid, fp8: bool) -> Iterator[Point]:
@@ -98,22 +107,20 @@ def _fused(models: Sequence[Model], grid: Grid, fp8: bool) -> Iterator[Point]:
             yield Point("expert_loop", {"num_tokens": tokens, **whole, "distribution": grid.routing[0]})
 
 
-def _heads(models: Sequence[Model], grid: Grid) -> Iterator[tuple[int, int, Attention]]:
+def _of_kind(models: Sequence[Model], grid: Grid, kind: type[T]) -> Iterator[T]:
+    """Attention operations of every model on every number of ranks."""
     for model in models:
-        for layers in model.layers:
-            spec = layers.attention
-            for tp in grid.tensor_parallel:
-                if spec.num_attention_heads % tp == 0:
-                    yield spec.num_attention_heads // tp, max(spec.num_key_value_heads // tp, 1), spec
+        for tp in grid.tensor_parallel:
+            yield from (op for op in _operations(model, tp) if isinstance(op, kind))
 
 
 def _attention(models: Sequence[Model], grid: Grid, fp8: bool) -> Iterator[Point]:
-    for heads, kv, spec in _heads(models, grid):
-        if spec.mla is not None:
+    for op in _of_kind(models, grid, Attention):
+        if op.related:
             continue
         for cache in ["bfloat16", *(["fp8"] if fp8 else [])]:
-            shape = {"num_heads": heads, "num_key_value_heads": kv, "head_dim": spec.head_dim,
-                     "attn_dtype": "bfloat16", "kv_cache_dtype": cache, "window_size": spec.window or 0}  # fmt: skip
+            shape = {"num_heads": op.heads, "num_key_value_heads": op.kv_heads, "head_dim": op.head_dim,
+                     "attn_dtype": "bfloat16", "kv_cache_dtype": cache, "window_size": op.window or 0}  # fmt: skip
             for batch, context in _loads(grid.batch, grid.context, grid):
                 yield Point("attention_decode", {"batch_size": batch, "isl": 1, "step": context - 1, **shape})
             for batch, prompt in _loads(grid.prompt_batch, grid.prompt, grid):
@@ -125,15 +132,11 @@ def _loads(batches: Sequence[int], lengths: Sequence[int], grid: Grid) -> Iterat
 
 
 def _mla(models: Sequence[Model], grid: Grid) -> Iterator[Point]:
-    hidden_of = {id(layers.attention): model.hidden_size for model in models for layers in model.layers}
-    for heads, _, spec in _heads(models, grid):
-        if spec.mla is None:
-            continue
-        mla = spec.mla
+    for op in _of_kind(models, grid, MlaModule):
         shape = {
-            "num_heads": heads, "hidden_size": hidden_of[id(spec)], "q_lora_rank": mla.q_lora_rank or 0,
-            "kv_lora_rank": mla.kv_lora_rank, "qk_rope_head_dim": mla.qk_rope_head_dim,
-            "qk_nope_head_dim": mla.qk_nope_head_dim, "v_head_dim": mla.v_head_dim, "mla_dtype": "bfloat16",
+            "num_heads": op.heads, "hidden_size": op.hidden, "q_lora_rank": op.q_lora_rank,
+            "kv_lora_rank": op.kv_lora_rank, "qk_rope_head_dim": op.qk_rope_head_dim,
+            "qk_nope_head_dim": op.qk_nope_head_dim, "v_head_dim": op.v_head_dim, "mla_dtype": "bfloat16",
             "kv_cache_dtype": "bfloat16", "gemm_type": "bfloat16",
         }  # fmt: skip
         for batch, context in _loads(grid.batch, grid.context, grid):
@@ -157,21 +160,8 @@ def _small_shapes(model: Model) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "embedding", {"width": hidden, "vocab_size": model.vocab_size}
     yield "sampling", {"vocab_size": model.vocab_size}
     for layers in model.layers:
-        spec, ffn = layers.attention, layers.ffn
-        if spec.mla is None:
-            heads = {"kv_heads": spec.num_key_value_heads, "head_dim": spec.head_dim}
-            yield "rope", {"heads": spec.num_attention_heads, **heads}
-            yield "cache_write", heads
-        if isinstance(ffn, MoeFfn):
-            picked = {"num_experts": ffn.num_experts, "topk": ffn.num_experts_per_tok}
-            yield "top_k", picked
-            yield "align", {**picked, "block_m": 16}
-            yield "align", {**picked, "block_m": 64}
-            yield "permute", {**picked, "width": hidden}
-            yield "sum", {"width": hidden, "topk": ffn.num_experts_per_tok}
-            yield "activation", {"width": ffn.width}
-        else:
-            yield "activation", {"width": ffn.width}
+        for block in layers.blocks:
+            yield from block.small_kernels(hidden)
 
 
 def _memory(models: Sequence[Model], grid: Grid) -> Iterator[Point]:

@@ -15,11 +15,11 @@ from moesim.bench.point import Point
 from moesim.calibrate import worker
 from moesim.calibrate.candidates import HOST_TABLES
 from moesim.calibrate.dataset import Dataset
+from moesim.calibrate.grid_file import load_grid
 from moesim.calibrate.lint import lint
 from moesim.calibrate.machine_file import known_hardware
 from moesim.calibrate.tidy import log_rows
 from moesim.errors import CalibrationError, SpecError
-from moesim.spec.grid_file import load_grid
 
 if TYPE_CHECKING:
     import pandas as pd

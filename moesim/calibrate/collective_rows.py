@@ -12,9 +12,9 @@ from moesim.calibrate.family import Family
 from moesim.cost.forms import collective, deepep
 from moesim.cost.forms.form import Form
 from moesim.cost.gpu import GpuNumbers
+from moesim.engines.engine import load_engine
 from moesim.ops import Collective, ExpertAllToAll
 from moesim.ops.collective import BUS_FACTOR
-from moesim.spec.engine_file import load_engine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def _all_reduce_rows(kernel: str) -> Callable[[pd.DataFrame, GpuNumbers], pd.Dat
     """Rows of vLLM's all-reduce in a CUDA graph that its rule gives to ``kernel``."""
 
     def select(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
-        rule, kept = load_engine().all_reduce, table["backend"] == "vllm_graph"
+        rule, kept = load_engine().file.all_reduce, table["backend"] == "vllm_graph"
         for ranks in table["num_gpus"].unique():
             here = table["num_gpus"] == ranks
             chosen = rule.kernels(gpu.compute_capability, int(ranks), table["message_bytes"].to_numpy())

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim import paths
+from moesim.calibrate.dataset_file import DatasetFile
 from moesim.errors import CalibrationError, SpecError
+from moesim.files import yaml
+from moesim.files.validation import validated
 from moesim.paths import whole, write_whole
-from moesim.spec import yaml
-from moesim.spec.dataset_file import DatasetFile
-from moesim.spec.validation import validated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,9 @@ import numpy as np
 from moesim import paths
 from moesim.assembly import assemble
 from moesim.cost.forms.elementwise import HOST
-from moesim.ops.attention import Group
-from moesim.spec.run_file import FOLDER, load_runs
-from moesim.spec.scenario import Scenario
+from moesim.inputs.run_file import FOLDER, load_runs
+from moesim.inputs.scenario import Scenario
+from moesim.ops.load import Group
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +41,12 @@ def _gpu_seconds(scenario: Scenario, calibration: str) -> dict[str, float]:
     """A decode step without host, and one token's share of others' prefills. [s]"""
     load = scenario.workload
     c, isl, osl = load.size, load.input_len or 1, load.output_len or 1
-    steps = assemble(scenario.model_copy(update={"calibration": calibration})).steps
+    steps = assemble(scenario.model_copy(update={"calibration": calibration})).steps.resident
 
     def gpu_seconds(groups: tuple[Group, ...]) -> float:
         return float(sum(part.total for part in steps.gpu_costs(steps.rank, steps.load(groups), 1)))
 
-    decode = gpu_seconds((Group(c, 1, isl + osl // 2),))
+    decode = gpu_seconds((Group.decode(c, isl + osl // 2),))
     return {"gpu_s": decode, "interference_s": (c - 1) / osl * gpu_seconds((Group(1, isl, 0),))}
 
 

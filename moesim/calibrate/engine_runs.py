@@ -13,10 +13,10 @@ from moesim.bench.engine.settings import EngineSettings
 from moesim.calibrate.tidy import log_rows
 from moesim.calibrate.worker import DIED
 from moesim.errors import CalibrationError, Problem, SpecError
+from moesim.files import yaml
+from moesim.files.names import squeezed
+from moesim.inputs.run_file import METRICS, load_runs
 from moesim.paths import write_whole
-from moesim.spec import yaml
-from moesim.spec.names import squeezed
-from moesim.spec.run_file import METRICS, load_runs
 from moesim.units import bytes_text
 
 QUANTIZATION = {

@@ -12,9 +12,9 @@ from moesim.calibrate.family import Evaluate, Family
 from moesim.cost.forms import fused_moe
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import Tile, TunedTiles, tile_for
+from moesim.experts.placement import group_loads
+from moesim.inputs.scenario import Balanced, PowerLaw
 from moesim.ops import FusedExperts
-from moesim.placement import group_loads
-from moesim.spec.scenario import Balanced, PowerLaw
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from moesim.calibrate.machine_rows import GPU_FAMILIES, HOST_FAMILIES
 from moesim.cost.forms import attention, elementwise, gemm, mla
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops import Attention, Elementwise, Gemm, MlaModule
-from moesim.ops.attention import Group
+from moesim.ops.load import Group
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def _sequences(table: pd.DataFrame) -> Group:
     decode = "past" not in table
     query = np.ones(len(table)) if decode else table["isl"].to_numpy(float)
     past = table["step" if decode else "past"].to_numpy(float)
-    return Group(table["batch_size"].to_numpy(float), query, past)
+    return Group(table["batch_size"].to_numpy(float), query, past, "decode" if decode else "prefill")
 
 
 def _kv_bytes(table: pd.DataFrame) -> Any:

@@ -14,11 +14,11 @@ from moesim import paths
 from moesim.assembly import assemble
 from moesim.calibrate.engine import RUNS
 from moesim.cost.forms.front_end import FORM, SERVED_TOKEN
+from moesim.inputs.run_file import Run, load_runs
 from moesim.memory import fullest_stage
 from moesim.serving.engine import simulated
 from moesim.serving.report import LoadReport
 from moesim.serving.simulation import FrontEnd
-from moesim.spec.run_file import Run, load_runs
 
 _REQUEST_S = (0.0, 0.005, 0.01)
 _TOKEN_S = (4e-6, 6e-6, 8e-6, 1e-5, 1.2e-5)
@@ -104,7 +104,7 @@ def _log_ratios(run: Run, calibration: str, front: FrontEnd) -> tuple[float, flo
     parts = assemble(scenario)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     report = simulated(
-        parts.steps, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport(), front=front
+        parts.steps.resident, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport(), front=front
     )
     found = (report.ttft.mean, report.tpot.mean)
     names = ("mean_ttft_ms", "mean_tpot_ms")

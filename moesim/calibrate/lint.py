@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moesim.calibrate.dataset import META, UNITS, Dataset, content_sha256
+from moesim.calibrate.dataset_file import DatasetFile
 from moesim.errors import Problem
-from moesim.spec import yaml
-from moesim.spec.dataset_file import DatasetFile
-from moesim.spec.validation import validated
+from moesim.files import yaml
+from moesim.files.validation import validated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,11 @@ from moesim import paths
 from moesim.bench.point import Point
 from moesim.calibrate.dataset import Dataset
 from moesim.errors import CalibrationError, SpecError
+from moesim.files import yaml
+from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.hardware import Hardware
+from moesim.hardware.host import Host, load_host
 from moesim.paths import write_whole
-from moesim.spec import yaml
-from moesim.spec.hardware import Hardware
-from moesim.spec.host import Host, load_host
-from moesim.spec.loading import load_hardware
 
 _REACHED = 0.85
 """Share of its peak that a GPU's fastest large product is taken to reach, where no datasheet is at hand."""
@@ -183,7 +183,7 @@ def _written(target: Path, data: dict[str, Any], kind: Any) -> Path:
     """Write a file that loads; one that is there already stays, for it may have been edited. Raises SpecError."""
     if target.is_file():
         return target
-    from moesim.spec.validation import validated
+    from moesim.files.validation import validated
 
     text = f"# Written by `moesim calibrate`; edit it where you know better.\n{yaml.text(data)}"
     document = yaml.parse(text, str(target))

@@ -13,6 +13,7 @@ from moesim.calibrate import worker
 from moesim.calibrate.candidates import gpu_points, host_points
 from moesim.calibrate.dataset import POINTS, Dataset
 from moesim.calibrate.fitting import FamilyFit
+from moesim.calibrate.grid_file import Grid, load_grid
 from moesim.calibrate.machine_file import (
     host_name,
     known_hardware,
@@ -28,9 +29,9 @@ from moesim.calibrate.tidy import check_same_place, log_rows, refuse_foreign_fol
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError
-from moesim.spec.grid_file import Grid, load_grid
-from moesim.spec.hardware import Hardware
-from moesim.spec.loading import load_hardware, load_model
+from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.hardware import Hardware
+from moesim.models.catalogue import load_model
 
 FIT = "fit.json"
 _FP8_SINCE = (8, 9)

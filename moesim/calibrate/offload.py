@@ -13,9 +13,10 @@ import numpy as np
 from moesim import paths
 from moesim.calibrate.locality import fit_locality
 from moesim.errors import CalibrationError
-from moesim.spec import yaml
-from moesim.spec.loading import from_data, load_hardware
-from moesim.spec.offload_fits import FITS_FILE, offload_fits
+from moesim.files import yaml
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.loading import from_data
+from moesim.inputs.offload_fits import FITS_FILE, offload_fits
 
 _NOMINAL = {"PCIe3 x16": 16e9, "PCIe4 x16": 32e9, "PCIe5 x16": 64e9}
 _LARGE = {"", "4MiB", "16MiB"}

@@ -11,6 +11,10 @@ import numpy as np
 from moesim import paths
 from moesim.assembly import assemble
 from moesim.calibrate.offload import hit_rate_curves, rows_of, runs
+from moesim.files import yaml
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.loading import from_data
+from moesim.inputs.offload_fits import offload_fits
 from moesim.memory import weight_bytes
 from moesim.offload import eager
 from moesim.offload.hit_rates import hit_rate
@@ -19,9 +23,6 @@ from moesim.offload.memory import expert_bytes
 from moesim.offload.policies import drawn_requests, hits
 from moesim.offload.tiers import Tiers
 from moesim.prediction import predict
-from moesim.spec import yaml
-from moesim.spec.loading import from_data, load_hardware
-from moesim.spec.offload_fits import offload_fits
 from moesim.units import parse
 
 _STEPS, _CHAINS = 1500, 64

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moesim.calibrate.dataset import Dataset, content_sha256, sha256, units_of, write_sheet, write_table
 from moesim.calibrate.machine_file import known_hardware
 from moesim.errors import CalibrationError
-from moesim.spec.hardware import Hardware
+from moesim.hardware.hardware import Hardware
 
 if TYPE_CHECKING:
     import pandas as pd

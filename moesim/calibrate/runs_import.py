@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import CalibrationError, SpecError
+from moesim.inputs.run_file import FOLDER, RunFile, load_about, run_sets
+from moesim.models.catalogue import load_model
 from moesim.paths import write_whole
-from moesim.spec.loading import load_model
-from moesim.spec.run_file import FOLDER, RunFile, load_about, run_sets
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from moesim.calibrate.fitting import solve
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
-from moesim.spec.loading import load_hardware
+from moesim.hardware.catalogue import load_hardware
 
 _FLOOR_BYTES = 4096
 NODES_STACK = "sglang-0.5.6.post2"

@@ -20,8 +20,8 @@ from moesim.cost.forms.form import Parameter
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError
+from moesim.hardware.catalogue import load_hardware
 from moesim.paths import write_whole
-from moesim.spec.loading import load_hardware
 
 
 def fit_all(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from moesim import paths
 from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
-from moesim.spec.hardware import Hardware
-from moesim.spec.names import squeezed
+from moesim.files.names import squeezed
+from moesim.hardware.hardware import Hardware
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import Any
 from moesim.bench.log import LogError, rows
 from moesim.calibrate.dataset import META, POINTS, Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
-from moesim.spec import yaml
+from moesim.files import yaml
 
 KEPT = ("kernel_source", "copies", "seconds", "seconds_q1", "seconds_q3", "samples")
 """Measured columns that a table keeps; the log has the rest."""

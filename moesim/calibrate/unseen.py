@@ -19,8 +19,8 @@ from moesim.calibrate.fitting import ideal_seconds
 from moesim.cost.fits import FittedFamily, load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
-from moesim.cost.widening import of_experts
-from moesim.spec.loading import load_hardware
+from moesim.engines.engine import load_engine
+from moesim.hardware.catalogue import load_hardware
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,11 @@ def _errors(gpu: str, stack: str, distribution: str, parallel: bool) -> dict[str
 def _error(family: Family, fitted: FittedFamily, rows: pd.DataFrame, predicted: Any, roofline: Any) -> UnseenError:
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
-    half_width = of_experts(fitted.residuals.interval(predicted), family.operation(rows))
+    operation = family.operation(rows)
+    half_width = fitted.residuals.interval(predicted)
+    if operation.parallel:
+        half_width = half_width * load_engine().file.kernels.experts[operation.weights].map_widening
+    half_width = np.hypot(half_width, operation.loads.spread(operation.tokens))
     by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]
     return UnseenError(
         len(rows),

@@ -110,7 +110,7 @@ def _told(of: int) -> Any:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise SpecError for numbers that no engine takes, before anything is started."""
-    from moesim.spec.loading import load_hardware
+    from moesim.hardware.catalogue import load_hardware
 
     problems = [
         Problem(f"{value:g} is not accepted; {accepted} is", option)

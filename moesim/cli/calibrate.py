@@ -103,7 +103,7 @@ def _import(options: argparse.Namespace) -> int:
         return _import_bench(options)
     if not options.hardware:
         raise SpecError([Problem("says which GPU was measured, like h100-sxm; it must be given", "--hardware")])
-    from moesim.spec.loading import load_hardware
+    from moesim.hardware.catalogue import load_hardware
 
     hardware = load_hardware(options.hardware)
     folder = options.output or Path(f"calibration-{hardware.name}-{options.source[0].stem}")
@@ -134,7 +134,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _import_bench(options: argparse.Namespace) -> int:
-    from moesim.spec.bench_file import import_bench
+    from moesim.inputs.bench_file import import_bench
 
     if not options.scenario:
         raise SpecError([Problem("says what served (model, hardware, engine); it must be given", "--scenario")])

@@ -34,7 +34,7 @@ def calibration_commands(commands: Any) -> None:
 
 def _import_tables(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.tables import import_tables
-    from moesim.spec.loading import load_hardware
+    from moesim.hardware.catalogue import load_hardware
 
     gpu = load_hardware(options.gpu).name
     for path in import_tables(options.wheel, gpu, options.source_gpu, options.stack):
@@ -44,7 +44,7 @@ def _import_tables(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _import_tiles(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.tiles_import import import_tiles
-    from moesim.spec.loading import load_hardware
+    from moesim.hardware.catalogue import load_hardware
 
     print(import_tiles(options.wheel, load_hardware(options.gpu).name, options.device_name))
     return 0
@@ -61,7 +61,7 @@ def _import_runs(options: argparse.Namespace, rest: list[str]) -> int:
 def _fit(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.dataset import stored_datasets
     from moesim.calibrate.store import fit_and_store
-    from moesim.spec.loading import load_hardware
+    from moesim.hardware.catalogue import load_hardware
 
     wanted = load_hardware(options.gpu).name if options.gpu else None
     chosen = [d for d in stored_datasets() if wanted in (None, d.gpu) and options.stack in (None, d.stack)]

@@ -28,7 +28,7 @@ def campaign_command(commands: Any, run: Callable[[list[str]], int]) -> None:
 def calls() -> dict[str, list[list[str]]]:
     """Every call's commands as words. Raises SpecError for one that does not measure."""
     from moesim import paths
-    from moesim.spec import yaml
+    from moesim.files import yaml
 
     document = yaml.read(paths.CAMPAIGN)
     found: dict[str, list[list[str]]] = {}

@@ -45,8 +45,8 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from moesim.explore.validate import validate
     from moesim.report.served import docs, figures_of, headline, memory_lines, write_served
-    from moesim.validate import validate
 
     for path in options.runs:
         if path.suffix not in {".yaml", ".yml"} or not path.is_file():
@@ -67,7 +67,7 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.spec.bench_file import import_bench
+    from moesim.inputs.bench_file import import_bench
 
     if options.output.suffix != ".yaml" or not options.output.parent.is_dir():
         raise SpecError([Problem(f"'{options.output}' must be a .yaml file in a folder that exists", "--output")])
@@ -77,7 +77,7 @@ def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _capacity(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.capacity import capacity
+    from moesim.explore.capacity import capacity
     from moesim.report.capacity_text import capacity_text
     from moesim.report.text import does_not_fit_text
 

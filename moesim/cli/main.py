@@ -83,12 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _models(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.spec.loading import catalogue, load_model
+    from moesim.models.catalogue import catalogue, load_model
 
     print(f"{'model':38}{'parameters':>18}  {'architecture':20}{'KV B/token':>11}")
     for name in catalogue():
         model = load_model(name)
-        kv = model.kv_bytes_per_token()
+        kv = model.kv_bytes_per_token() + model.source_bytes_per_token()
         print(f"{name:38}{model.parameters:>18,}  {model.architecture:20}{kv:>11,.0f}")
     return 0
 
@@ -96,8 +96,8 @@ def _models(options: argparse.Namespace, rest: list[str]) -> int:
 def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim import paths
     from moesim.cost.fits import for_gpu
-    from moesim.spec.host import load_host
-    from moesim.spec.loading import load_hardware
+    from moesim.hardware.catalogue import load_hardware
+    from moesim.hardware.host import load_host
 
     print(f"{'GPU':26}{'bf16 TFLOP/s':>13}{'TB/s':>7}{'GiB':>8}  calibration")
     for path in sorted(paths.HWSPECS.glob("*.yaml")):
@@ -125,7 +125,7 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _systems(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.spec.system_file import load_system, systems
+    from moesim.inputs.system_file import load_system, systems
 
     print(f"{'system':20}{'moves':8}{'cache':8}{'guesses':14}{'missing':9}knobs")
     for name in systems():

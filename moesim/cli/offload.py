@@ -9,7 +9,7 @@ from typing import Any
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.errors import Problem, SpecError
-from moesim.spec.scenario import Scenario
+from moesim.inputs.scenario import Scenario
 
 
 def search_command(commands: Any) -> None:
@@ -51,8 +51,8 @@ def _check_output(path: Path, suffixes: set[str], option: str) -> None:
 
 
 def _search(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.explore.search import search
     from moesim.report.search_text import search_text, write_csv
-    from moesim.search import search
 
     if options.output:
         _check_output(options.output, {".csv"}, "--output")
@@ -74,8 +74,8 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _study(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.inputs.loading import load
     from moesim.report.offload_study import write_offload_study
-    from moesim.spec.loading import load
 
     if not options.output.is_dir():
         raise SpecError([Problem(f"there is no folder '{options.output}' to write into", "--output")])

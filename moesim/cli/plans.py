@@ -38,10 +38,10 @@ def study_command(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.plans import plans
+    from moesim.explore.plans import plans
+    from moesim.inputs.loading import load
     from moesim.report.plan_text import plans_text, traffic_text
     from moesim.report.text import explain_text
-    from moesim.spec.loading import load
 
     if options.gpus < 1:
         raise SpecError([Problem(f"{options.gpus} is not a number of GPUs; 1 or more is accepted", "--gpus")])
@@ -64,8 +64,8 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _study(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.inputs.loading import load
     from moesim.report.study import write_study
-    from moesim.spec.loading import load
 
     gpus = [int(text) if text.isdigit() else 0 for text in options.gpus.split(",")]
     if min(gpus) < 1:

@@ -46,6 +46,7 @@ def sweep_command(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.outcome import Offloaded
     from moesim.prediction import predict, predict_steady
 
     scenario = scenario_of(options, rest)
@@ -66,15 +67,15 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     except DoesNotFit as error:
         _print_does_not_fit(error, options.json)
         return DOES_NOT_FIT
-    if options.strict and prediction.outside:
-        for note in prediction.outside:
+    if options.strict and prediction.knowledge.outside:
+        for note in prediction.knowledge.outside:
             print(f"moesim: --strict: {note}", file=sys.stderr)
         return EXTRAPOLATED
     if timeline:
         where = timeline.write(options.timeline)
         cut = f" ({timeline.dropped:,} events beyond what one file takes are left out)" if timeline.dropped else ""
         print(f"{where}: open it in https://ui.perfetto.dev or chrome://tracing{cut}", file=sys.stderr)
-    if options.lanes is not None and prediction.offload is not None:
+    if options.lanes is not None and isinstance(prediction, Offloaded):
         from moesim.report.lanes_picture import write_lanes
 
         print(write_lanes(prediction.offload, options.lanes), file=sys.stderr)
@@ -116,9 +117,9 @@ def _print_does_not_fit(error: DoesNotFit, as_json: bool) -> None:
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.explore.sweep import sweep
+    from moesim.inputs.loading import load
     from moesim.paths import whole
-    from moesim.spec.loading import load
-    from moesim.whatif import sweep
 
     if options.output.suffix not in {".csv", ".parquet"}:
         raise SpecError([Problem(f"'{options.output}' must end in .csv or .parquet", "--output")])

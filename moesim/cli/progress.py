@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from moesim.spec.scenario import Scenario
+from moesim.inputs.scenario import Scenario
 
 _WORTH_A_BAR = 5000
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from moesim.cli.values import EPILOG, overrides, positional
 from moesim.errors import Problem, SpecError
-from moesim.spec.scenario import Scenario
+from moesim.inputs.scenario import Scenario
 
 
 def scenario_arguments(command: Any) -> None:
@@ -22,7 +22,7 @@ def scenario_arguments(command: Any) -> None:
 
 def scenario_of(options: argparse.Namespace, rest: list[str]) -> Scenario:
     """The scenario a command line means. Raises SpecError."""
-    from moesim.spec.loading import from_data, load
+    from moesim.inputs.loading import from_data, load
 
     files, rest = positional(rest)
     if len(files) > 1:
@@ -33,7 +33,7 @@ def scenario_of(options: argparse.Namespace, rest: list[str]) -> Scenario:
         if path is None:
             raise SpecError([Problem("no scenario: give a file, or --from-vllm 'vllm serve ...'", "command line")])
         return load(path, changes)
-    from moesim.spec.vllm_command import scenario_from_vllm
+    from moesim.inputs.vllm_command import scenario_from_vllm
 
     data, notes = scenario_from_vllm(options.from_vllm)
     if path is None and "hardware" not in changes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from moesim.engines.settings import SWITCHES
 from moesim.errors import Problem, SpecError
-from moesim.spec.scenario import Engine
 
-_FLAGS = {"ep", "ignore_eos", *(name for name, field in Engine.model_fields.items() if field.annotation is bool)}
+_FLAGS = {"ep", "ignore_eos", *SWITCHES}
 """Settings that are true when named without a value, as in vLLM."""
 _MOST_VALUES = 1_000_000
 EPILOG = "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --set routing.kind=zipf"
@@ -64,7 +64,7 @@ def positional(rest: list[str]) -> tuple[list[str], list[str]]:
 
 def _value(text: str) -> Any:
     """A YAML scalar, list or map, as it would stand in a file."""
-    from moesim.spec import yaml
+    from moesim.files import yaml
 
     return yaml.parse(f"value: {text}", "override").data["value"]
 

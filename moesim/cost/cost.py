@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from moesim.cost.reasons import Reason
+
 Spread = dict[str, tuple[Any, Any]]
 """Kernel family -> (seconds the truth may lie below, seconds it may lie above), 90 %."""
 
@@ -31,9 +33,17 @@ class Cost:
     op: Any = None
     """The operation priced, where this is a leaf."""
     children: list[Cost] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    """Why it is known less well than its family's fit."""
+    remarks: tuple[str, ...] = ()
+    """What else to know about it."""
     variance: Any = 0.0
     """Of the seconds, from one routing draw to the next: which rank is busiest, and how busy. [s2]"""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Reasons and remarks in words."""
+        return (*(reason.text for reason in self.reasons), *self.remarks)
 
     @property
     def total(self) -> Any:
@@ -74,14 +84,8 @@ def reduced(cost: Cost, total: Callable[[Any], Any]) -> Cost:
     return Cost(
         cost.name, total(cost.seconds), {f: (total(d), total(u)) for f, (d, u) in cost.spread.items()},
         cost.bound, cost.formula, cost.source, cost.tag, cost.count, cost.op,
-        [reduced(child, total) for child in cost.children], cost.notes, total(cost.variance),
+        [reduced(child, total) for child in cost.children], cost.reasons, cost.remarks, total(cost.variance),
     )  # fmt: skip
-
-
-def overlapped(name: str, hidden: Cost, behind: Cost) -> Cost:
-    """What two costs that run at once save: the shorter one's time, as a negative cost."""
-    saved = np.minimum(hidden.total, behind.total)
-    return Cost(name, -saved, {}, bound="overlap", formula="-min(computation, communication)", source="both above")
 
 
 def leaf_seconds(cost: Cost, times: float = 1.0) -> list[tuple[Cost, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moesim.spec.hardware import Hardware
+    from moesim.hardware.hardware import Hardware
 
 
 @dataclass(frozen=True, slots=True)

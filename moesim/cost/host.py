@@ -10,11 +10,11 @@ import numpy as np
 from moesim.cost.cost import Cost
 from moesim.cost.host_fits import LinkRate, link_rate
 from moesim.cost.widening import around
+from moesim.hardware.hardware import Hardware
+from moesim.hardware.host import Host
+from moesim.inputs.offload import Policy
+from moesim.inputs.system_file import System
 from moesim.ops.host import Copy, CpuMatrices, DiskRead, Unpack
-from moesim.spec.hardware import Hardware
-from moesim.spec.host import Host
-from moesim.spec.offload import Policy
-from moesim.spec.system_file import System
 
 _GIVEN = 0.1
 """Half-width of a bandwidth that the scenario gives."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.spec.offload_fits import offload_fits
+from moesim.inputs.offload_fits import offload_fits
 
 UNSEEN_SYSTEM = 0.35
 """Half-width, in the logarithm, where a system's copies were never seen: frameworks differ by two on one machine."""

@@ -7,37 +7,12 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.fits import FittedFamily, ranged_fields
-from moesim.cost.forms.form import Form, Timing
-from moesim.ops import FusedExperts
+from moesim.cost.forms.form import Form
 
-WIDER_PER_OCTAVE = 0.25
-"""Widening of an interval for each doubling beyond the fitted range, relative; a tenth is added on top."""
-WIDER_ON_ANOTHER_GPU = 1.5
-"""Least widening on a GPU that was not fitted, of the same architecture too."""
-WIDER_WHEN_BORROWED = 2.0
-"""Widening where a related kernel's constants stand in."""
 WIDEST = 2.2
 """A factor of nine either way: wider says nothing more."""
-
-
-def draws(op: Any, timing: Timing) -> Any:
-    """Variance of a rank's routed work, whose variable part follows the busiest rank's rows. [s2]"""
-    if not isinstance(op, FusedExperts) or not op.parallel:
-        return 0.0
-    return (op.loads.deviation(op.tokens) * (timing.seconds - timing.launch)) ** 2
-
-
-def of_experts(width: Any, op: FusedExperts) -> Any:
-    """An interval of fused experts: kernel error and the draw of a random routing are independent."""
-    return np.hypot(_in_a_group(op.weights) * width if op.parallel else width, op.loads.spread(op.tokens))
-
-
-def _in_a_group(weights: str) -> float:
-    """Widening for a rank that holds a part of the experts: none was fitted.
-
-    Marlin and triton_kernels also sort tokens by other kernels under an expert map, which no fitted row runs.
-    """
-    return 3.0 if weights in {"int4", "int8_weight_only", "mxfp4"} else 1.5
+OCTAVE_STEP = 0.1
+"""Added to a half-width for each doubling beyond the fitted range, on top of its factor."""
 
 
 def around(seconds: Any, width: Any) -> tuple[Any, Any]:

@@ -12,12 +12,13 @@ from typing import Any
 from moesim.cost.cost import Cost, summed
 from moesim.cost.host import HostMachine
 from moesim.cost.machine import Machine
+from moesim.inputs.system_file import Runtime
+from moesim.models.blocks.moe import Moe
+from moesim.models.model import Layers
+from moesim.models.rank import Rank
 from moesim.ops import Elementwise, Gemm
 from moesim.ops.formats import HQQ_GROUP
 from moesim.ops.host import Unpack
-from moesim.rank import Rank
-from moesim.spec.model import Attention, DenseFfn, Layers, MoeFfn
-from moesim.spec.system_file import Runtime
 
 _SCALE_PASS_BYTES = 11.0
 """Through memory for one 8-bit scale or zero: read it, and write, shift and scale it in 16 bits (three operations)."""
@@ -26,7 +27,7 @@ _USE_BYTES = 2.0
 """And its use in the product."""
 
 
-def expert_cost(machine: Machine, host: HostMachine, rank: Rank, ffn: MoeFfn, rows: Any) -> Cost:
+def expert_cost(machine: Machine, host: HostMachine, rank: Rank, ffn: Moe, rows: Any) -> Cost:
     """One expert on ``rows`` of its tokens, on the GPU alone."""
     hidden, width, fmt = rank.model.hidden_size, ffn.width, rank.experts
     up = Gemm(rows, width, hidden, fmt)
@@ -40,12 +41,9 @@ def expert_cost(machine: Machine, host: HostMachine, rank: Rank, ffn: MoeFfn, ro
     return summed("expert", parts)
 
 
-def attention_unpacking(host: HostMachine, rank: Rank, layers: Layers) -> list[Cost]:
-    """Scales and packed weights of a layer's other matrices."""
-    weights = layers.attention.parameters(rank.model.hidden_size)
-    ffn = layers.ffn
-    hidden = rank.model.hidden_size
-    weights += ffn.parameters(hidden) if isinstance(ffn, DenseFfn) else ffn.shared_parameters(hidden)
+def unpacking(host: HostMachine, rank: Rank, layers: Layers) -> list[Cost]:
+    """Scales and packed weights of all matrices of a layer that are not routed experts."""
+    weights = sum(block.linear_parameters(rank.model.hidden_size) for block in layers.blocks)
     return list(_unpacked(host, rank.linear, weights))
 
 
@@ -58,14 +56,20 @@ def _unpacked(host: HostMachine, fmt: str, weights: float) -> Iterator[Cost]:
     yield host.unpack("unpack", Unpack(weights, scale_bytes, fmt))
 
 
-def before_launches(runtime: Runtime, attention: Attention) -> float:
-    """PyTorch operations of a layer up to its experts."""
+def launches(runtime: Runtime, layers: Layers) -> tuple[float, float, float]:
+    """PyTorch operations of a layer: up to its experts, of one expert's matrices, and of shared experts after them."""
     assert runtime.attention_operations and runtime.linear_operations
-    matrices = 4 if attention.mla is None else 5
-    return runtime.attention_operations.value + matrices * runtime.linear_operations.value
+    each = runtime.linear_operations.value
 
+    def of(matrices: int) -> float:
+        return matrices * each + 2
 
-def ffn_launches(runtime: Runtime, ffn: DenseFfn | MoeFfn) -> float:
-    """PyTorch operations of a dense feed-forward block, of shared experts, or of one routed expert's matrices."""
-    assert runtime.linear_operations
-    return (2 + ffn.gated) * runtime.linear_operations.value + 2
+    before, expert, after = runtime.attention_operations.value, 0.0, 0.0
+    for block in layers.blocks:
+        if block.routed is not None:
+            expert, after = of(block.routed.matrices_per_expert), of(block.matrices) if block.matrices else 0.0
+        elif block.attention_heads:
+            before += block.matrices * each
+        else:
+            before += of(block.matrices)
+    return before, expert, after

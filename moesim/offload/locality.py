@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from moesim.routing import Array, inclusion_probabilities
+from moesim.experts.routing import Array, inclusion_probabilities
 
 _MOST_STEPS = 1 << 16
 _LEFT = 1e-9

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moesim.memory import Limits, activation_bytes, sequence_kv_bytes, weight_bytes
+from moesim.engines.engine import Limits
+from moesim.hardware.hardware import Hardware
+from moesim.hardware.host import Host
+from moesim.inputs.system_file import System
+from moesim.memory import activation_bytes, sequence_kv_bytes, weight_bytes
+from moesim.models.blocks.moe import Moe
+from moesim.models.model import Layers
+from moesim.models.rank import Rank
 from moesim.ops.formats import BYTES_PER_WEIGHT
-from moesim.rank import Rank
-from moesim.spec.engine_file import load_engine
-from moesim.spec.hardware import Hardware
-from moesim.spec.host import Host
-from moesim.spec.model import Layers, MoeFfn
-from moesim.spec.system_file import System
 
-_BF16 = 2.0
 _SYSTEM_SHARE = 0.92
 """Of main memory that weights may fill: the rest is the operating system's and the process's own."""
 
@@ -28,26 +28,26 @@ class Work:
     """Prompt and output."""
 
 
-def expert_bytes(rank: Rank, ffn: MoeFfn) -> float:
+def expert_bytes(rank: Rank, ffn: Moe) -> float:
     """Weights of one expert. [B]"""
     return ffn.expert_parameters(rank.model.hidden_size) * BYTES_PER_WEIGHT[rank.experts]
 
 
-def moe_layers(rank: Rank) -> list[MoeFfn]:
+def moe_layers(rank: Rank) -> list[Moe]:
     """The MoE part of every layer that has one, from the first to the last."""
     groups = [rank.model.layers[i] for i in rank.model.order]
-    return [g.ffn for g in groups if isinstance(g.ffn, MoeFfn)]
+    return [g.routed for g in groups if g.routed is not None]
 
 
 def moe_places(rank: Rank) -> list[int]:
     """Where in the model those layers stand."""
-    return [place for place, i in enumerate(rank.model.order) if isinstance(rank.model.layers[i].ffn, MoeFfn)]
+    return [place for place, i in enumerate(rank.model.order) if rank.model.layers[i].routed is not None]
 
 
 def trunk_bytes(rank: Rank) -> float:
     """All weights but routed experts. [B]"""
     experts = sum(
-        g.count * g.ffn.num_experts * expert_bytes(rank, g.ffn) for g in rank.model.layers if isinstance(g.ffn, MoeFfn)
+        g.count * g.routed.num_experts * expert_bytes(rank, g.routed) for g in rank.model.layers if g.routed is not None
     )
     return weight_bytes(rank) - experts
 
@@ -68,7 +68,7 @@ def trunk_room(rank: Rank, system: System) -> float:
 
 def working_bytes(rank: Rank, system: System, limits: Limits, work: Work) -> tuple[float, float, float]:
     """(context and engine, KV cache, activations) of a run on the GPU. [B]"""
-    reserves = load_engine().reserves
+    reserves = rank.engine.file.reserves
     context = reserves.cuda_context.value
     kv = work.batch * float(sequence_kv_bytes(rank, work.context, limits.block_size))
     activations = activation_bytes(rank, limits)
@@ -76,7 +76,7 @@ def working_bytes(rank: Rank, system: System, limits: Limits, work: Work) -> tup
         graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
         return context + graphs + reserves.attention_workspace.value, kv, activations
     # Scores of one layer and the logits of every prompt token, in 32 bits and 16.
-    heads = max(g.attention.num_attention_heads for g in rank.model.layers)
+    heads = max(block.attention_heads for g in rank.model.layers for block in g.blocks)
     scores = 6.0 * work.batch * heads * work.prompt**2
     logits = 6.0 * work.batch * work.prompt * rank.model.vocab_size
     return context, kv, max(activations, scores, logits)
@@ -103,11 +103,11 @@ def dram_budget(host: Host) -> float:
     return host.dram.capacity.value * _SYSTEM_SHARE
 
 
-def gpu_budget(hardware: Hardware, system: System, gpu_memory: float | None, limits: Limits) -> float:
+def gpu_budget(rank: Rank, hardware: Hardware, system: System, gpu_memory: float | None, limits: Limits) -> float:
     """GPU bytes that may be used: what the user grants, or the system's own share. [B]"""
     total = hardware.gpu.memory.value
     if gpu_memory is not None:
         return min(gpu_memory, total)
     if system.runtime.kernels == "vllm" and not system.runtime.related:
-        return min(limits.gpu_memory_utilization * total + load_engine().reserves.cuda_context.value, total)
+        return min(limits.gpu_memory_utilization * total + rank.engine.file.reserves.cuda_context.value, total)
     return total

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from moesim.experts.routing import Array, Loads, power_law_counts
+from moesim.inputs.offload import Policy
 from moesim.offload.hit_rates import hit_rate
 from moesim.offload.locality import Locality
 from moesim.offload.policies import replayed_hit_rates
-from moesim.routing import Array, Loads, power_law_counts
-from moesim.spec.offload import Policy
 
 DRAWS = 16
 _EXACT_UP_TO = 64

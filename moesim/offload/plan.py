@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moesim.memory import Limits
+from moesim.engines.engine import Limits
+from moesim.hardware.hardware import Hardware
+from moesim.hardware.host import Host
+from moesim.inputs.offload import AMOUNTS, OF_EXPERTS, OF_LAYERS, Offload, Policy
+from moesim.inputs.system_file import System, unit_of
+from moesim.models.rank import Rank
 from moesim.offload import memory
 from moesim.offload.memory import Work
 from moesim.offload.tiers import Tiers
-from moesim.rank import Rank
-from moesim.spec.hardware import Hardware
-from moesim.spec.host import Host
-from moesim.spec.model import MoeFfn
-from moesim.spec.offload import AMOUNTS, OF_EXPERTS, OF_LAYERS, Offload, Policy
-from moesim.spec.system_file import System, unit_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class OffloadPlan:
     def decoder_slots(self) -> tuple[float, ...]:
         """Slots of the MoE layers that a decode step passes."""
         model = self.rank.model
-        decodes = [not model.layers[i].encoder for i in model.order if isinstance(model.layers[i].ffn, MoeFfn)]
+        decodes = [not model.layers[i].encoder for i in model.order if model.layers[i].routed is not None]
         return tuple(slots for slots, passed in zip(self.slots, decodes, strict=True) if passed)
 
     @property
@@ -100,7 +99,7 @@ def _experts(
     each = memory.expert_bytes(rank, ffns[0])
     every = sum(ffn.num_experts for ffn in ffns)
     buffers = system.footprint.expert_buffers * each
-    budget = memory.gpu_budget(hardware, system, policy.gpu_memory, limits)
+    budget = memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
     amount = amount_of(policy)
     share = system.footprint.usable.value if amount is None else 1.0
     free = share * budget - context - trunk - buffers - kv - activations
@@ -156,7 +155,7 @@ def _layers(
     ends = memory.weight_bytes(rank) - sum(sizes)
     head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
     landing = system.footprint.layer_buffers * max(sizes)
-    budget = memory.gpu_budget(hardware, system, policy.gpu_memory, limits)
+    budget = memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
     amount = amount_of(policy)
     share = system.footprint.usable.value if amount is None else 1.0
     last = amount == "n_gpu_layers"

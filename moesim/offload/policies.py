@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from moesim.experts.routing import Array
 from moesim.offload.locality import Locality
-from moesim.routing import Array
 
 POLICIES = ("lru", "lfu", "fifo", "lifo", "static", "belady")
 _CHAINS, _STEPS, _WARM_UP = 48, 320, 64

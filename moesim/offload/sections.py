@@ -10,9 +10,9 @@ import numpy as np
 from moesim.cost.cost import Cost, reduced
 from moesim.cost.host import HostMachine
 from moesim.cost.machine import Machine
+from moesim.models.model import Layers
+from moesim.models.rank import Rank
 from moesim.offload import eager
-from moesim.rank import Rank
-from moesim.spec.model import Layers, MoeFfn
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Sections:
 def fused_sections(costs: list[Cost], layers: Layers, distinct: Any, touched: Any) -> Sections:
     """As vLLM runs it; ``distinct`` are left of the ``touched`` experts that the tokens ask for."""
     nothing = (0.0, 0.0, 0.0)
-    if not isinstance(layers.ffn, MoeFfn):
+    if layers.routed is None:
         return Sections(costs, [], [], nothing, 0.0)
     at = [cost.name for cost in costs].index("experts")
     experts = [reduced(costs[at], lambda x: x * distinct / touched)]
@@ -47,23 +47,21 @@ def eager_sections(
     costs: list[Cost], machine: Machine, around: HostMachine, rank: Rank, layers: Layers, tokens: Any, distinct: Any
 ) -> Sections:
     """As PyTorch runs it: one expert after the other, the host launching every operation."""
-    runtime, ffn = around.system.runtime, layers.ffn
+    runtime, ffn = around.system.runtime, layers.routed
     launch = around.host.cpu.operation.value
     before, experts, after, waited_for = costs, [], [], 0.0
-    counts = [eager.before_launches(runtime, layers.attention), 0.0, 0.0]
-    if isinstance(ffn, MoeFfn):
+    of_before, of_expert, of_after = eager.launches(runtime, layers)
+    counts = [of_before, 0.0, of_after]
+    if ffn is not None:
         at = [cost.name for cost in costs].index("experts")
         before, after = costs[:at], costs[at + 1 :]
         rows = np.maximum(np.asarray(tokens) * ffn.num_experts_per_tok / distinct, 1.0)
         one = eager.expert_cost(machine, around, rank, ffn, rows)
         experts = [reduced(part, lambda x: x * distinct) for part in one.children]
         assert runtime.expert_operations
-        counts[1] = distinct * eager.ffn_launches(runtime, ffn)
+        counts[1] = distinct * of_expert
         waited_for = distinct * runtime.expert_operations.value * launch
-        counts[2] = eager.ffn_launches(runtime, ffn) if ffn.shared_width else 0.0
-    else:
-        counts[0] += eager.ffn_launches(runtime, ffn)
-    before = [*before, *eager.attention_unpacking(around, rank, layers)]
+    before = [*before, *eager.unpacking(around, rank, layers)]
     gpu = [sum((part.total for part in parts), 0.0) for parts in (before, experts, after)]
     before_s, experts_s, after_s = (
         np.maximum(count * launch - busy, 0.0) for count, busy in zip(counts, gpu, strict=True)

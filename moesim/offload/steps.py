@@ -6,14 +6,17 @@ them; ``lanes`` says how long they take together, and what that hides is a negat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
 from moesim.cost.host import HostMachine
-from moesim.layer import Load, head_operations
+from moesim.cost.machine import Machine
+from moesim.cost.reasons import OTHER_SYSTEM, Why
+from moesim.models.frame import Frame
+from moesim.models.rank import Rank
 from moesim.offload.lanes import Rules, Timeline, schedule
 from moesim.offload.misses import Requests
 from moesim.offload.moved import moved_costs
@@ -22,17 +25,34 @@ from moesim.offload.sections import Sections, eager_sections, fused_sections
 from moesim.offload.together import lanes_seconds, overlap_spread
 from moesim.offload.works import Alike, in_order, works
 from moesim.ops import Host
-from moesim.spec.model import MoeFfn
-from moesim.step import StepModel, layer_name
+from moesim.ops.load import Group, Load
+from moesim.steps.step import StepModel, kernels_of
 
 
 @dataclass(frozen=True)
-class OffloadedSteps(StepModel):
+class OffloadedSteps:
     """Prices steps of an offloaded model on one GPU and its host."""
 
-    plan: OffloadPlan = field(kw_only=True)
-    requests: Requests | None = field(kw_only=True)
+    resident: StepModel
+    """The same model with everything on the GPU."""
+    plan: OffloadPlan
+    requests: Requests | None
     """None in a dense model."""
+
+    @property
+    def rank(self) -> Rank:
+        return self.resident.rank
+
+    @property
+    def machine(self) -> Machine:
+        return self.resident.machine
+
+    def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
+        """One stage: an offloaded model runs on one GPU."""
+        return [self.cost("stage 0", load, sampled)]
+
+    def schedule_cost(self, stages: list[Cost], load: Load) -> Cost:
+        return self.resident.schedule_cost(stages, load)
 
     @property
     def around(self) -> HostMachine:
@@ -48,22 +68,22 @@ class OffloadedSteps(StepModel):
         policy = self.plan.policy
         return Rules(policy.copies != "blocking", policy.prefetch == "next_layer", self.plan.host.full_duplex)
 
-    def load(self, groups: tuple[Any, ...], source_len: Any = 0) -> Load:
+    def load(self, groups: tuple[Group, ...], source_len: Any = 0) -> Load:
         """As ``StepModel.load``; what pads vLLM's graphs no other engine runs."""
-        found = super().load(groups, source_len)
+        found = self.resident.load(groups, source_len)
         return replace(found, padded_tokens=found.tokens) if self.plan.system.runtime.related else found
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
         """A whole step; see ``StepModel.cost``."""
         if self.plan.plain:
-            return super().cost(name, load, sampled, encoder)
+            return self.resident.cost(name, load, sampled, encoder)
         kinds = self.kinds(load, encoder)
         alike = works(self.plan, self.requests, self.around, kinds, load, encoder, name)
         parts = self._gpu_parts(kinds, alike)
         in_lanes = sum((part.total for part in parts), 0.0)
         parts += self.beside(load, sampled, encoder)
         if not self.eager:
-            parts.append(self.host_cost(parts, load))
+            parts.append(self.resident.host_cost(parts, load))
         shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
         moved = [reduced(cost, lambda x: _shaped(x, shape)) for cost in moved_costs(self.plan, self.around, alike)]
         in_lanes = in_lanes + sum((cost.seconds for cost in moved), 0.0)
@@ -83,20 +103,21 @@ class OffloadedSteps(StepModel):
         together = _shaped(lanes_seconds(alike, self.rules)[0], shape) + more_s
         if self.eager:
             return together
-        kernels, gpu_s = sum(part.count * len(part.children) for part in beside), more_s
+        kernels, gpu_s = kernels_of(beside), more_s
         for i, kind in kinds.items():
             groups = _on_gpu(alike, i)
             count = sum(g.layers for g in groups)
             kernels += count * (len(kind.before) + len(kind.experts) + len(kind.after))
             gpu_s = gpu_s + count * (kind.seconds(0) + self._share(kind, groups) * kind.seconds(1) + kind.seconds(2))
-        return together + self.machine.host_seconds(Host(load.sequences, kernels, load.graph, gpu_s, self.ahead))
+        return together + self.machine.host_seconds(
+            Host(load.sequences, kernels, load.graph, gpu_s, self.resident.ahead)
+        )
 
     def beside(self, load: Load, sampled: Any, encoder: bool) -> list[Cost]:
         """What the GPU does besides layers: embedding and head, or the caches of an encoder's output."""
         if encoder:
-            return self._cross_caches(load)
-        head = [self.machine.price(n, op) for n, op in head_operations(self.rank, load, sampled)]
-        return [summed("embedding and head", head)]
+            return self.resident.source_caches(load)
+        return self.resident.ends(Frame(self.rank, load), sampled)
 
     def timeline(self, load: Load) -> Timeline:
         """The lanes of one decode step, with the mean numbers of misses."""
@@ -115,12 +136,12 @@ class OffloadedSteps(StepModel):
 
     def kinds(self, load: Load, encoder: bool) -> dict[int, Sections]:
         """Each kind of layer on the GPU."""
-        found, tokens = {}, load.tokens
+        found, tokens, at = {}, load.tokens, Frame(self.rank, load)
         for i, layers in enumerate(self.rank.model.layers):
             if layers.encoder != encoder:
                 continue
-            costs, distinct, touched = self._operations(self.rank, layers, load), 0.0, 1.0
-            if isinstance(layers.ffn, MoeFfn) and self.requests is not None:
+            costs, distinct, touched = self.resident.operation_costs(layers, at), 0.0, 1.0
+            if layers.routed is not None and self.requests is not None:
                 distinct = np.maximum(self.requests.distinct(tokens), 1e-9)
                 touched = np.maximum(np.asarray(self.requests.loads.distinct(tokens), float), 1e-9)
             if self.eager:
@@ -144,7 +165,7 @@ class OffloadedSteps(StepModel):
             if self.eager:
                 waits = kind.waits[0] + share * kind.waits[1] + kind.waits[2]
                 children.append(self.around.launches("waiting for launches", waits))
-            parts.append(summed(layer_name(self.rank.model.layers[i]), children, count))
+            parts.append(summed(self.rank.model.layers[i].title, children, count))
         return parts
 
     @staticmethod
@@ -175,7 +196,7 @@ def _widened(cost: Cost) -> Cost:
         return summed(cost.name, [_widened(child) for child in cost.children], cost.count)
     if cost.bound == "overlap" or any(family.startswith("offload/") for family in cost.spread):
         return cost
-    factor = 1.0 if any("related kernel" in note for note in cost.notes) else 2.0
+    related = any(reason.why is Why.RELATED_KERNEL for reason in cost.reasons)
+    factor = 1.0 if related else OTHER_SYSTEM.why.factor
     spread = {family: (factor * down, factor * up) for family, (down, up) in cost.spread.items()}
-    note = "priced by vLLM's kernels, not the system's own"
-    return replace(cost, spread=spread, notes=(*cost.notes, note), tag="extrapolated")
+    return replace(cost, spread=spread, reasons=(*cost.reasons, OTHER_SYSTEM), tag="extrapolated")

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.host import HostMachine
-from moesim.layer import Load
 from moesim.memory import kv_bytes_per_token
+from moesim.models.model import Layers
+from moesim.models.rank import Rank
 from moesim.offload import memory
 from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections
 from moesim.ops.host import Copy
-from moesim.rank import Rank
-from moesim.spec.model import Layers, MoeFfn
+from moesim.ops.load import Load
 
 _TENSORS_AROUND = 7
 """Attention's four matrices, two norms, the router."""
@@ -31,8 +31,7 @@ def copies_of(plan: OffloadPlan, kind: int) -> Copy:
 
 def layer_copies(rank: Rank, layers: Layers) -> Copy:
     """One copy for every tensor of a layer."""
-    ffn = layers.ffn
-    tensors = _TENSORS_AROUND + (3 * ffn.num_experts if isinstance(ffn, MoeFfn) else 3)
+    tensors = _TENSORS_AROUND + sum(block.tensors for block in layers.blocks)
     return Copy(tensors, memory.layer_bytes(rank, layers) / tensors)
 
 
@@ -45,16 +44,11 @@ def head_stream(plan: OffloadPlan) -> float:
 
 def cpu_layer(around: HostMachine, plan: OffloadPlan, layers: Layers, load: Load, kind: Sections) -> tuple[Any, Any]:
     """A whole layer on the CPU: (weights it touches and its cache through memory, or its arithmetic; disk). [s]"""
-    rank, ffn, tokens = plan.rank, layers.ffn, np.asarray(load.tokens)
-    hidden = rank.model.hidden_size
+    rank, ffn, tokens = plan.rank, layers.routed, np.asarray(load.tokens)
     weights = memory.layer_bytes(rank, layers)
-    per_token = layers.attention.parameters(hidden)
-    if isinstance(ffn, MoeFfn):
-        each = memory.expert_bytes(rank, ffn)
-        weights = weights - (ffn.num_experts - kind.distinct) * each
-        per_token += ffn.num_experts_per_tok * ffn.expert_parameters(hidden) + ffn.shared_parameters(hidden)
-    else:
-        per_token += ffn.parameters(hidden)
+    per_token = sum(block.parameters_per_token(rank.model.hidden_size) for block in layers.blocks)
+    if ffn is not None:
+        weights = weights - (ffn.num_experts - kind.distinct) * memory.expert_bytes(rank, ffn)
     context = sum(g.sequences * (g.past + g.query) for g in load.groups)
     cache = context * kv_bytes_per_token(rank) / rank.model.num_hidden_layers
     busy = around.cpu_seconds(weights + cache, 2.0 * tokens * per_token)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.host import HostMachine
-from moesim.layer import Load
+from moesim.models.blocks.moe import Moe
 from moesim.offload import memory
 from moesim.offload.lanes import LayerWork
 from moesim.offload.misses import Requests, drawn_misses
 from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections
 from moesim.offload.streamed import HEAD, copies_of, cpu_layer, head_stream
-from moesim.spec.model import MoeFfn
+from moesim.ops.load import Load
 
 _GUESSES = {"next_gate", "activation_matrix"}
 
@@ -49,12 +49,12 @@ def works(
     groups: dict[tuple[int, bool, float], list[int]] = {}
     moe_index, model = 0, plan.rank.model
     for place, i in enumerate(model.order):
-        is_moe = isinstance(model.layers[i].ffn, MoeFfn)
+        is_moe = model.layers[i].routed is not None
         slots = plan.slots[moe_index] if is_moe else 0.0
         moe_index += is_moe
         if model.layers[i].encoder == encoder:
             groups.setdefault((i, plan.resident[place], slots), []).append(place)
-    first = min((places[0] for (i, *_), places in groups.items() if isinstance(model.layers[i].ffn, MoeFfn)), default=0)
+    first = min((places[0] for (i, *_), places in groups.items() if model.layers[i].routed is not None), default=0)
     found = []
     for (i, resident, slots), places in groups.items():
         work = _work(plan, requests, around, kinds[i], i, resident, slots, load, phase, places, first)
@@ -86,9 +86,9 @@ def _work(
         busy, read = cpu_layer(around, plan, layers, load, kind)
         return LayerWork("", whole_cpu_s=_wide(busy), stream_disk_s=_wide(read))
     work = LayerWork("", before_s=_wide(kind.seconds(0)), after_s=_wide(kind.seconds(2)))
-    if isinstance(layers.ffn, MoeFfn):
+    if layers.routed is not None:
         assert requests is not None
-        work = _with_experts(work, plan, requests, around, kind, layers.ffn, slots, load, phase, places, first)
+        work = _with_experts(work, plan, requests, around, kind, layers.routed, slots, load, phase, places, first)
     return work if resident else _streaming(work, plan, around, i)
 
 
@@ -100,7 +100,7 @@ def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: in
 
 
 def _with_experts(
-    work: LayerWork, plan: OffloadPlan, requests: Requests, around: HostMachine, kind: Sections, ffn: MoeFfn,
+    work: LayerWork, plan: OffloadPlan, requests: Requests, around: HostMachine, kind: Sections, ffn: Moe,
     slots: float, load: Load, phase: str, places: list[int], first: int,
 ) -> LayerWork:  # fmt: skip
     """A layer's experts: on the GPU, guessed, fetched, or run on the CPU."""

@@ -1,7 +1,8 @@
 """Work: shapes -> FLOP, bytes, messages. Knows no hardware.
 
 Structure (heads, widths, formats) is scalar; load (tokens, contexts) may be an array. In a fit all of them are
-arrays, one entry a measured row.
+arrays, one entry a measured row. ``of_context`` says whether an operation depends on what is cached, or on the step's
+tokens alone.
 """
 
 from moesim.ops.all_to_all import ExpertAllToAll
@@ -10,10 +11,11 @@ from moesim.ops.collective import Collective
 from moesim.ops.elementwise import Elementwise, Host
 from moesim.ops.experts import FusedExperts
 from moesim.ops.gemm import Gemm
+from moesim.ops.load import Group, Load
 
 Operation = Gemm | FusedExperts | Attention | MlaModule | Collective | ExpertAllToAll | Elementwise | Host
 
 __all__ = [
-    "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Host", "MlaModule",
+    "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Group", "Host", "Load", "MlaModule",
     "Operation", "attended_pairs",
 ]  # fmt: skip

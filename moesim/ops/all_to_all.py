@@ -85,6 +85,7 @@ class ExpertAllToAll:
     """Copies of a token that cross between nodes: every remote expert's (low latency), one a remote node."""
 
     flop = 0.0
+    of_context = False
 
     def __post_init__(self) -> None:
         away = 1.0 - 1.0 / np.asarray(self.nodes, float)

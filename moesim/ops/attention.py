@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-
-class Group(NamedTuple):
-    """``sequences`` sequences that each compute ``query`` new tokens after ``past`` cached ones.
-
-    Prefill has query > 1; decode has query = 1 and past = context - 1. Fields may be arrays over steps.
-    """
-
-    sequences: Any
-    query: Any
-    past: Any
+from moesim.ops.load import Group
 
 
 def attended_pairs(query: Any, past: Any, window: Any = None, causal: bool = True) -> Any:
@@ -34,10 +25,10 @@ def attended_pairs(query: Any, past: Any, window: Any = None, causal: bool = Tru
 
 def virtual_batches(groups: tuple[Group, ...], chunk: int) -> tuple[Group, ...]:
     """Chunked attention (Llama 4) as vLLM runs it: each chunk a sequence of its own."""
-    if all(np.all(np.asarray(g.query) == 1) for g in groups):
-        return tuple(Group(g.sequences, g.query, np.mod(g.past, chunk)) for g in groups)
+    if all(g.phase == "decode" for g in groups):
+        return tuple(g._replace(past=np.mod(g.past, chunk)) for g in groups)
     result: list[Group] = []
-    for sequences, query, past in groups:
+    for sequences, query, past, *_ in groups:
         offset = np.mod(past, chunk)
         head = np.minimum(query, chunk - offset)
         whole, tail = np.divmod(query - head, chunk)
@@ -65,6 +56,12 @@ class Attention:
     """Another kernel's work that this one's formula prices (index scores)."""
 
     arithmetic = "bfloat16"
+    of_context = True
+
+    @property
+    def generates(self) -> bool:
+        """Whether the decode kernel runs it: one group of sequences past their prompts."""
+        return len(self.groups) == 1 and self.groups[0].generates
 
     @property
     def flop(self) -> Any:
@@ -108,6 +105,12 @@ class MlaModule:
     """Sparse attention: at most this many past tokens are attended (DeepSeek sparse attention)."""
 
     arithmetic = "bfloat16"
+    of_context = True
+
+    @property
+    def generates(self) -> bool:
+        """Whether the decode kernel runs it: one group of sequences past their prompts."""
+        return len(self.groups) == 1 and self.groups[0].generates
 
     @property
     def tokens(self) -> Any:
@@ -130,7 +133,7 @@ class MlaModule:
             pairs = g.sequences * attended_pairs(g.query, g.past, self.top_k)
             absorbed = 2 * self.kv_lora_rank + self.qk_rope_head_dim
             expanded = self.qk_nope_head_dim + self.qk_rope_head_dim + self.v_head_dim
-            total = total + 2.0 * pairs * self.heads * np.where(np.asarray(g.query) == 1, absorbed, expanded)
+            total = total + 2.0 * pairs * self.heads * (absorbed if g.generates else expanded)
         return total
 
     @property

@@ -29,6 +29,7 @@ class Collective:
     """Whether an engine may use its own all-reduce kernel."""
 
     flop = 0.0
+    of_context = False
 
     @property
     def hbm_bytes(self) -> Any:

@@ -13,6 +13,8 @@ class Elementwise:
     rows: Any
     hbm_bytes: Any
     launches: int = 1
+    of_context: bool = False
+    """Its bytes depend on what is cached."""
 
     flop = 0.0
 
@@ -31,6 +33,9 @@ class Host:
     gpu_s: Any
     ahead: Any = False
     """Asynchronous scheduling: the host prepares the next step while the GPU works on this one."""
+    schedules: bool = True
+    """It composes the step; a pipeline's later stages only launch it."""
 
     flop = 0.0
     hbm_bytes = 0.0
+    of_context = False

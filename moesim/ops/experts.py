@@ -13,7 +13,7 @@ class FusedExperts:
     """``tokens`` through the top-k of ``num_experts`` experts of ``width`` (on this rank) and ``hidden`` size.
 
     ``loads`` answers ``rows(tokens)``, ``distinct(tokens)`` and ``blocks(tokens, block)`` for this rank: see
-    ``moesim.routing.Loads``. Under expert parallelism ``num_experts`` are the rank's own, of ``all_experts``.
+    ``moesim.experts.routing.Loads``. Under expert parallelism ``num_experts`` are the rank's own, of ``all_experts``.
     """
 
     tokens: Any
@@ -30,6 +30,8 @@ class FusedExperts:
     """The kernels around the products see this rank's rows alone, not all ``tokens x k`` of the group."""
     backend: str = "auto"
     """The kernel asked for, where a format has more than one."""
+
+    of_context = False
 
     @property
     def parallel(self) -> Any:

@@ -17,6 +17,8 @@ class Gemm:
     k: Any
     weights: str = "bfloat16"
 
+    of_context = False
+
     @property
     def arithmetic(self) -> str:
         return ARITHMETIC[self.weights]

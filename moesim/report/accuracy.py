@@ -19,12 +19,12 @@ from moesim.calibrate.unseen import power_law_errors
 from moesim.cost import fits as fits_module
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
+from moesim.hardware.catalogue import load_hardware
 from moesim.paths import write_whole
 from moesim.report.accuracy_offload import section as offload_section
 from moesim.report.accuracy_parallel import section as parallel_section
 from moesim.report.collective_plots import draw_collectives
 from moesim.report.figure import pyplot, save
-from moesim.spec.loading import load_hardware
 
 GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.24.0"
 OTHER = "nvidia-h200-sxm-141gb"

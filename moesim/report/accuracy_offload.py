@@ -6,7 +6,7 @@ import numpy as np
 
 from moesim.calibrate import offload_compared
 from moesim.calibrate.offload_compared import Compared
-from moesim.spec.offload_fits import offload_fits
+from moesim.inputs.offload_fits import offload_fits
 
 HIT_RATE_TARGET, ABLATION_TARGET, MEMORY_TARGET, CLOSED_TARGET = 0.02, 0.20, 0.03, 0.01
 

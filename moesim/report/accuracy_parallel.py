@@ -12,9 +12,9 @@ import numpy as np
 from moesim import paths
 from moesim.calibrate.scaling import NODES_STACK, eight_from_four, ends, more_nodes, more_nodes_by_row
 from moesim.calibrate.unseen import expert_parallel_errors
+from moesim.experts.placement import group_loads
+from moesim.inputs.scenario import Uniform
 from moesim.ops.collective import BUS_FACTOR
-from moesim.placement import group_loads
-from moesim.spec.scenario import Uniform
 
 STACK, KERNEL_STACK = "vllm-0.24.0", "sglang-0.5.12"
 GPUS = ("nvidia-h100-sxm5-80gb", "nvidia-h200-sxm-141gb")

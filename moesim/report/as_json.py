@@ -3,34 +3,74 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
+from moesim.assembly import engine_of, limits_of
 from moesim.cost.cost import Cost, interval
 from moesim.errors import DoesNotFit
+from moesim.hardware.catalogue import load_hardware
 from moesim.memory import Room
 from moesim.offload.report import OffloadReport
 from moesim.offload.tiers import Tiers
-from moesim.prediction import Prediction
+from moesim.outcome import Offloaded, Prediction, Served, Steady
 from moesim.serving.report import NO_SLO, LoadReport
 
 
 def prediction_data(prediction: Prediction) -> dict[str, Any]:
     """Everything a prediction holds, the cost tree included."""
-    report = prediction.report
+    knowledge, scenario = prediction.knowledge, prediction.scenario
     return {
         "fits": True,
-        "scenario": prediction.scenario.model_dump(),
+        "scenario": scenario.model_dump(),
+        "engine": engine_data(prediction),
         "metrics": {n: None if m is None else asdict(m) for n, m in prediction.metrics.items()},
-        **({} if report is None else {"bench": bench_data(prediction), "load": occupancy_data(report)}),
+        **own_data(prediction),
         "memory_bytes": memory_data(prediction.memory),
-        **({} if prediction.offload is None else {"offload": offload_data(prediction.offload)}),
         "bounds": prediction.bounds,
-        "tags": prediction.tags,
-        "notes": list(prediction.notes),
+        "tags": knowledge.tags,
+        "notes": list(knowledge.notes),
         "cost": cost_data(prediction.cost),
     }
+
+
+def engine_data(prediction: Prediction) -> dict[str, Any]:
+    """The engine's version, and its settings with that version's defaults filled in."""
+    scenario = prediction.scenario
+    engine = engine_of(scenario)
+    limits = limits_of(scenario, load_hardware(scenario.hardware))
+    return {"name": engine.file.name, "version": engine.file.version, "asked": engine.asked, **asdict(limits)}
+
+
+@singledispatch
+def own_data(prediction: Prediction) -> dict[str, Any]:
+    """What only one kind of prediction has."""
+    return {}
+
+
+@own_data.register
+def _(prediction: Served) -> dict[str, Any]:
+    return {"bench": bench_data(prediction), "load": occupancy_data(prediction.report)}
+
+
+@own_data.register
+def _(prediction: Steady) -> dict[str, Any]:
+    state = prediction.state
+    return {
+        "steady": {
+            "limited_by": state.limited_by,
+            "running": state.running,
+            "prompt_share": state.prompt_share,
+            "request_rate": state.request_rate,
+        }
+    }
+
+
+@own_data.register
+def _(prediction: Offloaded) -> dict[str, Any]:
+    return {"offload": offload_data(prediction.offload)}
 
 
 def memory_data(memory: Room | Tiers) -> dict[str, Any]:
@@ -58,23 +98,22 @@ def offload_data(report: OffloadReport) -> dict[str, Any]:
     }
 
 
-def bench_data(prediction: Prediction) -> dict[str, Any]:
+def bench_data(prediction: Served) -> dict[str, Any]:
     """A run under load with the field names of a vLLM bench result; no intervals."""
     report = prediction.report
-    assert report is not None
     load = prediction.scenario.workload
     values = {name: None if metric is None else metric.value for name, metric in prediction.metrics.items()}
     return {
         "model_id": prediction.scenario.model,
-        "num_prompts": report.copies * report.answered,
+        "num_prompts": report.answered,
         "request_rate": load.request_rate or "inf",
         "burstiness": load.burstiness,
         "max_concurrency": load.max_concurrency,
         "duration": report.duration_s,
-        "completed": report.copies * report.answered,
-        "total_input_tokens": report.copies * report.input_tokens,
-        "total_output_tokens": report.copies * report.output_tokens,
-        "request_goodput": report.copies * report.good / report.duration_s if report.slo != NO_SLO else None,
+        "completed": report.answered,
+        "total_input_tokens": report.input_tokens,
+        "total_output_tokens": report.output_tokens,
+        "request_goodput": report.good / report.duration_s if report.slo != NO_SLO else None,
         **values,
     }
 

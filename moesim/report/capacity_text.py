@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moesim.capacity import Capacity
+from moesim.explore.capacity import Capacity
 from moesim.report.load_text import load_text
 from moesim.report.text import number
 

@@ -14,10 +14,10 @@ from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
+from moesim.hardware.catalogue import load_hardware
 from moesim.ops.collective import BUS_FACTOR
 from moesim.report.accuracy_parallel import GPUS, KERNEL_STACK, NODES_STACK, STACK, deepep_families
 from moesim.report.figure import pyplot, save
-from moesim.spec.loading import load_hardware
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,9 +10,9 @@ import numpy as np
 from moesim.calibrate.dataset import stored
 from moesim.calibrate.design_study import SIZES, Studied, study
 from moesim.cost.gpu import GpuNumbers
+from moesim.hardware.catalogue import load_hardware
 from moesim.paths import write_whole
 from moesim.report.figure import pyplot, save
-from moesim.spec.loading import load_hardware
 
 GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.24.0"
 FAMILIES = ("fused_moe/bfloat16", "fused_moe/fp8_block", "gemm/bfloat16", "attention_prefill", "attention_decode")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moesim.explore.search import Configuration, SearchResult
 from moesim.report.figure import pyplot, save
-from moesim.search import Configuration, SearchResult
 
 _MARKERS = "osD^vXP*<>hd"
 

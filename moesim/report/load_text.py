@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from moesim.prediction import Metric, Prediction
+from functools import singledispatch
+
+from moesim.metrics import LATENCIES, Metric
+from moesim.outcome import Prediction, Served, Steady
 from moesim.report.text import knowledge_lines, memory_lines, number, prediction_text, title
-from moesim.serving.load_metrics import LATENCIES
 from moesim.serving.report import NO_SLO, LoadReport
-from moesim.under_load import gpus_of
+from moesim.serving.under_load import gpus_of
 
 _LABELS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "end-to-end"}
 _RATES = (
@@ -16,17 +18,16 @@ _RATES = (
 )
 
 
+@singledispatch
 def shown(prediction: Prediction) -> str:
-    """Any prediction as text: a static batch, a steady state or a simulated run."""
-    if prediction.steady is not None:
-        return steady_text(prediction)
-    return prediction_text(prediction) if prediction.report is None else load_text(prediction)
+    """Any prediction as text."""
+    return prediction_text(prediction)
 
 
-def load_text(prediction: Prediction) -> str:
+@shown.register
+def load_text(prediction: Served) -> str:
     """Latencies with their spread over requests, throughput, goodput, occupancy, memory, and what is not known well."""
     report = prediction.report
-    assert report is not None
     lines = [title(prediction), "", f"{'':16}{'mean':>9}{'90 % interval':^25}{'median':>9}{'p90':>9}{'p99':>9}"]
     for name in LATENCIES:
         mean = prediction.metrics[f"mean_{name}_ms"]
@@ -51,10 +52,10 @@ _LIMITS = {
 }
 
 
-def steady_text(prediction: Prediction) -> str:
+@shown.register
+def steady_text(prediction: Steady) -> str:
     """Means of the steady state, what holds it back, memory, and what is not known well."""
-    state = prediction.steady
-    assert state is not None
+    state = prediction.state
     lines = [f"{title(prediction)}: steady state", "", f"{'':16}{'mean':>9}{'90 % interval':^25}"]
     for name in ("ttft", "tpot", "e2el"):
         metric = prediction.metrics[f"mean_{name}_ms"]
@@ -92,7 +93,7 @@ def _shares(prediction: Prediction, report: LoadReport) -> list[str]:
     lines = ["  " + ", ".join(x for x in (per_gpu, per_user) if x)]
     if report.slo != NO_SLO:
         share = report.good / max(report.answered, 1)
-        good = number(report.copies * report.good / report.duration_s)
+        good = number(report.good / report.duration_s)
         lines.append(f"goodput       {good:>11} req/s, {share:.1%} of the answers")
     return lines
 
@@ -100,7 +101,7 @@ def _shares(prediction: Prediction, report: LoadReport) -> list[str]:
 def _occupancy(report: LoadReport) -> list[str]:
     kv, waiting, running = report.kv_used, report.waiting, report.running
     lines = [
-        f"{report.copies * report.answered:,} requests in {number(report.duration_s)} s, {report.steps:,} steps, "
+        f"{report.answered:,} requests in {number(report.duration_s)} s, {report.steps:,} steps, "
         f"{report.mixed_s / max(report.busy_s, 1e-12):.0%} of the time with prompt tokens among them",
         f"running {number(running.mean)} (at most {running.peak:.0f}), waiting {number(waiting.mean)} (at most "
         f"{waiting.peak:.0f}), KV cache {kv.mean:.0%} used (at most {kv.peak:.0%}), {report.preemptions:,} preemptions",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from moesim import paths
-from moesim.prediction import Prediction, predict
+from moesim.explore.search import Configuration, SearchResult, search
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.scenario import Scenario
+from moesim.outcome import Prediction
+from moesim.prediction import predict
 from moesim.report.front_picture import draw_front
 from moesim.report.search_text import knobs_text
 from moesim.report.text import number
-from moesim.search import Configuration, SearchResult, search
-from moesim.spec.loading import load_hardware
-from moesim.spec.scenario import Scenario
 from moesim.units import bytes_text
 
 _BUDGETS = (0.25, 0.5, 0.75, 1.0)

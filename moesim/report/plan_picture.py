@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from moesim.placement import linear
-from moesim.prediction import Prediction
+from moesim.experts.placement import linear
+from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.hardware import Hardware
+from moesim.models.catalogue import load_model
+from moesim.models.model import Model
+from moesim.models.plan import Plan
+from moesim.outcome import Prediction
 from moesim.report.figure import pyplot, save
 from moesim.report.plan_text import traffic
-from moesim.spec.hardware import Hardware
-from moesim.spec.loading import load_hardware, load_model
-from moesim.spec.model import Model
-from moesim.spec.plan import Plan
 from moesim.units import bytes_text
 
 _PER_ROW = 4
@@ -123,7 +124,7 @@ def _link(hardware: Hardware, members: tuple[int, ...]) -> str:
     """The links a group has between its GPUs."""
     if hardware.cluster is None:
         return hardware.links.kind if hardware.links.kind != "none" else "PCIe"
-    from moesim.topology import route
+    from moesim.hardware.topology import route
 
     found = route(hardware, members)
     if found.switched:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost
+from moesim.explore.plans import Candidate
+from moesim.models.plan import Plan
 from moesim.ops import Collective, ExpertAllToAll
-from moesim.plans import Candidate
-from moesim.prediction import Prediction
-from moesim.spec.plan import Plan
+from moesim.outcome import Prediction
 from moesim.units import bytes_text
 
 _Moved = tuple[tuple[int, ...], float, float]
@@ -35,7 +35,7 @@ def plans_text(candidates: list[Candidate], metric: str) -> str:
             lines.append(f"{name}{'-':>14}{'':{14 * (len(shown) - 1)}}{'':>12}  {candidate.reason}")
             continue
         cells = "".join(f"{_number(prediction.metrics[m]):>14}" for _, m in shown)
-        lines.append(f"{name}{cells}{bytes_text(prediction.room.kv_available):>12}  {candidate.reason}".rstrip())
+        lines.append(f"{name}{cells}{bytes_text(prediction.memory.kv_available):>12}  {candidate.reason}".rstrip())
     fitting = [c for c in candidates if c.prediction]
     lines.append(f"\n{len(candidates)} legal plans, {len(fitting)} fit; ranked by {metric}")
     tied = _tied(fitting, metric)

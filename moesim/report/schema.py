@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 
-from moesim.spec.scenario import ALIASES, Scenario
+from moesim.engines.settings import EngineSettings
+from moesim.inputs.scenario import ALIASES, Scenario
+from moesim.inputs.workload import Workload
+
+_SECTIONS = {"workload": Workload.__name__, "engine": EngineSettings.__name__}
+"""Section of a scenario with short names -> its model."""
 
 
 def schema_text() -> str:
@@ -12,13 +17,13 @@ def schema_text() -> str:
     schema = Scenario.model_json_schema()
     for alias, dotted in ALIASES.items():
         section, _, leaf = dotted.partition(".")
-        properties = schema["$defs"][section.capitalize()]["properties"]
+        properties = schema["$defs"][_SECTIONS[section]]["properties"]
         properties[alias] = properties[leaf]
     # An alias may stand for a required name, so only names without one stay required.
-    for section in ("Workload", "Engine"):
-        aliased = {d.rpartition(".")[2] for d in ALIASES.values() if d.startswith(section.lower())}
-        required = [r for r in schema["$defs"][section].get("required", []) if r not in aliased]
-        schema["$defs"][section]["required"] = required
+    for section, name in _SECTIONS.items():
+        aliased = {d.rpartition(".")[2] for d in ALIASES.values() if d.startswith(section)}
+        required = [r for r in schema["$defs"][name].get("required", []) if r not in aliased]
+        schema["$defs"][name]["required"] = required
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "moesim scenario"
     return json.dumps(schema, indent=1) + "\n"

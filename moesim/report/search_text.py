@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from moesim.explore.search import Configuration, SearchResult
+from moesim.explore.search.constraints import METRICS
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.offload import AMOUNTS
+from moesim.inputs.scenario import Scenario
 from moesim.paths import whole
-from moesim.search import Configuration, SearchResult
-from moesim.search.constraints import METRICS
-from moesim.spec.loading import load_hardware
-from moesim.spec.offload import AMOUNTS
-from moesim.spec.scenario import Scenario
 from moesim.units import bytes_text
 
 _UNIT = {"s": "_s", "B": "_bytes"}

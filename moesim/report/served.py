@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
+from moesim.explore.validate import BAD_NODE_RATIO, QUEUE_RATIO, Comparison, compared_memory
+from moesim.inputs.run_file import RunSet
 from moesim.paths import write_whole
 from moesim.prediction import predict
 from moesim.report.figure import pyplot, save
 from moesim.report.text import explain_text
-from moesim.spec.run_file import RunSet
 from moesim.units import bytes_text
-from moesim.validate import BAD_NODE_RATIO, QUEUE_RATIO, Comparison, compared_memory
 
 TPOT, TTFT = "mean_tpot_ms", "mean_ttft_ms"
 CONCURRENCIES = (4, 64)
@@ -192,7 +192,7 @@ def _by_plan(sets: Sequence[RunSet], found: Sequence[Comparison]) -> list[str]:
 
 
 def _plan_words(c: Comparison) -> str:
-    from moesim.spec.plan import Plan
+    from moesim.models.plan import Plan
 
     return Plan.of(c.run.scenario.engine).describe()
 

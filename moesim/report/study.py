@@ -7,9 +7,10 @@ from typing import Any
 
 from moesim import paths
 from moesim.errors import DoesNotFit, SpecError
-from moesim.prediction import Prediction, predict
+from moesim.inputs.scenario import Scenario
+from moesim.outcome import Prediction
+from moesim.prediction import predict
 from moesim.report.figure import pyplot, save
-from moesim.spec.scenario import Scenario
 
 FAMILIES = ("TP", "TP+EP", "PP", "PP+EP", "DP", "DP+EP")
 _MARKERS = dict(zip(FAMILIES, "osD^vX", strict=True))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from moesim.errors import DoesNotFit
+from moesim.inputs.workload import Workload
 from moesim.memory import Room
+from moesim.metrics import Metric
+from moesim.models.catalogue import load_model
+from moesim.models.plan import Plan
 from moesim.offload.tiers import Tiers
-from moesim.prediction import Metric, Prediction
-from moesim.spec.loading import load_model
-from moesim.spec.plan import Plan
-from moesim.spec.workload import Workload
-from moesim.under_load import gpus_of, sides
+from moesim.outcome import Offloaded, Prediction
+from moesim.serving.under_load import gpus_of, sides
 from moesim.units import bytes_text
 
 _ROWS = (
@@ -35,7 +36,7 @@ def prediction_text(prediction: Prediction) -> str:
     """Metrics with intervals, what bounds them, memory, and what is not known well."""
     lines = [title(prediction), ""]
     lines.append(f"{'':22}{'':>12}  {'90 % interval':^23}  bound by")
-    shared = Plan.of(prediction.scenario.engine).ep > 1 or isinstance(prediction.memory, Tiers)
+    shared = Plan.of(prediction.scenario.engine).ep > 1 or isinstance(prediction, Offloaded)
     for label, name, unit, phase in _ROWS:
         if name.endswith("decode_step_ms") and not shared:
             continue
@@ -46,12 +47,13 @@ def prediction_text(prediction: Prediction) -> str:
 
 def _memory(prediction: Prediction) -> list[str]:
     """Where memory goes, and what offloading does with it."""
-    if isinstance(prediction.memory, Tiers):
+    if isinstance(prediction, Offloaded):
         from moesim.report.offload_text import offload_lines, tiers_lines
 
-        assert prediction.offload is not None
-        return [*tiers_lines(prediction.memory), "", *offload_lines(prediction.offload)]
-    return [*memory_lines(prediction.memory), *_start_note(prediction, prediction.memory)]
+        return [*tiers_lines(prediction.tiers), "", *offload_lines(prediction.offload)]
+    room = prediction.memory
+    assert isinstance(room, Room)
+    return [*memory_lines(room), *_start_note(prediction, room)]
 
 
 def title(prediction: Prediction) -> str:
@@ -60,7 +62,7 @@ def title(prediction: Prediction) -> str:
     load, plan = scenario.workload, Plan.of(scenario.engine)
     how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
     if scenario.offload is not None:
-        from moesim.spec.system_file import load_system
+        from moesim.inputs.system_file import load_system
 
         how = f" with {load_system(scenario.offload.system).title}"
     apart = scenario.disaggregation
@@ -143,10 +145,12 @@ def _start_note(prediction: Prediction, room: Room) -> list[str]:
 
 def knowledge_lines(prediction: Prediction) -> list[str]:
     """How the time is known, and what is doubtful about it."""
-    shares = ", ".join(f"{share:.0%} {tag}" for tag, share in sorted(prediction.tags.items(), key=lambda i: -i[1]))
+    shares = ", ".join(
+        f"{share:.0%} {tag}" for tag, share in sorted(prediction.knowledge.tags.items(), key=lambda i: -i[1])
+    )
     lines = [f"time priced by: {shares}"]
     by_note: dict[str, list[str]] = {}
-    for note in prediction.notes:
+    for note in prediction.knowledge.notes:
         name, _, text = note.partition(": ")
         by_note.setdefault(text, []).append(name)
     lines += [f"  {text}: {', '.join(sorted(names))}" for text, names in sorted(by_note.items())]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from moesim.engines.request import Request
+from moesim.engines.vllm.scheduler import Step
 from moesim.paths import write_whole
-from moesim.serving.requests import Request
-from moesim.serving.scheduler import Step
 from moesim.serving.simulation import composition
 
 _MOST_EVENTS = 2_000_000

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from moesim.errors import SpecError
-from moesim.serving.pricing import Composition, StepPrices
+from moesim.engines.request import Request
+from moesim.engines.scheduling import Scheduler, Step
 from moesim.serving.report import LoadReport
-from moesim.serving.requests import Request
-from moesim.serving.scheduler import Scheduler, Step
-from moesim.serving.simulation import Clients, Gpus, composition
+from moesim.serving.simulation import Clients, Gpus, composition, refuse_stuck
+from moesim.steps.table import Composition, StepTable
 
 _PROGRESS_EVERY = 1024
 
@@ -41,7 +40,7 @@ class Instance:
     """One engine: its scheduler, what its steps cost, and the steps under way."""
 
     scheduler: Scheduler
-    prices: StepPrices
+    prices: StepTable
     flights: deque[tuple[Step, Composition, float, float]] = field(default_factory=deque)
     coming: list[tuple[float, int, Request]] = field(default_factory=list)
     gpus: Gpus = field(default_factory=Gpus)
@@ -70,9 +69,11 @@ class Instance:
         while len(self.flights) < self.scheduler.limits.depth and self.scheduler.busy:
             step = self.scheduler.schedule()
             if not step.parts:
+                if self.scheduler.draining and not self.flights:
+                    continue
                 return
             held = composition(step)
-            self.flights.append((step, held, *self.gpus.take(now, self.prices.seconds([held]))))
+            self.flights.append((step, held, *self.gpus.take(now, self.prices.time([held]))))
 
 
 class Disaggregated:
@@ -115,10 +116,7 @@ class Disaggregated:
             rounds += 1
             if progress and rounds % _PROGRESS_EVERY == 0:
                 progress(self._report.answered)
-        stuck = next((e.scheduler for e in engines if e.scheduler.busy), None)
-        if stuck is not None:
-            request = (stuck.waiting or stuck.running)[0]
-            raise SpecError(f"a request of {request.prompt_len} prompt tokens never fits into an engine's KV cache")
+        refuse_stuck([engine.scheduler for engine in engines])
         self._report.close(now, [engine.scheduler for engine in engines])
         return self._report
 

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
-from moesim.memory import Limits, Room, sequence_kv_bytes
-from moesim.rank import Rank
-from moesim.serving.blocks import Blocks, CachedBlocks, CountedBlocks
-from moesim.serving.pricing import StepPrices
+from moesim.engines.engine import Limits
+from moesim.engines.kv_cache import Blocks, CachedBlocks, CountedBlocks
+from moesim.engines.scheduling import Scheduler, SchedulerLimits, scheduler_of
+from moesim.engines.settings import EngineSettings
+from moesim.inputs.workload import Workload
+from moesim.memory import Room, sequence_kv_bytes
+from moesim.models.rank import Rank
 from moesim.serving.report import LoadReport
 from moesim.serving.requests import requests
-from moesim.serving.scheduler import Scheduler, SchedulerLimits
 from moesim.serving.simulation import Clients, FrontEnd, Simulation
-from moesim.spec.engine_file import load_engine
-from moesim.spec.scenario import Engine
-from moesim.spec.workload import Workload
-from moesim.step import StepModel
+from moesim.steps.step import StepModel
+from moesim.steps.table import StepTable
 
 
 def simulated(
     steps: StepModel,
-    engine: Engine,
+    settings: EngineSettings,
     limits: Limits,
     fullest: tuple[Rank, Room],
     load: Workload,
     report: LoadReport,
     progress: Callable[[int], None] | None = None,
     front: FrontEnd | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> LoadReport:
     """Run a workload through the scheduler, every step priced.
 
@@ -40,60 +42,65 @@ def simulated(
         Told now and then how many requests are answered.
     front : FrontEnd, optional
         What a request passes first; as fitted or assumed where not given.
+    part : (int, int)
+        Which of how many engines that share the workload's requests this one is.
     """
     plan = steps.rank.plan
     replicas = plan.dp if steps.rank.model.moe is not None else 1
-    schedulers = [scheduler_of(engine, limits, fullest) for _ in range(replicas)]
-    clients = clients_of(load, steps, engine, front)
-    return Simulation(schedulers, step_prices(steps, limits), clients, report).run(progress)
+    schedulers = [empty_scheduler(settings, limits, fullest) for _ in range(replicas)]
+    clients = clients_of(load, steps, settings, front, part)
+    return Simulation(schedulers, step_table(steps), clients, report).run(progress)
 
 
-def scheduler_of(engine: Engine, limits: Limits, fullest: tuple[Rank, Room]) -> Scheduler:
+def empty_scheduler(settings: EngineSettings, limits: Limits, fullest: tuple[Rank, Room]) -> Scheduler:
     """An engine's scheduler with an empty cache."""
-    return Scheduler(scheduler_limits(engine, limits), _blocks(engine, limits, *fullest))
+    return scheduler_of(fullest[0].engine, scheduler_limits(settings, limits), _blocks(settings, limits, *fullest))
 
 
-def clients_of(load: Workload, steps: StepModel, engine: Engine, front: FrontEnd | None = None) -> Clients:
-    """Those who send the workload's requests."""
-    return Clients(
-        requests(load, longest_request(engine, steps.rank)), load.max_concurrency, front or front_end(steps, engine)
-    )
+def clients_of(
+    load: Workload, steps: StepModel, settings: EngineSettings, front: FrontEnd | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Clients:  # fmt: skip
+    """Those who send the workload's requests, or every so many of them."""
+    sent = requests(load, longest_request(settings, steps.rank), part)
+    return Clients(sent, load.max_concurrency, front or front_end(steps, settings))
 
 
-def step_prices(steps: StepModel, limits: Limits) -> StepPrices:
-    """Prices of every step the limits allow."""
-    return StepPrices(steps, limits.max_num_batched_tokens, limits.max_num_seqs)
+@lru_cache(maxsize=64)
+def step_table(steps: StepModel) -> StepTable:
+    """Prices of the model's steps, kept from run to run."""
+    return StepTable(steps)
 
 
-def front_end(steps: StepModel, engine: Engine) -> FrontEnd:
+def front_end(steps: StepModel, settings: EngineSettings) -> FrontEnd:
     """What a request passes before the scheduler: as fitted (Dynamo), as the engine's file assumes, or nothing."""
-    if engine.front_end == "none":
+    if settings.front_end == "none":
         return FrontEnd(0.0, 0.0)
-    if engine.front_end == "dynamo":
+    if settings.front_end == "dynamo":
         constants = steps.machine.front_end
         return FrontEnd(constants["t_request"], constants["t_prompt_token"])
-    times = load_engine().front_end
+    times = steps.rank.engine.file.front_end
     return FrontEnd(times.request.value, times.prompt_token.value)
 
 
-def scheduler_limits(engine: Engine, limits: Limits) -> SchedulerLimits:
+def scheduler_limits(settings: EngineSettings, limits: Limits) -> SchedulerLimits:
     return SchedulerLimits(
         limits.max_num_batched_tokens,
         limits.max_num_seqs,
-        engine.enable_chunked_prefill,
-        engine.long_prefill_token_threshold,
-        engine.async_scheduling,
-        pipeline_stages=engine.pipeline_parallel_size,
+        settings.enable_chunked_prefill,
+        settings.long_prefill_token_threshold,
+        limits.async_scheduling,
+        pipeline_stages=settings.pipeline_parallel_size,
     )
 
 
-def longest_request(engine: Engine, rank: Rank) -> int:
+def longest_request(settings: EngineSettings, rank: Rank) -> int:
     """Prompt and output tokens a request may have."""
-    return engine.max_model_len or rank.model.max_position_embeddings or 1 << 40
+    return settings.max_model_len or rank.model.max_position_embeddings or 1 << 40
 
 
-def _blocks(engine: Engine, limits: Limits, rank: Rank, room: Room) -> Blocks:
+def _blocks(settings: EngineSettings, limits: Limits, rank: Rank, room: Room) -> Blocks:
     size = limits.block_size
-    if engine.enable_prefix_caching:
+    if settings.enable_prefix_caching:
         return CachedBlocks(room.kv_blocks, size)
     return CountedBlocks(room.kv_available, size, lambda n: float(sequence_kv_bytes(rank, n * size, size)))

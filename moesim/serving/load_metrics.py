@@ -8,27 +8,18 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, relative_interval, summed
-from moesim.ops.attention import Group
-from moesim.pipeline import whole_step
+from moesim.inputs.workload import Workload
+from moesim.metrics import LATENCIES, STATISTICS, STEADY_METRICS, Interval, milliseconds, rate, throughputs
+from moesim.ops.load import Group
 from moesim.serving.measures import Distribution
-from moesim.serving.pricing import Composition
 from moesim.serving.report import LoadReport
 from moesim.serving.steady import SteadyState
-from moesim.spec.workload import Workload
-from moesim.step import StepModel
-
-Interval = tuple[float, float, float]
-
-LATENCIES = ("ttft", "tpot", "itl", "e2el")
-STATISTICS = ("mean", "median", "std", "p90", "p99")
+from moesim.steps.pipeline import whole_step
+from moesim.steps.step import Steps
+from moesim.steps.table import Composition
 
 
-THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput")
-LOAD_METRICS = (*(f"{s}_{name}_ms" for name in LATENCIES for s in STATISTICS), *THROUGHPUTS)
-"""Every metric of a run under load."""
-
-
-def load_cost(steps: Mapping[str, StepModel], report: LoadReport) -> Cost:
+def load_cost(steps: Mapping[str, Steps], report: LoadReport) -> Cost:
     """The run's steps as a tree: those that only decode, and those with prompt tokens among them. [s]
 
     Parameters
@@ -58,16 +49,16 @@ def _alike(compositions: Sequence[Composition]) -> list[list[Composition]]:
     return list(groups.values())
 
 
-def _priced(steps: StepModel, name: str, alike: Sequence[Composition]) -> Cost:
+def _priced(steps: Steps, name: str, alike: Sequence[Composition]) -> Cost:
     """The summed cost of steps that differ in numbers alone."""
     one = np.ones(len(alike), np.int64)
     chunks = [
-        Group(one, *(np.array([item.prefills[i][j] for item in alike]) for j in (0, 1)))
+        Group(one, np.array([item.prefills[i][0] for item in alike]), np.array([item.prefills[i][1] for item in alike]))
         for i in range(len(alike[0].prefills))
     ]
     decodes = np.array([item.decodes for item in alike])
     if decodes[0]:
-        chunks.append(Group(decodes, one, np.array([item.context for item in alike])))
+        chunks.append(Group.decode(decodes, np.array([item.context for item in alike])))
     sampled = np.array([item.sampled for item in alike])
     cost = whole_step(steps, name, steps.load(tuple(chunks)), sampled)
     return reduced(cost, lambda x: np.broadcast_to(np.asarray(x, float), one.shape).sum())
@@ -95,11 +86,12 @@ def _added(name: str, costs: Sequence[Cost], children: list[Cost]) -> Cost:
             before = spread.get(family, (0.0, 0.0))
             spread[family] = (before[0] + down, before[1] + up)
     most = max(costs, key=lambda cost: float(cost.seconds))
-    notes = tuple(dict.fromkeys(note for cost in costs for note in cost.notes))
+    reasons = tuple(dict.fromkeys(reason for cost in costs for reason in cost.reasons))
+    remarks = tuple(dict.fromkeys(remark for cost in costs for remark in cost.remarks))
     variance: Any = sum(cost.variance for cost in costs)
     return Cost(
-        name, seconds, spread, most.bound, most.formula, most.source, most.tag, most.count, most.op, children, notes,
-        variance,
+        name, seconds, spread, most.bound, most.formula, most.source, most.tag, most.count, most.op, children, reasons,
+        remarks, variance,
     )  # fmt: skip
 
 
@@ -121,20 +113,10 @@ def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) ->
     for name, relative in zip(LATENCIES, (first, whole, whole, whole), strict=True):
         distribution: Distribution = getattr(report, name)
         for statistic in STATISTICS:
-            value = 1e3 * _statistic(distribution, statistic)
-            found[f"{statistic}_{name}_ms"] = (value, value * relative[0], value * relative[1])
-    seconds = report.duration_s
-    amounts = (report.answered, report.output_tokens, report.input_tokens + report.output_tokens)
-    for name, amount in zip(THROUGHPUTS, amounts, strict=True):
-        rate = report.copies * amount / seconds
-        # Where arrivals set the pace, only what happens after the last of them is in doubt.
-        paced = report.e2el.mean / seconds if report.arrivals_set_pace else 1.0
-        slow, fast = (1.0 + (factor - 1.0) * paced for factor in (whole[1], whole[0]))
-        found[name] = (rate, rate / slow, rate / max(fast, 1e-9))
-    return found
-
-
-STEADY_METRICS = ("mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms", *THROUGHPUTS)
+            found[f"{statistic}_{name}_ms"] = milliseconds(_statistic(distribution, statistic), relative)
+    rates = throughputs(report.answered, report.input_tokens, report.output_tokens, report.duration_s)
+    # Where arrivals set the pace, only a part of the duration is in doubt.
+    return found | {name: rate(value, whole, report.engine_share) for name, value in rates.items()}
 
 
 def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, float]) -> dict[str, Interval]:
@@ -142,16 +124,13 @@ def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, floa
     kinds = {part.name: relative_interval(part) for part in state.cost.children}
     first = _widened(kinds["prefill"], served[0])
     token = _widened(kinds["decode"], served[1])
-    rates = (1.0, load.mean_output_len, load.mean_input_len + load.mean_output_len)
     times = (state.ttft_s, state.tpot_s, state.tpot_s, state.e2el_s)
     found = {
-        name: (1e3 * value, 1e3 * value * relative[0], 1e3 * value * relative[1])
+        name: milliseconds(value, relative)
         for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, token), strict=False)
     }
-    for name, tokens in zip(STEADY_METRICS[4:], rates, strict=True):
-        rate = state.request_rate * tokens
-        found[name] = (rate, rate / token[1], rate / max(token[0], 1e-9))
-    return found
+    rates = throughputs(1.0, load.mean_input_len, load.mean_output_len, 1.0 / state.request_rate)
+    return found | {name: rate(value, token) for name, value in rates.items()}
 
 
 def _widened(relative: tuple[Any, Any], half_width: float) -> tuple[float, float]:

@@ -43,6 +43,14 @@ class Distribution:
         places = np.log(np.maximum(values, _LEAST_S) / _LEAST_S) / _WIDTH
         np.add.at(self._counts, np.minimum(places.astype(np.int64), _BINS - 1), times)
 
+    def add_from(self, other: Distribution, times: float = 1.0) -> None:
+        """All numbers of another distribution, each ``times`` times."""
+        self._counts += times * other._counts
+        self.count += times * other.count
+        self.sum += times * other.sum
+        self._squares += times * other._squares
+        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+
     @staticmethod
     def _bin(value: float) -> int:
         return min(int(np.log(max(value, _LEAST_S) / _LEAST_S) / _WIDTH), _BINS - 1)
@@ -77,6 +85,15 @@ class OverTime:
         self._area += level * seconds
         self._seconds += seconds
         self.peak = max(self.peak, level)
+
+    def add_from(self, other: OverTime, times: float, shared: bool) -> None:
+        """Another engine's level beside this one, ``times`` of it; ``shared`` levels are shares, and average."""
+        if shared:
+            self._area, self._seconds = self._area + times * other._area, self._seconds + times * other._seconds
+            self.peak = max(self.peak, other.peak)
+            return
+        self._area, self._seconds = self._area + times * other._area, max(self._seconds, other._seconds)
+        self.peak += times * other.peak
 
     @property
     def mean(self) -> float:

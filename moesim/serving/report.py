@@ -8,14 +8,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from moesim.engines.request import Request
+from moesim.engines.scheduling import Scheduler, Step
+from moesim.metrics import time_per_token
 from moesim.serving.measures import Distribution, OverTime, Sample
-from moesim.serving.pricing import Composition
-from moesim.serving.requests import Request
-from moesim.serving.scheduler import Scheduler, Step
+from moesim.steps.table import Composition
 
 Array = np.ndarray[Any, Any]
 
 _NOTICEABLE = 0.01
+_LEAST_ANSWERS, _GROWING = 32, 1.25
+"""Answers of an era that say something, and its latency over that of the era before where a queue grows."""
 
 
 class Slo(NamedTuple):
@@ -47,9 +50,7 @@ class LoadReport:
     slo: Slo = NO_SLO
     timeline: Timeline | None = None
     arrivals_set_pace: bool = False
-    """Requests come at times of their own, and the engine keeps up."""
-    copies: int = 1
-    """Engines like this one that share the load; counts and rates are of all of them where they are shown."""
+    """Requests come at times of their own."""
     ttft: Distribution = field(default_factory=Distribution)
     tpot: Distribution = field(default_factory=Distribution)
     itl: Distribution = field(default_factory=Distribution)
@@ -61,6 +62,11 @@ class LoadReport:
     output_tokens: int = 0
     duration_s: float = 0.0
     first_sent_s: float = float("inf")
+    last_sent_s: float = 0.0
+    closed_s: float = 0.0
+    """When the last answer was there."""
+    eras: dict[int, list[Any]] = field(default_factory=dict)
+    """[answers, sum of their end-to-end latencies] of the first answer, the next two, the next four, ..."""
     steps: int = 0
     busy_s: float = 0.0
     preemptions: int = 0
@@ -85,6 +91,39 @@ class LoadReport:
     def cache_limited(self) -> bool:
         """Whether requests waited for the cache, not only for a step or a seat."""
         return self.preemptions > 0 or self.blocked > _NOTICEABLE * self.steps
+
+    @property
+    def engine_share(self) -> float:
+        """Of the duration, how much a slower or faster engine would stretch.
+
+        All of it in a closed loop, or where requests come faster than they are answered (later ones wait longer and
+        longer); else what passes after the last arrival, and an answer's own time at least.
+        """
+        if not self.arrivals_set_pace or not self.duration_s:
+            return 1.0
+        eras = [total / count for count, total in self.eras.values() if count >= _LEAST_ANSWERS]
+        if len(eras) > 1 and eras[-1] > _GROWING * eras[-2]:
+            return 1.0
+        return min(max(self.closed_s - self.last_sent_s, self.e2el.mean) / self.duration_s, 1.0)
+
+    def add(self, other: LoadReport, times: int = 1) -> None:
+        """Count another engine's run to this one, ``times`` engines alike."""
+        for name in ("ttft", "tpot", "itl", "e2el"):
+            getattr(self, name).add_from(getattr(other, name), times)
+        for name in ("answered", "good", "input_tokens", "output_tokens", "steps", "preemptions", "cached_tokens",
+                     "blocked", "busy_s", "decode_s", "mixed_s"):  # fmt: skip
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        for name in ("kv_used", "waiting", "running"):
+            getattr(self, name).add_from(getattr(other, name), times, shared=name == "kv_used")
+        for name in ("decode_steps", "mixed_steps"):
+            getattr(self, name).items.extend(getattr(other, name).items)
+        for era, (count, total) in other.eras.items():
+            mine = self.eras.setdefault(era, [0, 0.0])
+            mine[0] += times * count
+            mine[1] += times * total
+        self.duration_s = max(self.duration_s, other.duration_s)
+        self.closed_s, self.last_sent_s = max(self.closed_s, other.closed_s), max(self.last_sent_s, other.last_sent_s)
+        self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
 
     def tokens_out(self, step: Step, now: float) -> None:
         """The tokens of a step reach their clients."""
@@ -111,8 +150,12 @@ class LoadReport:
         self.e2el.add(e2el)
         tpot = 0.0
         if request.output_len > 1:
-            tpot = (e2el - ttft) / (request.output_len - 1)
+            tpot = time_per_token(e2el, ttft, request.output_len)
             self.tpot.add(tpot)
+        self.last_sent_s = max(self.last_sent_s, request.sent_s)
+        era = self.eras.setdefault((self.answered + 1).bit_length(), [0, 0.0])
+        era[0] += 1
+        era[1] += e2el
         self.good += self.slo.kept(ttft, tpot, e2el)
         self.answered += 1
         self.input_tokens += request.prompt_len
@@ -158,6 +201,7 @@ class LoadReport:
         self.running.hold(sum(len(s.running) for s in schedulers), seconds)
 
     def close(self, now: float, schedulers: Sequence[Scheduler]) -> None:
+        self.closed_s = now
         self.duration_s = now - (self.first_sent_s if self.answered else 0.0)
         self.preemptions = sum(s.preemptions for s in schedulers)
         self.blocked = sum(s.blocked for s in schedulers)

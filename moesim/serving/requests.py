@@ -1,19 +1,16 @@
-"""Requests: what one asks for, and streams of them with lengths and arrivals as a workload says."""
+"""Streams of requests with lengths and arrivals as a workload says."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from moesim.spec.request_trace import TracedRequest, read_lengths, read_requests
-from moesim.spec.workload import FromFile, Lognormal, Uniform, Workload
-
-Segment = tuple[int, int]
-"""(number of a text, tokens of it): prompts that begin with equal segments share that prefix."""
+from moesim.engines.request import Request
+from moesim.inputs.request_trace import TracedRequest, read_lengths, read_requests
+from moesim.inputs.workload import FromFile, Lognormal, Uniform, Workload
 
 _SHARED_TEXT = -1
 _BLOCK = 4096
@@ -21,56 +18,23 @@ _REQUESTS_PER_CLIENT = 10
 _REQUESTS_AT_A_RATE = 1000
 
 
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request and how far the engine is with it."""
+def shares(load: Workload, replicas: int) -> list[tuple[Workload, int]]:
+    """A workload as engines that do not wait for each other see it: (one engine's part, how many have such a one).
 
-    number: int
-    prompt_len: int
-    output_len: int
-    sent_s: float = 0.0
-    """When its client sent it. [s]"""
-    segments: tuple[Segment, ...] = ()
-    """Of the prompt; empty is a text of its own."""
-    computed: int = 0
-    """Tokens whose keys and values are, or are about to be, in the cache."""
-    emitted: int = 0
-    """Output tokens the scheduler knows of."""
-    placeholders: int = 0
-    """Output tokens under way (asynchronous scheduling)."""
-    eligible_step: int = 0
-    """The first step that may compute its next token: a pipeline must have handed the last one back."""
-    blocks: list[Any] = field(default_factory=list)
-    """KV blocks held: their numbers, or how many where identity does not matter."""
-    keyed: int = 0
-    """Full blocks of these known to the prefix cache."""
-    running: bool = False
-    loaded: int = 0
-    """Tokens whose keys and values came from another engine; gone once the request loses its blocks."""
-    preemptions: int = 0
-    first_token_s: float = -1.0
-    last_token_s: float = -1.0
-
-    @property
-    def known(self) -> int:
-        """Prompt and output tokens the scheduler knows of."""
-        return self.prompt_len + self.emitted
-
-    @property
-    def finished(self) -> bool:
-        return self.emitted >= self.output_len
-
-
-def of_replica(load: Workload, replicas: int) -> Workload:
-    """The share of one of several engines that do not wait for each other."""
-    share: dict[str, Any] = {}
-    if load.max_concurrency is not None:
-        share["max_concurrency"] = -(-load.max_concurrency // replicas)
-    if load.request_rate is not None:
-        share["request_rate"] = load.request_rate / replicas
-    if load.num_prompts is not None:
-        share["num_prompts"] = -(-load.num_prompts // replicas)
-    return load.model_copy(update=share)
+    Clients, requests and rates are shared out; an engine without a client or a request does not appear.
+    """
+    clients, count = load.max_concurrency, request_count(load)
+    found: dict[tuple[int | None, int | None], int] = {}
+    for i in range(replicas):
+        mine = None if clients is None else clients // replicas + (i < clients % replicas)
+        asked = None if count is None else count // replicas + (i < count % replicas)
+        if mine != 0 and asked != 0:
+            found[mine, asked] = found.get((mine, asked), 0) + 1
+    rate = load.request_rate / replicas if load.request_rate else None
+    return [
+        (load.model_copy(update={"max_concurrency": mine, "num_prompts": asked, "request_rate": rate}), many)
+        for (mine, asked), many in found.items()
+    ]
 
 
 def request_count(load: Workload) -> int | None:
@@ -80,15 +44,15 @@ def request_count(load: Workload) -> int | None:
     return _REQUESTS_AT_A_RATE if load.arrivals == "open_loop" else _REQUESTS_PER_CLIENT * (load.max_concurrency or 1)
 
 
-def requests(load: Workload, longest: int = 1 << 40) -> Iterator[Request]:
+def requests(load: Workload, longest: int = 1 << 40, part: tuple[int, int] = (0, 1)) -> Iterator[Request]:
     """The workload's requests in order; ``sent_s`` is 0 where a client's last answer decides (closed loop).
 
     Equal seeds give equal requests. Drawn prompts and outputs are cut to ``longest`` tokens together, as max_model_len
-    cuts them.
+    cuts them. ``part`` (i, n) takes every n-th request of a trace, from the i-th on.
     """
     if load.arrivals == "trace":
-        traced = read_requests(str(load.trace_file))
-        yield from (_traced(i, item) for i, item in enumerate(itertools.islice(traced, load.num_prompts)))
+        traced = itertools.islice(read_requests(str(load.trace_file)), part[0], load.num_prompts, part[1])
+        yield from (_traced(i, item) for i, item in enumerate(traced))
         return
     random = np.random.default_rng(load.seed)
     count, done, clock = request_count(load) or 0, 0, 0.0

@@ -10,17 +10,17 @@ Stretches in which nothing can change but contexts (all requests decode, none ca
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from moesim.engines.request import Request
+from moesim.engines.scheduling import Scheduled, Scheduler, Step
 from moesim.errors import SpecError
-from moesim.serving.pricing import Composition, StepPrices, StepTime
 from moesim.serving.report import LoadReport
-from moesim.serving.requests import Request
-from moesim.serving.scheduler import Scheduled, Scheduler, Step
+from moesim.steps.table import Composition, StepTable, StepTime
 
 _SHORTEST_STRETCH = 3
 _LONGEST_STRETCH = 4096
@@ -119,7 +119,7 @@ class Simulation:
         Takes down what happens.
     """
 
-    def __init__(self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, report: LoadReport):
+    def __init__(self, schedulers: list[Scheduler], prices: StepTable, clients: Clients, report: LoadReport):
         self._schedulers = schedulers
         self._prices = prices
         self._clients = clients
@@ -139,6 +139,9 @@ class Simulation:
             if len(self._flights) < self._depth and self._compose() and len(self._flights) < self._depth:
                 continue
             if not self._flights:
+                if any(scheduler.draining for scheduler in self._schedulers):
+                    # An engine goes on asking until its pipeline has handed the last tokens back.
+                    continue
                 upcoming = self._clients.next_arrival_s
                 if upcoming == float("inf"):
                     break
@@ -148,13 +151,7 @@ class Simulation:
             rounds += 1
             if progress and rounds % _PROGRESS_EVERY == 0:
                 progress(self._report.answered)
-        stuck = next((s for s in self._schedulers if s.busy), None)
-        if stuck is not None:
-            request = (stuck.waiting or stuck.running)[0]
-            raise SpecError(
-                f"a request of {request.prompt_len} prompt and {request.output_len} output tokens never fits into the "
-                "KV cache; lower max_model_len, or make room for the cache"
-            )
+        refuse_stuck(self._schedulers)
         self._report.close(self._now, self._schedulers)
         return self._report
 
@@ -169,7 +166,7 @@ class Simulation:
         if not any(step.parts for step in steps):
             return False
         compositions = [composition(step) for step in steps]
-        time = self._prices.seconds([c for c in compositions if c.tokens])
+        time = self._prices.time([c for c in compositions if c.tokens])
         start, end = self._gpus.take(self._now, time)
         self._flights.append(_Flight(steps, compositions, start, end))
         return True
@@ -208,7 +205,7 @@ class Simulation:
         count = len(running)
         first = sum(request.computed for request in running) / count
         alike = Composition((), count, first + np.arange(steps), count)
-        times = np.asarray(self._prices.seconds([alike]).through, float)
+        times = np.asarray(self._prices.time([alike]).through, float)
         start = self._gpus.entry_free_s if ahead else max(self._now, self._gpus.entry_free_s)
         ends = start + np.cumsum(times)
         if seats:
@@ -255,6 +252,17 @@ class Simulation:
 
 
 _NEVER = 1 << 60
+
+
+def refuse_stuck(schedulers: Sequence[Scheduler]) -> None:
+    """Raise SpecError where a request is left that no cache will ever hold."""
+    stuck = next((s for s in schedulers if s.busy), None)
+    if stuck is not None:
+        request = (stuck.waiting or stuck.running)[0]
+        raise SpecError(
+            f"a request of {request.prompt_len} prompt and {request.output_len} output tokens never fits into the "
+            "KV cache; lower max_model_len, or make room for the cache"
+        )
 
 
 def composition(step: Step) -> Composition:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
-from moesim.ops.attention import Group
-from moesim.pipeline import decode_cycle, prefill_steps, waiting
-from moesim.step import StepModel
+from moesim.ops.load import Group
+from moesim.steps.pipeline import decode_cycle, prefill_row, waiting
+from moesim.steps.step import Steps
 
 Array = np.ndarray[Any, Any]
 
@@ -93,9 +93,24 @@ class StaticBatch:
     first_token_is_decoded: bool
     """The first token comes out of the first decode step (encoder-decoder models), not out of prefill."""
 
+    @property
+    def first_step_s(self) -> Any:
+        """From a prompt's end to its first token. [s]"""
+        return self.decode_step_s[:, 0] if self.first_token_is_decoded else 0.0
+
+    @property
+    def ttft_s(self) -> Array:
+        """Time to first token, averaged over requests. [s]"""
+        return self.mean_finish_s + self.first_step_s
+
+    @property
+    def end_s(self) -> Array:
+        """When the last token is there. [s]"""
+        return self.prefill.seconds + self.decode.seconds
+
 
 def static_batch(
-    steps: StepModel, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None
+    steps: Steps, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None
 ) -> StaticBatch:
     """Price static batches: prefill in chunks, then a decode step per output token at its own context.
 
@@ -114,7 +129,7 @@ def static_batch(
     source = input_len[:, None] if encoder else 0
     in_flight = plan.in_flight(batch)[:, None]
     sequences = -(-replica[:, None] // in_flight)
-    groups = (Group(sequences, 1, context),)
+    groups = (Group.decode(sequences, context),)
     at_nodes = decode_cycle(steps, steps.load(groups, source), sequences, in_flight)
     decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
     node_s = np.broadcast_to(at_nodes.seconds, context.shape)
@@ -122,7 +137,7 @@ def static_batch(
 
 
 def _prefill(
-    steps: StepModel, batch: Array, input_len: Array, budget: int, samples: int | None
+    steps: Steps, batch: Array, input_len: Array, budget: int, samples: int | None
 ) -> tuple[Cost, Array, Array]:
     """(prefill summed over steps, mean time at which a prompt ends, waits after it), by point.
 
@@ -133,8 +148,9 @@ def _prefill(
         (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
     encoder = steps.rank.model.has_encoder
-    per_step, leaving = prefill_steps(steps, steps.load(chunks.groups), chunks.finished, encoder=encoder)
-
+    per_step, left_s = prefill_row(
+        steps, steps.load(chunks.groups), chunks.finished, chunks.point, chunks.weight, encoder
+    )
     steps_of = np.bincount(chunks.point, chunks.weight, len(batch))
 
     def over_steps(x: Any) -> Array:
@@ -144,14 +160,11 @@ def _prefill(
         return np.bincount(chunks.point, x * chunks.weight, len(batch))[back]
 
     first = np.flatnonzero(np.diff(chunks.point, prepend=-1))
-    each = np.broadcast_to(per_step.seconds, chunks.point.shape) * chunks.weight
-    elapsed = np.cumsum(each)
-    before = (elapsed[first] - each[first])[chunks.point]
+    ends = np.append(first[1:], len(left_s)) - 1
     finished = chunks.finished * chunks.weight
-    total = np.bincount(chunks.point, (elapsed - before) * finished, len(batch))
-    ends = np.append(first[1:], len(elapsed)) - 1
-    drain = np.broadcast_to(leaving, chunks.point.shape)[ends]
-    mean_finish = total / np.bincount(chunks.point, finished, len(batch)) + drain
+    mean_finish = np.bincount(chunks.point, left_s * finished, len(batch)) / np.bincount(
+        chunks.point, finished, len(batch)
+    )
     ended = np.cumsum(finished)
     ended_before = np.concatenate([[0.0], ended[first[1:] - 1]])
     share = (np.arange(_REQUEST_QUANTILES) + 0.5) / _REQUEST_QUANTILES
@@ -159,11 +172,10 @@ def _prefill(
     step = np.searchsorted(ended, ended_before[:, None] + share * count[:, None])
     whole = reduced(per_step, over_steps)
     if steps.rank.plan.pp > 1:
-        leaving_it = waiting(
-            "leaving the pipeline", drain[back], whole, "sum of stages - slowest stage, for the last step"
-        )
-        whole = summed("prefill", [*whole.children, leaving_it])
-    return whole, mean_finish[back], (elapsed[ends][:, None] - elapsed[step])[back]
+        rest = np.maximum(left_s[ends][back] - whole.seconds, 0.0)
+        why = "when the last step leaves the last stage - the slowest stage's time"
+        whole = summed("prefill", [*whole.children, waiting("other stages, and the host", rest, whole, why)])
+    return whole, mean_finish[back], (left_s[ends][:, None] - left_s[step])[back]
 
 
 def _weighted_sum(x: Any, weight: Array) -> Array:

@@ -7,15 +7,10 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import reduced, relative_interval, summed
+from moesim.metrics import milliseconds, rate, throughputs, time_per_token
 from moesim.serving.static import StaticBatch
 
 _NORMAL_99 = 2.326
-
-METRICS = (
-    "mean_ttft_ms", "max_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "median_itl_ms", "p99_itl_ms", "mean_e2el_ms",
-    "request_throughput", "output_throughput", "total_token_throughput", "itl_per_batch_token_ms",
-    "median_decode_step_ms", "p99_decode_step_ms",
-)  # fmt: skip
 
 
 def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
@@ -25,10 +20,8 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end latency. Metrics that
     need a second output token are NaN without one. ``*_decode_step_ms`` are over steps and routing draws.
     """
-    prefill_s, decode_s = batch.prefill.seconds, batch.decode.seconds
-    first_s = batch.decode_step_s[:, 0] if batch.first_token_is_decoded else 0.0
-    e2e_s, all_first_s = prefill_s + decode_s, prefill_s + first_s
-    ttft_s = batch.mean_finish_s + first_s
+    prefill_s = batch.prefill.seconds
+    e2e_s, ttft_s, all_first_s = batch.end_s, batch.ttft_s, prefill_s + batch.first_step_s
     gaps = np.where(batch.output_len > 1, batch.output_len - 1, np.nan)
     tokens_out = batch.batch * batch.output_len
     of_prefill, of_decode = relative_interval(batch.prefill), relative_interval(batch.decode)
@@ -36,7 +29,7 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     waiting_s = prefill_s - batch.mean_finish_s
     waiting = reduced(batch.prefill, lambda x: x * waiting_s / prefill_s)
     of_gaps = relative_interval(summed("", [waiting, batch.decode]))
-    per_gap_s = (e2e_s - ttft_s) / gaps
+    per_gap_s = time_per_token(e2e_s, ttft_s, batch.output_len)
     median_s, p99_s = _pooled_gaps(batch, (0.5, 0.99))
     slow_s = _slow_step(batch)
     # Where routing draws make steps differ, every sequence of a step sees it.
@@ -44,26 +37,19 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     per_batch_token_s = (e2e_s - all_first_s) / np.where(tokens_out > 1, tokens_out - 1, np.nan)
     one = gaps / gaps
 
-    def times(seconds: Any, relative: tuple[Any, Any]) -> tuple[Any, Any, Any]:
-        return 1e3 * seconds, 1e3 * seconds * relative[0], 1e3 * seconds * relative[1]
-
-    def rate(value: Any) -> tuple[Any, Any, Any]:
-        return value, value / of_all[1], value / np.maximum(of_all[0], 1e-9)
-
+    rates = throughputs(batch.batch, batch.batch * batch.input_len, tokens_out, e2e_s)
     return {
-        "mean_ttft_ms": times(ttft_s, of_prefill),
-        "max_ttft_ms": times(all_first_s, of_prefill),
-        "mean_tpot_ms": times(per_gap_s, of_gaps),
-        "mean_itl_ms": times(per_gap_s, of_gaps),
-        "median_itl_ms": times(one * median_s, of_decode),
-        "p99_itl_ms": times(one * p99_s, of_gaps),
-        "mean_e2el_ms": times(e2e_s, of_all),
-        "request_throughput": rate(batch.batch / e2e_s),
-        "output_throughput": rate(tokens_out / e2e_s),
-        "total_token_throughput": rate(batch.batch * (batch.input_len + batch.output_len) / e2e_s),
-        "itl_per_batch_token_ms": times(one * per_batch_token_s, of_decode),
-        "median_decode_step_ms": times(one * np.median(batch.decode_step_s, axis=1), of_decode),
-        "p99_decode_step_ms": times(one * slow_s, of_decode),
+        "mean_ttft_ms": milliseconds(ttft_s, of_prefill),
+        "max_ttft_ms": milliseconds(all_first_s, of_prefill),
+        "mean_tpot_ms": milliseconds(per_gap_s, of_gaps),
+        "mean_itl_ms": milliseconds(per_gap_s, of_gaps),
+        "median_itl_ms": milliseconds(one * median_s, of_decode),
+        "p99_itl_ms": milliseconds(one * p99_s, of_gaps),
+        "mean_e2el_ms": milliseconds(e2e_s, of_all),
+        **{name: rate(value, of_all) for name, value in rates.items()},
+        "itl_per_batch_token_ms": milliseconds(one * per_batch_token_s, of_decode),
+        "median_decode_step_ms": milliseconds(one * np.median(batch.decode_step_s, axis=1), of_decode),
+        "p99_decode_step_ms": milliseconds(one * slow_s, of_decode),
     }
 
 

@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
+from moesim.engines.vllm.scheduler import SchedulerLimits
+from moesim.inputs.workload import Workload
 from moesim.memory import Room, sequence_kv_bytes
-from moesim.ops.attention import Group
-from moesim.pipeline import whole_step
-from moesim.rank import Rank
+from moesim.models.rank import Rank
+from moesim.ops.load import Group
 from moesim.serving.requests import request_count
-from moesim.serving.scheduler import SchedulerLimits
 from moesim.serving.simulation import FrontEnd
-from moesim.spec.workload import Workload
-from moesim.step import StepModel
+from moesim.steps.pipeline import whole_step
+from moesim.steps.step import Steps
 
 Array = np.ndarray[Any, Any]
 
@@ -55,7 +55,7 @@ class SteadyState(NamedTuple):
 
 
 def steady_state(
-    steps: StepModel, limits: SchedulerLimits, block_size: int, fullest: tuple[Rank, Room], load: Workload,
+    steps: Steps, limits: SchedulerLimits, block_size: int, fullest: tuple[Rank, Room], load: Workload,
     front: FrontEnd,
 ) -> SteadyState:  # fmt: skip
     """Latency and throughput once the run has forgotten how it began.
@@ -139,9 +139,7 @@ def _cache_seats(fullest: tuple[Rank, Room], block_size: int, prompt: float, out
 class _Priced:
     """Steps of 1 to ``most`` decodes, alone and with a prompt, priced at once."""
 
-    def __init__(
-        self, steps: StepModel, limits: SchedulerLimits, most: float, prompt: float, cached: float, output: float
-    ):
+    def __init__(self, steps: Steps, limits: SchedulerLimits, most: float, prompt: float, cached: float, output: float):
         nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
         self._nodes = nodes
         new, past = max(round(prompt - cached), 1), int(cached)
@@ -153,7 +151,7 @@ class _Priced:
         size = np.ceil(new / chunks).astype(np.int64)
         before = (past + (chunks - 1) / 2 * size).astype(np.int64)
         context = np.full(len(nodes), int(prompt + output / 2))
-        decodes = Group(nodes, np.ones_like(nodes), context)
+        decodes = Group.decode(nodes, context)
         self._decode = whole_step(steps, "decode", steps.load((decodes,)), nodes)
         mixed_load = steps.load((Group(np.ones_like(nodes), size, before), decodes))
         self._mixed = whole_step(steps, "prefill", mixed_load, nodes + 1)

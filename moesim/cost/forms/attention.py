@@ -15,10 +15,14 @@ import numpy as np
 
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
-from moesim.ops.attention import Attention, Group, attended_pairs
+from moesim.cost.registry import Choice, chooses, families
+from moesim.ops.attention import Attention, attended_pairs
+from moesim.ops.load import Group
 
 _NO_WINDOW = 1e12
 _MAX_SPLITS = 32
+_DECODE_ROWS = 64.0
+"""Query rows of a decode tile."""
 _DYNAMIC_BATCH = 992
 """FA3's prepared scheduler metadata covers batches up to this size."""
 
@@ -108,19 +112,24 @@ def _prefill_group(p: Mapping[str, float], op: Attention, gpu: GpuNumbers, g: Gr
 
 
 def decode_seconds(p: Mapping[str, float], op: Attention, gpu: GpuNumbers) -> Timing:
-    """Decode attention: one new token per sequence, all sequences at the same context. [s]"""
+    """Decode attention: all sequences at the same context, a new token each, or several that are verified. [s]
+
+    Several new tokens of a sequence share the pass over its keys while their rows fit one tile.
+    """
     (g,) = op.groups
     dim, kv = op.head_dim, op.kv_heads
-    context = g.past + 1
+    context = g.past + g.query
+    packed = op.heads / kv
+    row_tiles = np.ceil(g.query * packed / _DECODE_ROWS) / np.ceil(packed / _DECODE_ROWS)
     fp8 = np.asarray(op.kv_bytes) < 1.5
     window = np.where(np.asarray(op.window) > 0, op.window, _NO_WINDOW) if op.window is not None else _NO_WINDOW
     local = context > window
     keys = np.where(local, np.minimum(context, window + 64), context)
     per_block = np.minimum(128.0, 20480.0 / dim)
-    tiles = g.sequences * kv
+    tiles = g.sequences * kv * row_tiles
     thread_blocks = np.minimum(gpu.sm_count, tiles * np.clip(keys / per_block, 1.0, _MAX_SPLITS))
 
-    traffic = 2.0 * tiles * keys * dim * op.kv_bytes + 4.0 * g.sequences * op.heads * dim
+    traffic = 2.0 * g.sequences * kv * keys * dim * op.kv_bytes + 4.0 * g.sequences * g.query * op.heads * dim
     memory = traffic * _stream_seconds_per_byte(p, gpu, traffic, 6)
     key = np.where(fp8, p["t_key_fp8"] * (1.0 + (dim / 128) ** 3), p["t_key"] * dim / 128) / 128
     ratio = np.where(np.asarray(g.sequences) <= _DYNAMIC_BATCH, 1.0, p["r_static"])
@@ -147,3 +156,14 @@ DECODE = Form(
     decode_seconds,
     _RANGED,
 )
+
+families({"attention_prefill": PREFILL, "attention_decode": DECODE})
+
+
+@chooses(Attention)
+def choose(machine: Any, name: str, op: Attention) -> Choice:
+    """Decode finds its cache cold; prefill reads keys that its own step has just written."""
+    related = op.related or not op.causal
+    if op.generates:
+        return Choice("attention_decode", op, machine.cold_gpu, related=related)
+    return Choice("attention_prefill", op, machine.gpu, related=related)

@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moesim.cost.cost import Cost
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import Choice, families, prices
 from moesim.ops.collective import BUS_FACTOR, Collective
 
 if TYPE_CHECKING:
-    from moesim.topology import Route
+    from moesim.hardware.topology import Route
 
 _NVLS_ABOVE_RANKS = 4
 _SHARPNESS = 8.0
@@ -248,3 +250,47 @@ CUSTOM = Form(
     custom_seconds,
     ("message_bytes", "ranks"),
 )
+
+families({"nccl": NCCL, "custom_all_reduce": CUSTOM, "symmetric_memory_all_reduce": SYMMETRIC})
+
+
+@prices(Collective)
+def price(machine: Any, name: str, op: Collective) -> Cost:
+    """By NCCL, or by whichever all-reduce of its own the engine runs at each size."""
+    way = machine.route(op.members)
+    switched = way.switched if way else machine.hardware.links.kind == "NVSwitch"
+    kernels: dict[str, Any] = {"nccl": True}
+    if op.kind == "all_reduce" and switched:
+        rule, capability = machine.engine.file.all_reduce, machine.hardware.compute_capability
+        kernels = rule.kernels(capability, int(op.ranks), op.message_bytes, op.custom)
+    costs = []
+    for kernel, mask in kernels.items():
+        if kernel == "nccl":
+            kind = "alltoall" if op.kind == "send_recv" else op.kind
+            chosen = Choice(f"nccl/{kind}", op, machine.gpu, () if way is None else (way,), related=not switched)
+        else:
+            chosen = Choice(f"{kernel}_all_reduce", op, machine.gpu)
+        costs.append((mask, machine.with_bottleneck(machine.priced(name, chosen), way)))
+    return costs[0][1] if len(costs) == 1 else _where_each_runs(costs)
+
+
+def _where_each_runs(costs: list[tuple[Any, Cost]]) -> Cost:
+    """Each cost where its mask holds, step by step."""
+    spread = {
+        family: (np.where(mask, down, 0.0), np.where(mask, up, 0.0))
+        for mask, cost in costs
+        for family, (down, up) in cost.spread.items()
+    }
+    parts = [np.where(mask, cost.seconds, 0.0) for mask, cost in costs]
+    mostly = costs[int(np.argmax([part.sum() for part in parts]))][1]
+    reasons = tuple(dict.fromkeys(reason for _, cost in costs for reason in cost.reasons))
+    return replace(
+        mostly,
+        seconds=sum(parts),
+        spread=spread,
+        source=", ".join(
+            cost.source if i == 0 else cost.source.rpartition(":")[2] for i, (_, cost) in enumerate(costs)
+        ),
+        tag="extrapolated" if reasons else mostly.tag,
+        reasons=reasons,
+    )

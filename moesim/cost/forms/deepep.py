@@ -8,12 +8,15 @@ one copy a node goes over RDMA and is forwarded over NVLink.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from moesim.cost.cost import Cost, summed
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import Choice, families, prices
 from moesim.ops.all_to_all import ExpertAllToAll
 
 _RANGED = ("tokens", "hidden", "top_k", "num_experts", "ranks", "nodes")
@@ -112,3 +115,31 @@ HIGH_THROUGHPUT = Form(
     high_throughput_seconds,
     _RANGED,
 )
+
+families({
+    "deepep_low_latency": LOW_LATENCY,
+    "deepep_low_latency_nodes": LOW_LATENCY,
+    "deepep_high_throughput": HIGH_THROUGHPUT,
+    "deepep_high_throughput_nodes": HIGH_THROUGHPUT,
+    "deepep_notify": NOTIFY,
+})  # fmt: skip
+
+
+@prices(ExpertAllToAll)
+def price(machine: Any, name: str, op: ExpertAllToAll) -> Cost:
+    """In a node, or between nodes as the cluster's fabric lets it; high throughput exchanges counts first."""
+    way = machine.route(op.members)
+    if way is None or way.nodes == 1:
+        return machine.priced(name, Choice(f"{op.backend}/{op.phase}", op, machine.gpu))
+    family = f"{op.backend}_nodes/{op.phase}"
+    # The NIC's share was fitted with the NIC: what the fabric leaves of it is the rest.
+    left = way.remote_bytes_per_s / machine.family(family)[0].parameters["r_nic"]
+    nic = min(machine.gpu.nic_bytes_per_s, left)
+    gpu = replace(machine.gpu, nic_bytes_per_s=nic, nic_latency_s=way.latency_s)
+    op = replace(op, nodes=way.nodes)
+    sent = machine.with_bottleneck(machine.priced(name, Choice(family, op, gpu)), way)
+    if op.backend == "deepep_low_latency":
+        return sent
+    # Counts first: no bytes worth counting.
+    counts = replace(machine.priced(f"{name}_notify", Choice("deepep_notify", op, gpu)), op=None)
+    return summed(name, [counts, sent])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from moesim.cost.cost import Cost
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import Choice, chooses, families, prices
 from moesim.ops.elementwise import Elementwise, Host
 
 PARAMETERS = (
@@ -50,7 +53,7 @@ HOST_PARAMETERS = (
 def host_work(p: Mapping[str, float], op: Host) -> tuple[Any, Any]:
     """(scheduling, preparing and sampling; launching kernels one by one where no graph runs them). [s]"""
     launching = np.where(np.asarray(op.graph), 0.0, op.kernels * p["t_kernel_eager"])
-    return p["t_step"] + op.sequences * p["t_sequence"], launching
+    return op.schedules * (p["t_step"] + op.sequences * p["t_sequence"]), launching
 
 
 def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
@@ -71,3 +74,32 @@ HOST = Form(
     host_seconds,
     ("sequences",),
 )
+
+families({"elementwise": FORM, "small": FORM, "host": HOST})
+
+OWN_FAMILY = {
+    **dict.fromkeys(("input_norm", "post_norm", "cross_norm", "final_norm"), "small/norm"),
+    **dict.fromkeys(("mlp_act", "shared_act"), "small/activation"),
+    "rope": "small/rope",
+    "top_k": "small/top_k",
+    "embedding": "small/embedding",
+    "sampling": "small/sampling",
+}
+"""Operation -> the family of its own kernel, where a calibration has measured it; else a related one stands in."""
+
+
+@chooses(Elementwise)
+def choose(machine: Any, name: str, op: Elementwise) -> Choice:
+    own = OWN_FAMILY.get(name, "")
+    if own in machine.fits.families:
+        return Choice(own, op, machine.gpu)
+    return Choice("elementwise", op, machine.gpu, related=True)
+
+
+@prices(Host)
+def price_host(machine: Any, name: str, op: Host) -> Cost:
+    """What the GPU waits for the host; launches one by one are assumed."""
+    p = machine.family("host")[0].parameters
+    waits = ~np.asarray(op.graph) & (op.kernels * p["t_kernel_eager"] > op.gpu_s)
+    cost = machine.priced(name, Choice("host", op, machine.gpu, related=waits))
+    return replace(cost, bound="host", tag="assumed" if np.any(waits) else cost.tag)

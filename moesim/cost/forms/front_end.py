@@ -7,6 +7,7 @@ from typing import Any
 
 from moesim.cost.forms.form import Form, Parameter, Timing
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import families
 
 PARAMETERS = (
     Parameter("t_request", "s", 0.0, 0.0, 0.1, "network, parsing and streaming of one request, side by side"),
@@ -27,3 +28,5 @@ def no_seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers) -> Timing:
 
 SERVED_TOKEN = Form("served_token", "time per output token of served runs over the simulated one", (), no_seconds, ())
 FORM = Form("front_end", "t_request + t_prompt_token x prompt tokens", PARAMETERS, seconds, ("prompt_len",))
+
+families({"front_end": FORM, "served_token": SERVED_TOKEN})

@@ -19,13 +19,16 @@ group, its own or not. Widths that are no multiple of 16 lose vectorised loads i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
-from moesim.cost.tiles import Tile
+from moesim.cost.registry import Choice, chooses, families
+from moesim.cost.tiles import Tile, tile_for
+from moesim.ops.experts import FusedExperts
 from moesim.ops.formats import ACTIVATION_BYTES, BYTES_PER_WEIGHT
 
 _SHARED_MEMORY_BYTES = 227e3
@@ -131,3 +134,29 @@ TEXT = (
     "(HBM e_hbm), waves of padded tiles x (FLOP/(P e_mma) + loads/bw_l2 + t_tile))] + rows/(HBM e_rows) + generic sum"
 )
 FORM = Form("fused_moe", TEXT, PARAMETERS, seconds, ("tokens", "hidden", "width", "num_experts", "top_k"))
+
+families({"fused_moe": FORM})
+
+
+@chooses(FusedExperts)
+def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
+    """The engine's kernel for a weight format, with the tile it picks."""
+    kernel = machine.engine.file.kernels.of_experts(op.weights, op.backend)
+    parallel = op.parallel
+    if kernel.padded:
+        op = padded(op)
+    return Choice(
+        kernel.family,
+        op,
+        machine.gpu,
+        (tile_for(kernel.kernel, op.weights, op, machine.tuned),),
+        related=kernel.related,
+        map_widening=kernel.map_widening if parallel else None,
+        spread=op.loads.spread(op.tokens),
+        deviation=op.loads.deviation(op.tokens) if parallel else None,
+    )
+
+
+def padded(op: FusedExperts) -> FusedExperts:
+    """Experts as vLLM pads them for Marlin: width to 128, hidden size to 256 (quantization/mxfp4.py)."""
+    return replace(op, width=-(-op.width // 128) * 128, hidden=-(-op.hidden // 256) * 256)

@@ -15,6 +15,7 @@ import numpy as np
 
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import Choice, chooses, families
 from moesim.ops.gemm import Gemm
 
 _THROTTLE_SECONDS = 1e-3
@@ -181,3 +182,19 @@ FP8_BLOCK = Form(
     fp8_block_seconds,
     _RANGED,
 )
+
+families({"gemm/bfloat16": BF16, "gemm/fp8": FP8, "gemm/fp8_block": FP8_BLOCK})
+
+
+@chooses(Gemm)
+def choose(machine: Any, name: str, op: Gemm) -> Choice:
+    """The family of a weight format, weights cold; block-scaled fp8 without the host that bounds its table."""
+    kernel = machine.engine.file.kernels.linear[op.weights]
+    if kernel.family != "gemm/fp8_block":
+        return Choice(kernel.family, op, machine.cold_gpu, related=kernel.related)
+    own = machine.family(kernel.family)[0].parameters
+    launch = machine.family("gemm/fp8")[0].parameters["t_launch"]
+    # The table is host-bound; a CUDA graph is not. Its GPU floor is the per-tensor kernel's.
+    p = {**own, "t_host": launch, "t_align": 0.0, "t_launch": launch}
+    below_host = fp8_block_seconds(p, op, machine.cold_gpu).seconds < own["t_host"]
+    return Choice(kernel.family, op, machine.cold_gpu, related=below_host, parameters=p)

@@ -14,6 +14,7 @@ import numpy as np
 
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import Choice, chooses, families
 from moesim.ops.attention import MlaModule, attended_pairs
 
 _ROWS = 64
@@ -122,19 +123,19 @@ def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> T
 def decode_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:
     """A decode step through one MLA block. [s]"""
     (g,) = op.groups
-    batch = g.sequences
-    keys = np.minimum(g.past + 1, op.top_k) if op.top_k else g.past + 1
+    batch, tokens = g.sequences, g.tokens
+    keys = np.minimum(g.past + g.query, op.top_k) if op.top_k else g.past + g.query
     fp8_kv = np.asarray(op.kv_bytes) < 1.5
-    rows = np.ceil(op.heads / _ROWS) * _ROWS
+    rows = np.ceil(op.heads * g.query / _ROWS) * _ROWS
     latent = op.kv_lora_rank + op.qk_rope_head_dim
     products = 2.0 * (latent + op.kv_lora_rank) * batch * keys * rows / (gpu.bf16_flop_per_s * p["e_absorbed"])
     stream = batch * keys * latent * op.kv_bytes / (gpu.hbm_bytes_per_s * p["e_cache"])
     rate = batch * keys * p["t_key"] / np.minimum(gpu.sm_count, batch * _MAX_SPLITS)
     attention = smooth_max(smooth_max(products, stream, 6), rate, 6)
-    gemms, traffic = _linear(p, op, gpu, batch, 0.0, 1.0)
+    gemms, traffic = _linear(p, op, gpu, tokens, 0.0, 1.0)
     tiles = np.ceil(batch * rows / _ROWS / gpu.sm_count) * p["t_tile"]
     few = np.where(np.asarray(op.heads) < 64, 1.0, 1 / 7)
-    copied = np.where(fp8_kv, few, 0.0) * p["t_query_fp8"] * batch * op.heads
+    copied = np.where(fp8_kv, few, 0.0) * p["t_query_fp8"] * tokens * op.heads
     launch = _floor(p, op)
     total = launch + gemms + traffic + tiles + attention + copied
     weights = op.weights * op.bytes_per_weight / (gpu.hbm_bytes_per_s * p["e_weights"])
@@ -156,3 +157,16 @@ DECODE = Form(
     decode_seconds,
     _RANGED,
 )
+
+families({"mla_prefill": PREFILL, "mla_decode": DECODE})
+
+_FITTED_SHAPE = (7168, 1536, 512)
+"""Hidden size and ranks of queries and latents of every row the tables hold (DeepSeek-V3)."""
+
+
+@chooses(MlaModule)
+def choose(machine: Any, name: str, op: MlaModule) -> Choice:
+    """Whole blocks as measured; other shapes, sparse attention and weight-only formats are related."""
+    related = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != _FITTED_SHAPE
+    related = related or op.top_k is not None or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
+    return Choice("mla_decode" if op.generates else "mla_prefill", op, machine.gpu, related=related)

@@ -1,0 +1,57 @@
+"""Why a cost is known less well than its fit says: an enumeration, each member with its factor on the interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Why(Enum):
+    """(factor on the interval's half-width, whether ``--strict`` refuses it)."""
+
+    OUT_OF_RANGE = (1.25, True)
+    """For each doubling beyond the fitted range; a tenth is added on top."""
+    OTHER_GPU = (1.5, True)
+    """At least: constants of another GPU, of the same architecture too."""
+    OTHER_VERSION = (1.50, True)
+    """An engine version that no file describes."""
+    RELATED_KERNEL = (2.0, False)
+    """A related kernel's constants stand in."""
+    EXPERT_MAP = (1.5, False)
+    """At least: a part of the experts on each rank, which no fitted row ran (the engine's file says how much)."""
+    OTHER_SYSTEM = (2.00, False)
+    """Another system's own kernels, priced by vLLM's."""
+    ASSUMED = (1.0, False)
+    """Hardware figures and assumptions, whose half-widths say how well they are known."""
+
+    def __init__(self, factor: float, strict: bool):
+        self.factor = factor
+        self.strict = strict
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason, and what it is about in words."""
+
+    why: Why
+    text: str
+
+
+def related_kernel(family: str) -> Reason:
+    return Reason(Why.RELATED_KERNEL, f"priced by a related kernel ({family})")
+
+
+def other_gpu(gpu: str) -> Reason:
+    return Reason(Why.OTHER_GPU, f"fitted on {gpu}")
+
+
+def out_of_range(fields: str) -> Reason:
+    return Reason(Why.OUT_OF_RANGE, f"{fields} outside the fitted range")
+
+
+def other_version(asked: str, known: str) -> Reason:
+    return Reason(Why.OTHER_VERSION, f"kernels of {known}, not of {asked}")
+
+
+EXPERT_MAP = Reason(Why.EXPERT_MAP, "a part of the experts on each rank was never fitted")
+OTHER_SYSTEM = Reason(Why.OTHER_SYSTEM, "priced by vLLM's kernels, not the system's own")

@@ -1,0 +1,86 @@
+"""Engine settings as a scenario writes them, under vLLM's names and meanings. Null is the engine version's default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from moesim.files.quantities import Strict, Whole
+
+All2All = Literal[
+    "allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency", "nccl_all_to_all", "two_level", "two_dh",
+    "coordinated",
+]  # fmt: skip
+"""vLLM's first three; NCCL's plain all-to-all; within nodes, then between them; Tutel's 2DH; DeepSpeed-MoE's
+parallelism-coordinated exchange."""
+
+
+class EngineSettings(Strict):
+    """Engine settings under vLLM's names and meanings."""
+
+    name: str = "vllm"
+    """An engine under calibration/engines/."""
+    version: str | None = None
+    """Its version, like "0.24"; null is the engine's newest file."""
+    tensor_parallel_size: Whole = 1
+    pipeline_parallel_size: Whole = 1
+    data_parallel_size: Whole = 1
+    """Attention replicas; the layers' experts are shared among TP x DP ranks."""
+    enable_expert_parallel: bool = False
+    """Whole experts on TP x DP ranks instead of slices of every expert."""
+    expert_tensor_parallel_size: Whole = 1
+    """Ranks that slice each expert under expert parallelism (Megatron's name; vLLM knows 1 only)."""
+    expert_placement_strategy: Literal["linear", "round_robin", "load_sorted"] = "linear"
+    """vLLM has the first two, and round_robin for models with expert groups alone."""
+    enable_eplb: bool = False
+    num_redundant_experts: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Replicas of hot experts, placed by load (vLLM's eplb_config)."""
+    all2all_backend: All2All | None = None
+    """How tokens reach their experts' ranks; null is vLLM's allgather_reducescatter."""
+    enable_dbo: bool = False
+    """Dual-batch overlap: two micro-batches, one computes while the other communicates."""
+    nccl_algo: Literal["auto", "ring", "tree", "nvls"] = "auto"
+    """Forces NCCL's all-reduce, as NCCL_ALGO does."""
+    disable_custom_all_reduce: bool = False
+    rank_order: tuple[Literal["tp", "pp", "dp"], ...] = ("tp", "pp", "dp")
+    """Which ranks are neighbours: innermost axis first; vLLM's own order by default."""
+    pipeline_micro_batches: Whole | None = None
+    """Batches in flight in a pipeline; null is one a stage, as vLLM's scheduler keeps."""
+    quantization: Literal["none", "fp8", "fp8_block", "int8", "int4", "mxfp4"] | None = None
+    """Weight format; null takes what the model's config.json ships."""
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8"] = "auto"
+    max_num_batched_tokens: Whole | None = None
+    """null is the engine's own default: vLLM 0.24 takes 8192 on GPUs with 70 GiB or more (not A100), else 2048; 256
+    under DeepEP's low-latency kernels."""
+    max_num_seqs: Whole | None = None
+    """null is the engine's own default for the GPU: vLLM 0.24 takes 1024 with 70 GiB or more (not A100), else 256."""
+    max_model_len: Whole | None = None
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    """Most prompt tokens of one request in a step; 0 is no such limit."""
+    enable_prefix_caching: bool = True
+    async_scheduling: bool | None = None
+    """The next step is composed while the GPU works; null is the engine's default: vLLM does from 0.14 on."""
+    max_cudagraph_capture_size: Annotated[int, Field(ge=0)] | None = None
+    """Largest step, in tokens, that runs as a CUDA graph; null is the engine's default, 512 in vLLM 0.24."""
+    front_end: Literal["server", "dynamo", "none"] = "server"
+    """Who takes requests: the engine's own server, NVIDIA Dynamo's (fitted on runs it served), or none: prompts are
+    handed to the engine in its own process."""
+    moe_backend: Literal["auto", "triton", "marlin"] = "auto"
+    """Kernel of the experts where a weight format has two (mxfp4); auto is what the engine's version picks."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """null is the engine's default, 0.92 in vLLM 0.24."""
+    block_size: Whole | None = None
+    """Tokens of a KV cache block; null is the engine's default, 16 in vLLM."""
+    enforce_eager: bool = False
+    hf_overrides: dict[str, Any] = {}
+    """Fields of config.json to replace, as vLLM's --hf-overrides."""
+
+
+SWITCHES = tuple(
+    name
+    for name, field in EngineSettings.model_fields.items()
+    if bool in (field.annotation, *get_args(field.annotation))
+)
+"""Settings that are true or false: named without a value they are true, as in vLLM."""

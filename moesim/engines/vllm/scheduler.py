@@ -1,0 +1,158 @@
+"""Which tokens each engine step computes: vLLM's V1 scheduler.
+
+One token budget a step. Running requests come first, in order of admission: a decode takes one token, an unfinished
+prompt as many as are left. If the cache is full the youngest running request loses its blocks and goes back to the
+head of the queue (recomputed later). Then waiting requests are admitted in order of arrival while seats
+(``max_num_seqs``), tokens and blocks last (v1/core/sched/scheduler.py, 0.25.1, held against recorded iterations in
+calibration/schedules).
+
+With asynchronous scheduling a step is composed before the one under way has ended, so its tokens are placeholders
+(v1/core/sched/async_scheduler.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from moesim.engines.kv_cache import Blocks
+from moesim.engines.request import Request
+from moesim.engines.scheduling import Scheduled, SchedulerLimits, Step
+
+
+class V1Scheduler:
+    """Requests waiting and running on one engine."""
+
+    def __init__(self, limits: SchedulerLimits, blocks: Blocks):
+        self.limits = limits
+        self.blocks = blocks
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self._step = 0
+        self.stalled = False
+        """The last step left a request waiting for the cache, and nothing has ended since."""
+        self.preemptions = 0
+        self.blocked = 0
+        """Steps that kept a request waiting because the cache was full."""
+        self.cached_tokens = 0
+        """Prompt tokens found in the cache instead of computed."""
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    @property
+    def draining(self) -> bool:
+        """Whether a request waits for a pipeline to hand its last token back."""
+        return any(request.eligible_step > self._step + 1 for request in self.running)
+
+    def schedule(self) -> Step:
+        """Compose the next step; what it computes counts as computed from here on."""
+        step = Step()
+        self._step += 1
+        self.stalled = False
+        budget = self._run(step, self.limits.max_num_batched_tokens)
+        if not step.preempted:
+            self._admit(step, budget)
+        asynchronous = self.limits.async_scheduling
+        for i, (request, tokens, past, _) in enumerate(step.parts):
+            request.computed = past + tokens
+            if request.computed >= request.known + request.placeholders:
+                step.parts[i] = Scheduled(request, tokens, past, True)
+                request.placeholders += asynchronous
+                request.eligible_step = self._step + self.limits.pipeline_stages
+        return step
+
+    def _run(self, step: Step, budget: int) -> int:
+        """Tokens for running requests; returns what is left of the budget."""
+        index = 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            wanted = self._wanted(request, budget)
+            if wanted == 0:
+                index += 1
+                continue
+            while not self.blocks.grow(request, request.computed + wanted):
+                last = self.running.pop()
+                self._preempt(last, step)
+                if last is request:
+                    return budget
+            self._commit(request, request.computed + wanted)
+            step.parts.append(Scheduled(request, wanted, request.computed, False))
+            budget -= wanted
+            index += 1
+        return budget
+
+    def _wanted(self, request: Request, budget: int) -> int:
+        under_way = request.placeholders
+        if self.limits.pipeline_stages > 1 and self._step < request.eligible_step:
+            return 0
+        if under_way and request.computed + 2 - under_way >= request.prompt_len + request.output_len:
+            return 0
+        left = self.limits.max_model_len - request.computed - 1
+        return min(self._chunk(request.known + under_way - request.computed), budget, left)
+
+    def _chunk(self, tokens: int) -> int:
+        longest = self.limits.long_prefill_token_threshold
+        return min(tokens, longest) if longest else tokens
+
+    def _preempt(self, request: Request, step: Step) -> None:
+        self.blocks.release(request)
+        request.computed = request.loaded = 0
+        request.running = False
+        request.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(request)
+        step.preempted.append(request)
+
+    def _admit(self, step: Step, budget: int) -> None:
+        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            request = self.waiting[0]
+            found = self.blocks.found(request)
+            past = max(len(found) * self.blocks.block_size, request.loaded)
+            tokens = self._chunk(request.known - past)
+            if tokens > budget and not self.limits.enable_chunked_prefill:
+                return
+            tokens = min(tokens, budget)
+            must_fit = request.known if self.limits.scheduler_reserve_full_isl else 0
+            spare = self.limits.watermark if self.running else 0.0
+            if not self.blocks.admit(request, found, past + tokens, must_fit, spare):
+                self.blocked += 1
+                self.stalled = True
+                return
+            self.waiting.popleft()
+            self.running.append(request)
+            request.running = True
+            self._commit(request, past + tokens)
+            self.cached_tokens += past - request.loaded
+            step.parts.append(Scheduled(request, tokens, past, False))
+            budget -= tokens
+
+    def _commit(self, request: Request, tokens: int) -> None:
+        self.blocks.commit(request, min(tokens, request.known))
+
+    def update(self, step: Step) -> list[Request]:
+        """A step has ended: tokens come out, finished requests leave. Returns those."""
+        finished: list[Request] = []
+        for request, _, _, samples in step.parts:
+            if not samples or request.finished:
+                continue
+            request.emitted += 1
+            if self.limits.async_scheduling:
+                request.placeholders -= 1
+                if request.running:
+                    self.blocks.commit(request, request.computed - request.placeholders)
+            if request.finished:
+                finished.append(request)
+        for request in finished:
+            self.blocks.release(request)
+            if request.running:
+                request.running = False
+            else:
+                self.waiting.remove(request)
+        if finished:
+            self.stalled = False
+            self.running = [r for r in self.running if r.running]
+        return finished

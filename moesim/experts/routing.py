@@ -1,0 +1,295 @@
+"""Who goes where: how many distinct experts a step touches, and how many padded blocks they fill.
+
+Formula card, sections 1 and 4. ``Loads`` answers for any number of tokens N; nothing here knows hardware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim.experts.trace import read_trace
+
+Array = np.ndarray[Any, Any]
+_DRAWS = 16
+_TAIL = 12.0
+_NORMAL_90 = 1.645
+_NODES = 400
+_TINY, _FAR = 1e-7, 60.0
+_DIVIDE_UP_TO = 0.7
+
+
+def inclusion_probabilities(shares: Array, k: int) -> Array:
+    """Chance that each expert is among the k distinct ones a token picks; they sum to k.
+
+    A token takes the k experts whose independent exponential clocks of rate ``shares`` ring first (Gumbel
+    top-k): ``q_e = int p_e exp(-p_e t) P(fewer than k others rang by t) dt``, the count of others being
+    Poisson-binomial, by quadrature.
+
+    Parameters
+    ----------
+    shares : ndarray, shape (E,)
+        Popularity of each expert, any positive scale.
+    k : int
+        Experts per token.
+    """
+    p = np.asarray(shares, dtype=float)
+    p = p / p.sum()
+    if k >= np.count_nonzero(p):
+        return (p > 0).astype(float)
+    end = 1.0
+    while (1 - np.exp(-end * p)).sum() < k:
+        end *= 1.5
+    # Smooth and vanishing at both ends in log t, where the trapezoid rule is as good as any.
+    log_t = np.linspace(np.log(_TINY / p.max()), np.log(_FAR * end), _NODES)
+    t = np.exp(log_t)
+    dt = t * (log_t[1] - log_t[0])
+    rung = 1 - np.exp(-np.outer(t, p))
+    everyone = _successes(k, rung)
+    relevant = everyone.sum(1) > 1e-12
+    t, dt, rung, everyone = t[relevant], dt[relevant], rung[relevant], everyone[relevant]
+    others = _without_each(everyone, rung).sum(2)
+    for e in np.flatnonzero(rung.max(0) > _DIVIDE_UP_TO):
+        others[:, e] = _successes(k, np.delete(rung, e, axis=1)).sum(1)
+    q = dt @ (p * np.exp(-np.outer(t, p)) * others)
+    return _from_counts(q, k)
+
+
+def _successes(k: int, chance: Array) -> Array:
+    """P(j successes), j below k, of a Poisson-binomial count; ``chance`` is (nodes, trials)."""
+    lost = np.zeros((len(chance), k))
+    lost[:, 0] = 1.0
+    for p in chance.T[:, :, None]:
+        gained = lost[:, :-1] * p
+        lost = lost * (1 - p)
+        lost[:, 1:] += gained
+    return lost
+
+
+def _without_each(everyone: Array, chance: Array) -> Array:
+    """The same with one trial taken out at a time: (nodes, trials, k). Stable while chances are below 0.7."""
+    chance = np.minimum(chance, _DIVIDE_UP_TO)
+    left = np.empty((*chance.shape, everyone.shape[1]))
+    left[:, :, 0] = everyone[:, :1] / (1 - chance)
+    for j in range(1, everyone.shape[1]):
+        left[:, :, j] = (everyone[:, j : j + 1] - chance * left[:, :, j - 1]) / (1 - chance)
+    return left
+
+
+@lru_cache(maxsize=4096)
+def expected_blocks(tokens: int, q: float, block: int) -> float:
+    """E[ceil(n / block)] for n binomial(tokens, q): the sum over j of P(n > j block)."""
+    if q >= 1.0:
+        return float(-(-tokens // block))
+    mean, deviation = tokens * q, np.sqrt(tokens * q * (1 - q))
+    low = max(0, int(mean - _TAIL * deviation) - 1)
+    high = min(tokens, int(mean + _TAIL * deviation) + 12)
+    n = np.arange(low, high + 1)
+    steps = np.log((tokens - n[:-1]) / (n[:-1] + 1.0)) + np.log(q / (1 - q))
+    log_weight = np.concatenate([[0.0], np.cumsum(steps)])
+    weight = np.exp(log_weight - log_weight.max())
+    return float((weight * -(-n // block)).sum() / weight.sum())
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Expert loads of a layer with E experts, k of them per token.
+
+    ``inclusion`` are the experts' inclusion probabilities, or None where counts are laid down otherwise.
+    """
+
+    num_experts: int
+    top_k: int
+    kind: str
+    inclusion: tuple[tuple[float, int], ...] = ()
+    """Distinct inclusion probabilities and how many experts share each."""
+    popularity: tuple[float, ...] = ()
+    """Inclusion probability of every expert, in the experts' own order."""
+    rho: float = 0.0
+    alpha: float = 0.0
+    trace: tuple[tuple[int, ...], ...] = ()
+
+    def distinct(self, tokens: Any) -> Array:
+        """Expected number of distinct experts that ``tokens`` touch (array in, array out)."""
+        return self.per_token_count(tokens, self._distinct)
+
+    def blocks(self, tokens: Any, block: Any) -> Array:
+        """Expected blocks of ``block`` rows after padding: the sum over experts of ceil(n_e / block)."""
+        return self.per_token_and_block(tokens, block, self._blocks)
+
+    def rows(self, tokens: Any) -> Any:
+        """Rows (token, expert) in all: k a token."""
+        return tokens * self.top_k
+
+    def spread(self, tokens: Any) -> Array:
+        """Half-width, in the logarithm, of 90 % of the draws around the expected distinct experts.
+
+        Only the power law is a draw whose outcome is unknown; the other kinds say what to expect.
+        """
+        if self.kind != "power_law":
+            return np.zeros(np.shape(tokens))
+        return self.per_token_count(tokens, self._draw_spread)
+
+    def _draw_spread(self, n: int) -> float:
+        distinct = (power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1)
+        return _NORMAL_90 * float(distinct.std() / distinct.mean())
+
+    @staticmethod
+    def per_token_and_block(tokens: Any, block: Any, value: Any) -> Array:
+        """``value`` of every (tokens, block), each pair worked out once."""
+        tokens, block = np.broadcast_arrays(np.asarray(tokens), np.asarray(block))
+        pairs, back = np.unique(np.stack([tokens.ravel(), block.ravel()]), axis=1, return_inverse=True)
+        values = np.array([value(int(n), int(b)) for n, b in pairs.T])
+        return values[back.ravel()].reshape(tokens.shape)
+
+    @staticmethod
+    def per_token_count(tokens: Any, value: Any) -> Array:
+        """``value`` of every number of tokens, each worked out once."""
+        tokens = np.asarray(tokens)
+        if tokens.ndim == 0:
+            return np.asarray(value(int(tokens)))
+        unique, back = np.unique(tokens, return_inverse=True)
+        return np.array([value(int(n)) for n in unique])[back].reshape(tokens.shape)
+
+    def _distinct(self, n: int) -> float:
+        if n <= 0:
+            return 0.0
+        if self.kind == "balanced":
+            return float(min(self.num_experts, n * self.top_k))
+        if self.kind == "power_law":
+            return float((power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1).mean())
+        if self.kind == "trace" and n <= len(self.trace):
+            return float(np.mean([(c > 0).sum() for c in self.windows(n)]))
+        effective = n / (1 + (n - 1) * self.rho)
+        return sum(many * (1 - (1 - q) ** effective) for q, many in self.inclusion)
+
+    def _blocks(self, n: int, block: int) -> float:
+        if n <= 0:
+            return 0.0
+        if self.kind == "balanced":
+            active = min(self.num_experts, n * self.top_k)
+            low, extra = divmod(n * self.top_k, active)
+            return float((active - extra) * -(-low // block) + extra * -(-(low + 1) // block))
+        if self.kind == "power_law":
+            counts = power_law_counts(self.num_experts, self.top_k, n, self.alpha)
+            return float(np.ceil(counts / block).sum(1).mean())
+        if self.kind == "trace" and n <= len(self.trace):
+            return float(np.mean([np.ceil(c / block).sum() for c in self.windows(n)]))
+        if self.rho == 0:
+            return sum(many * expected_blocks(n, q, block) for q, many in self.inclusion)
+        return self._clustered_blocks(n, block)
+
+    def _clustered_blocks(self, n: int, block: int) -> float:
+        """Correlated tokens act as N_eff independent clusters of N / N_eff tokens each."""
+        effective = n / (1 + (n - 1) * self.rho)
+        low = int(effective)
+        part = effective - low
+        total = 0.0
+        for clusters, weight in ((low, 1 - part), (low + 1, part)):
+            if weight <= 0 or clusters == 0:
+                continue
+            rows = block * clusters / n
+            m = np.arange(clusters + 1)
+            for q, many in self.inclusion:
+                total += weight * many * float(_binomial(clusters, q) @ np.ceil(np.round(m / rows, 9)))
+        return total
+
+    def windows(self, n: int) -> Array:
+        picks = np.array(self.trace)
+        count = len(picks) // n
+        rows = picks[: count * n].reshape(count, n * picks.shape[1])
+        return np.array([np.bincount(row, minlength=self.num_experts) for row in rows])
+
+
+def _binomial(n: int, q: float) -> Array:
+    if q >= 1.0:
+        return np.eye(n + 1)[n]
+    m = np.arange(n)
+    log_weight = np.concatenate([[0.0], np.cumsum(np.log((n - m) / (m + 1.0)) + np.log(q / (1 - q)))])
+    weight = np.exp(log_weight - log_weight.max())
+    return weight / weight.sum()
+
+
+@lru_cache(maxsize=2048)
+def power_law_counts(experts: int, k: int, tokens: int, alpha: float) -> Array:
+    """Tokens of each expert in ``_DRAWS`` draws of the power law described in ``PowerLaw``; shape (draws, E).
+
+    No expert gets more than all tokens, and every token still picks k experts: what the heaviest cannot take
+    goes to the others in proportion, fractions of a token to the largest remainders.
+    """
+    low, high = (1.0, 0.8 * tokens) if tokens * k > experts else (0.01, 2.0)
+    uniform = np.random.default_rng(0).random((_DRAWS, experts))
+    if abs(alpha - 1) < 1e-9:
+        share = low * (high / low) ** uniform
+    else:
+        e = 1 - alpha
+        share = ((high**e - low**e) * uniform + low**e) ** (1 / e)
+    wanted = tokens * k
+    expected = share / share.sum(1, keepdims=True) * wanted
+    while (expected > tokens + 1e-9).any():
+        full = expected >= tokens
+        rest = np.where(full, 0.0, expected)
+        left = wanted - tokens * full.sum(1, keepdims=True)
+        scale = left / np.maximum(rest.sum(1, keepdims=True), 1e-12)
+        expected = np.where(full, float(tokens), rest * np.maximum(scale, 1.0))
+    counts = np.floor(expected)
+    remainder = expected - counts
+    for row, left_over in zip(counts, remainder, strict=True):
+        order = np.argsort(-left_over, kind="stable")
+        row[order[: int(wanted - row.sum())]] += 1
+    return counts
+
+
+def loads(routing: Any, num_experts: int, top_k: int) -> Loads:
+    """The loads that a scenario's routing puts on a layer."""
+    stamp = Path(routing.file).stat().st_mtime_ns if routing.kind == "trace" else 0
+    return _loads(routing, num_experts, top_k, stamp)
+
+
+@lru_cache(maxsize=256)
+def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
+    kind = routing.kind
+    if kind == "balanced":
+        return Loads(num_experts, top_k, kind)
+    if kind == "power_law":
+        return Loads(num_experts, top_k, kind, alpha=routing.alpha)
+
+    def of(popularity: Array, **more: Any) -> Loads:
+        return Loads(num_experts, top_k, kind, grouped(popularity), tuple(popularity.tolist()), **more)
+
+    even = np.full(num_experts, top_k / num_experts)
+    if kind == "correlated":
+        return of(even, rho=routing.rho)
+    if kind == "identical":
+        return of(even, rho=1.0)
+    if kind in {"zipf", "locality"}:
+        shares = np.arange(1, num_experts + 1) ** -float(routing.s if kind == "zipf" else routing.skew)
+        # A router's hot experts are not neighbours: which ones are hot is drawn once.
+        return of(inclusion_probabilities(np.random.default_rng(0).permutation(shares), top_k))
+    if kind == "histogram":
+        return of(_from_counts(np.array(routing.counts), top_k))
+    if kind == "trace":
+        trace = read_trace(routing.file, num_experts, top_k)
+        counts = np.bincount(np.array(trace).ravel(), minlength=num_experts).astype(float)
+        return of(_from_counts(counts, top_k), trace=trace)
+    return of(even)
+
+
+def _from_counts(counts: Array, k: int) -> Array:
+    """Counts are what was picked, so they are inclusion frequencies already; none can exceed 1."""
+    q = counts / counts.sum() * k
+    while (q > 1 + 1e-12).any():
+        full = q >= 1
+        rest = q[~full].sum()
+        q = np.where(full, 1.0, q * (k - full.sum()) / rest if rest > 0 else q)
+    return np.minimum(q, 1.0)
+
+
+def grouped(q: Array) -> tuple[tuple[float, int], ...]:
+    """Distinct probabilities and how many experts share each."""
+    values, counts = np.unique(q, return_counts=True)
+    return tuple((float(v), int(c)) for v, c in zip(values, counts, strict=True) if v > 0)

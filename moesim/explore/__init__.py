@@ -1,0 +1,1 @@
+"""What-if analysis: sweeps, plans, capacity, search, and predictions beside measured runs."""

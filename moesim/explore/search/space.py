@@ -1,0 +1,59 @@
+"""Everything a search tries: systems, formats, amounts on the GPU, and each system's other knobs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from moesim.hardware.hardware import Hardware
+from moesim.inputs.system_file import System, load_system, systems
+from moesim.models.model import Model
+
+_MOST_AMOUNTS = 25
+
+
+def space(model: Model, hardware: Hardware, names: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Settings of ``offload``, one configuration each; all systems that ship where none is named."""
+    for name in names or systems():
+        system = load_system(name)
+        by_layer = system.policy.unit == "layer" or "n_gpu_layers" in system.knobs
+        if model.moe is not None or by_layer:
+            yield from _of_system(name, system, model, hardware)
+
+
+def _of_system(name: str, system: System, model: Model, hardware: Hardware) -> Iterator[dict[str, Any]]:
+    searched, dense = system.search, model.moe is None
+    amount_name = "n_gpu_layers" if dense and system.policy.unit != "layer" else searched.amount
+    # What experts' knobs do, a dense model does not have.
+    keys = [] if dense else list(searched.others)
+    for (experts, attention), others in itertools.product(
+        searched.formats, itertools.product(*(searched.others[key] for key in keys))
+    ):
+        for amount in amounts(amount_name, model, hardware):
+            yield {
+                "system": name, "experts_format": experts, "attention_format": attention,
+                amount_name: amount, **dict(zip(keys, others, strict=True)),
+            }  # fmt: skip
+
+
+def amounts(name: str, model: Model, hardware: Hardware) -> list[Any]:
+    """The range of a setting that says how much stays on the GPU, at most 25 values."""
+    if name == "device_memory_ratio":
+        return [round(x, 2) for x in np.arange(0.1, 1.0, 0.05).tolist()]
+    if name == "gpu_memory":
+        total = hardware.gpu.memory.value
+        return [total * share for share in np.linspace(0.1, 1.0, _MOST_AMOUNTS).tolist()]
+    ffns = [g.routed for g in model.layers for _ in range(g.count) if g.routed is not None]
+    experts = ffns[0].num_experts if ffns else 0
+    most = {
+        "experts_on_gpu": experts, "offload_per_layer": experts, "n_cpu_moe": model.num_hidden_layers,
+        "resident_experts": sum(f.num_experts for f in ffns), "n_gpu_layers": model.num_hidden_layers,
+    }[name]  # fmt: skip
+    if name == "experts_on_gpu":
+        # A fraction is a mean over layers.
+        return np.round(np.linspace(0, most, _MOST_AMOUNTS), 2).tolist()
+    values = np.unique(np.linspace(0, most, min(most + 1, _MOST_AMOUNTS)).round().astype(int))
+    return values.tolist()

@@ -1,0 +1,167 @@
+"""Predictions beside measurements: every run of every run set, its error, and whether the interval held it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moesim.assembly import assemble
+from moesim.errors import DoesNotFit
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.run_file import Run, RunSet, load_runs, run_sets
+from moesim.memory import fullest_stage
+from moesim.outcome import Served
+from moesim.prediction import predict
+from moesim.serving.engine import longest_request
+
+BAD_NODE_RATIO = 1.2
+"""A run is set apart as a bad node's when it takes this much longer a token than its twin on a larger GPU of the same
+architecture (more bandwidth, same compute capability) and model. Written down before any prediction was compared."""
+_SHARE_STEPS = 12
+QUEUE_RATIO = 3.0
+"""A measured run queues for the cache when its time to first token is this multiple of the same at half the
+concurrency (or that one queues already): without a queue it at most doubles."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one run."""
+
+    runs: str
+    run: Run
+    metric: str
+    measured: float
+    value: float
+    low: float
+    high: float
+    queues: bool
+    """The engine is predicted to keep requests waiting for the cache."""
+    queued: bool
+    """As measured."""
+    bad_node: bool
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.value / self.measured - 1.0
+
+    @property
+    def covered(self) -> bool:
+        return self.low <= self.measured <= self.high
+
+
+def validate(
+    paths: Iterable[Path] | None = None, progress: Callable[[int, int], None] = lambda done, of: None, workers: int = 2
+) -> tuple[list[RunSet], list[Comparison]]:
+    """Predict every run of the sets at ``paths``; all that ship where none is given.
+
+    Raises
+    ------
+    SpecError
+        A run set that cannot be read.
+    """
+    sets = [load_runs(path) for path in (paths or run_sets())]
+    jobs = [(group, run) for group in sets for run in group.runs]
+    found: list[Comparison] = []
+    with ProcessPoolExecutor(workers) as pool:
+        results = pool.map(_predicted, [run for _, run in jobs], chunksize=4)
+        marks = {group.name: (_queued(group), _bad_nodes(group, sets)) for group in sets}
+        for i, ((group, run), values) in enumerate(zip(jobs, results, strict=True), 1):
+            queued, bad = marks[group.name]
+            for metric, measured in run.measured.items():
+                value, low, high = values[metric] if values else (float("nan"),) * 3
+                queues = values["queues"][0] > 0 if values else True
+                found.append(
+                    Comparison(
+                        group.name, run, metric, measured, value, low, high, queues, run.line in queued, run.line in bad
+                    )
+                )
+            progress(i, len(jobs))
+    return sets, found
+
+
+def compared_memory(group: RunSet) -> list[tuple[str, float, float]]:
+    """(what, measured, predicted) of an engine's own memory profile, where the set has one. [B; blocks]"""
+    measured = group.about.memory
+    if measured is None:
+        return []
+    parts = assemble(group.about.scenario)
+    room = fullest_stage(parts.rank, parts.hardware, parts.limits)[1]
+    pairs = (
+        ("weights", measured.weights, room.weights),
+        ("activations", measured.activations, room.activations),
+        ("CUDA graphs", measured.cuda_graphs, room.cuda_graphs),
+        ("KV blocks", measured.kv_blocks, room.kv_blocks),
+    )
+    found = [(what, float(theirs), float(ours)) for what, theirs, ours in pairs if theirs is not None]
+    if measured.starts_at is not None:
+        found.append(("least share", measured.starts_at, _least_share(group)))
+    return found
+
+
+def _least_share(group: RunSet) -> float:
+    """The smallest gpu_memory_utilization whose cache holds one request of max_model_len, as vLLM asks to start."""
+    low, high = 0.0, 1.0
+    for _ in range(_SHARE_STEPS):
+        middle = (low + high) / 2
+        parts = assemble(group.about.scenario.with_(gpu_memory_utilization=middle))
+        room = fullest_stage(parts.rank, parts.hardware, parts.limits)[1]
+        longest = longest_request(group.about.scenario.engine, parts.rank)
+        low, high = (low, middle) if room.longest_alone >= longest else (middle, high)
+    return high
+
+
+def _predicted(run: Run) -> dict[str, tuple[float, float, float]]:
+    """The run's metrics and whether it queues; empty where it does not fit at all."""
+    try:
+        prediction = predict(run.scenario)
+    except DoesNotFit:
+        return {}
+    found = {n: (m.value, m.low, m.high) for n, m in prediction.metrics.items() if m is not None}
+    assert isinstance(prediction, Served)
+    return found | {"queues": (float(prediction.report.cache_limited), 0.0, 0.0)}
+
+
+def _queued(group: RunSet) -> set[int]:
+    """Lines of runs that queue for the cache, as measured."""
+    first = {_key(run): _first_token_ms(run) for run in group.runs}
+    lines: set[int] = set()
+    for run in sorted(group.runs, key=lambda run: run.scenario.workload.size):
+        *rest, size = _key(run)
+        half, now = first.get((*rest, size // 2)), _first_token_ms(run)
+        if half and now and (now >= QUEUE_RATIO * half or _line(group, (*rest, size // 2)) in lines):
+            lines.add(run.line)
+    return lines
+
+
+def _first_token_ms(run: Run) -> float | None:
+    return run.measured.get("mean_ttft_ms") or run.measured.get("median_ttft_ms")
+
+
+def _key(run: Run) -> tuple[Any, ...]:
+    """What tells runs of a set apart, concurrency last."""
+    rest = {k: v for k, v in run.settings.items() if k not in {"max_concurrency", "max_num_seqs", "num_prompts"}}
+    return (*sorted(rest.items()), run.scenario.workload.size)
+
+
+def _line(group: RunSet, key: tuple[object, ...]) -> int:
+    return next((run.line for run in group.runs if _key(run) == key), -1)
+
+
+def _bad_nodes(group: RunSet, sets: Sequence[RunSet]) -> set[int]:
+    """Lines of runs much slower a token than the same run on the set's twin, a larger GPU."""
+    model, mine = group.about.scenario.model, load_hardware(group.about.scenario.hardware)
+    twins: dict[Any, float] = {}
+    for other in sets:
+        theirs = load_hardware(other.about.scenario.hardware)
+        larger = theirs.gpu.hbm_bandwidth.value > mine.gpu.hbm_bandwidth.value
+        if other.about.scenario.model == model and larger and theirs.compute_capability == mine.compute_capability:
+            twins |= {_key(run): run.measured.get("mean_tpot_ms", 0.0) for run in other.runs}
+    return {
+        run.line
+        for run in group.runs
+        if twins.get(_key(run)) and run.measured.get("mean_tpot_ms", 0.0) > BAD_NODE_RATIO * twins[_key(run)]
+    }

@@ -1,0 +1,73 @@
+"""Pydantic types for values that carry a unit in the file and name their source."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from moesim import units
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Whole = Annotated[int, Field(ge=1)]
+
+
+class Sourced(Strict):
+    """A value in SI, where it comes from, and what to know about it."""
+
+    value: Annotated[float, Field(gt=0)]
+    source: str = Field(min_length=1)
+    note: str | None = None
+
+
+def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
+    """Turn the value's written quantity into SI; what is no such map is left to pydantic to refuse."""
+    if not isinstance(data, dict) or "value" not in data:
+        return data
+    value = units.parse(data["value"], unit) if unit else data["value"]
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        raise ValueError(f"{data['value']} is not plausible; from {low:g} to {high:g}{unit and ' ' + unit} is accepted")
+    return data | {"value": value}
+
+
+def _plain(value: Any, unit: str, least: float = 0.0) -> Any:
+    """A written quantity in SI; what a program passes on is SI already, and not below ``least``."""
+    small = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < least
+    parsed = units.parse(value, unit) if isinstance(value, str) or small else value
+    if isinstance(value, str) and 0 < parsed < least:
+        raise ValueError(f"{value!r} is not plausible; from {least:g} {unit} is accepted")
+    return parsed
+
+
+def _sourced(unit: str, low: float, high: float) -> Any:
+    """A range that catches a slipped prefix: no GPU has less, or more."""
+    return BeforeValidator(partial(_in_unit, unit=unit, low=low, high=high))
+
+
+Count = Annotated[Sourced, _sourced("", 1, 1e5)]
+Size = Annotated[float, BeforeValidator(lambda text: units.parse(text, "B")), Field(gt=0)]
+"""Plain bytes, where the file names the source for a whole table."""
+_WRITTEN = WithJsonSchema({"type": ["string", "number"]})
+Rate = Annotated[float, BeforeValidator(lambda text: _plain(text, "B/s", 1e6)), Field(gt=0), _WRITTEN]
+"""Bytes per second a user writes, with the unit; SI where it is a number already."""
+Capacity = Annotated[float, BeforeValidator(lambda text: _plain(text, "B", 1e6)), Field(gt=0), _WRITTEN]
+"""Bytes a user writes, with the unit; SI where it is a number already."""
+Delay = Annotated[float, BeforeValidator(lambda text: _plain(text, "s")), Field(ge=0, le=10), _WRITTEN]
+Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
+HostBytes = Annotated[Sourced, _sourced("B", 1e8, 1e15)]
+BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e14)]
+HostBytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e7, 1e13)]
+"""Disks and main memory are slower than a GPU's."""
+FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e12, 1e18)]
+CpuFlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e9, 1e15)]
+Seconds = Annotated[Sourced, _sourced("s", 1e-9, 1e-2)]
+Share = Annotated[Sourced, _sourced("", 1e-2, 1)]
+Ratio = Annotated[Sourced, _sourced("", 1, 100)]
+Watts = Annotated[Sourced, _sourced("W", 1, 1e5)]

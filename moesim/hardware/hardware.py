@@ -1,0 +1,93 @@
+"""What a GPU file says: peaks, bandwidths, memory, links, each with its source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from moesim.files.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Strict, Watts
+
+if TYPE_CHECKING:
+    from moesim.hardware.cluster import Cluster
+
+
+class Gpu(Strict):
+    """One GPU. Rates are dense; a multiply-add counts as two operations."""
+
+    sm_count: Count
+    dense_bf16: FlopPerSecond
+    dense_fp8: FlopPerSecond | None = None
+    dense_int8: FlopPerSecond | None = None
+    dense_fp4: FlopPerSecond | None = None
+    hbm_bandwidth: BytesPerSecond
+    l2_cache: Bytes
+    memory: Bytes
+    power: Watts
+
+
+class Links(Strict):
+    """How GPUs of a node reach each other and the host; per GPU and per direction."""
+
+    kind: str
+    gpu_to_gpu: BytesPerSecond
+    host: BytesPerSecond
+    nic: BytesPerSecond | None = None
+    """A GPU's share of its node's NICs, where nodes were measured together."""
+
+
+class Hardware(Strict):
+    """A GPU and the node around it."""
+
+    name: str
+    aliases: list[str] = []
+    vendor: str
+    compute_capability: str
+    source: str
+    gpu: Gpu
+    links: Links
+    gpus_per_node: int = Field(ge=1)
+    host: str = "server-sapphire-rapids"
+    """The host such a GPU is usually found in (hwspecs/hosts/), where a scenario names no other."""
+    measured: dict[str, FlopPerSecond] = {}
+    doubts: list[str] = []
+    cluster: Any = Field(default=None, exclude=True)
+    """The ``Cluster`` the GPU stands in, where the scenario names one; None otherwise."""
+
+    def __hash__(self) -> int:
+        """By name; equality compares every value."""
+        return hash(self.name)
+
+    @property
+    def title(self) -> str:
+        """What the user called it: the cluster, or the GPU."""
+        return self.cluster.name if self.cluster else self.name
+
+    @property
+    def gpus(self) -> int:
+        """GPUs there are to use."""
+        return self.cluster.gpus if self.cluster else self.gpus_per_node
+
+    @property
+    def has_deepep(self) -> bool:
+        """Whether DeepEP's kernels run there: NVLink between all GPUs of a node, compute capability 9.0 or later."""
+        capability = self.compute_capability.split(".")[0]
+        return self.links.kind == "NVSwitch" and capability.isdigit() and int(capability) >= 9
+
+    def within(self, cluster: Cluster) -> Hardware:
+        """The same GPU in a cluster, whose wiring replaces the links of the GPU's own file."""
+        node, links = cluster.node, self.links
+        if node.nvlink == "none":
+            links = links.model_copy(update={"kind": "none", "gpu_to_gpu": node.pcie or links.host})
+        elif node.nvlink != "switch":
+            links = links.model_copy(update={"kind": "bridge"})
+        if node.nic:
+            share = min(node.nics / node.gpus, 1.0)
+            nic = node.nic.model_copy(update={"value": node.nic.value * share})
+            links = links.model_copy(update={"nic": nic})
+        return self.model_copy(update={"cluster": cluster, "links": links, "gpus_per_node": node.gpus})
+
+    def peak_flop_per_s(self, number_format: str) -> float:
+        """Dense arithmetic rate for operands of ``number_format``: bfloat16, fp8 or int8. [FLOP/s]"""
+        choice = {"fp8": self.gpu.dense_fp8, "int8": self.gpu.dense_int8}.get(number_format)
+        return (choice or self.gpu.dense_bf16).value

@@ -1,0 +1,211 @@
+"""What no single field can say: whether model, GPU, engine and workload go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+from moesim import paths
+from moesim.engines.engine import Engine, Limits, load_engine
+from moesim.engines.settings import EngineSettings
+from moesim.errors import SpecError
+from moesim.experts.trace import read_trace
+from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.hardware import Hardware
+from moesim.inputs.offload_checks import offload_findings
+from moesim.inputs.plan_checks import Finding, plan_findings
+from moesim.inputs.request_trace import check_requests, read_lengths, trace_extent
+from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
+from moesim.inputs.workload import Workload
+from moesim.models.catalogue import load_model
+from moesim.models.model import Model
+from moesim.models.plan import Plan
+
+T = TypeVar("T")
+_AXES = (("tensor_parallel_size", "tp"), ("pipeline_parallel_size", "pp"))
+
+
+def check(scenario: Scenario) -> list[Finding]:
+    """Every reason this scenario cannot be predicted, as (location, sentence)."""
+    findings: list[Finding] = []
+    settings, calibration = scenario.engine, scenario.calibration
+
+    def loaded(where: tuple[str, ...], look_up: Callable[[], T]) -> T | None:
+        try:
+            return look_up()
+        except SpecError as error:
+            findings.extend((where, str(problem)) for problem in error.problems)
+        return None
+
+    model = loaded(("model",), lambda: load_model(scenario.model, settings.hf_overrides))
+    hardware = loaded(("hardware",), lambda: load_hardware(scenario.hardware))
+    named = ("engine", "version" if settings.version is not None else "name")
+    engine = loaded(named, lambda: load_engine(settings.name, settings.version))
+    limits = None
+    if hardware and engine:
+        limits = engine.limits(settings, hardware.gpu.memory.value, hardware.compute_capability)
+    if model:
+        findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
+        findings += plan_findings(settings, model)
+    findings += _load(scenario, model, hardware, limits)
+    findings += offload_findings(scenario, model, hardware)
+    if hardware and engine and limits:
+        findings += _hardware(scenario, hardware, model, engine, limits)
+    tokens, seqs = settings.max_num_batched_tokens, settings.max_num_seqs
+    if tokens and seqs and tokens < seqs:
+        where = ("engine", "max_num_batched_tokens")
+        findings.append((where, f"{tokens} is below max_num_seqs ({seqs}); vLLM refuses that"))
+    if calibration != "auto" and not (paths.FITS / f"{calibration}.json").is_file() and not Path(calibration).is_file():
+        stored = ", ".join(paths.stored_fits())
+        findings.append((("calibration",), f"'{calibration}' is neither stored nor a file; stored: auto, {stored}"))
+    return list(dict.fromkeys(findings))
+
+
+def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
+    """Whether ranks of the plan can share every block."""
+    plan = Plan.of(scenario.engine)
+    experts = scenario.engine.quantization or model.quantization.experts
+    for layers in model.layers:
+        for block in layers.blocks:
+            yield from block.refusals(plan, experts, model.name)
+
+
+def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
+    load, engine = scenario.workload, scenario.engine
+    total = sum(load.longest())
+    limit = engine.max_model_len or model.max_position_embeddings
+    if engine.max_model_len and model.max_position_embeddings and engine.max_model_len > model.max_position_embeddings:
+        yield (
+            ("engine", "max_model_len"),
+            f"{engine.max_model_len} exceeds the {model.max_position_embeddings} positions of {model.name}",
+        )
+    elif limit and total > limit:
+        name = "max_model_len" if engine.max_model_len else f"the positions of {model.name}"
+        yield (
+            ("workload", "input_len"),
+            f"input_len + output_len is {total}, more than {name} ({limit}); shorten one of them",
+        )
+
+
+def _load(
+    scenario: Scenario, model: Model | None, hardware: Hardware | None, limits: Limits | None
+) -> Iterator[Finding]:
+    """What a workload's files hold, and what a simulated run cannot do."""
+    load, apart = scenario.workload, scenario.disaggregation
+    if load.arrivals != "batch" and model and model.has_encoder:
+        yield ("workload",), f"{model.name} is an encoder-decoder model; only static batches of it are predicted"
+    yield from _files(load, scenario.engine.max_model_len or (model.max_position_embeddings if model else None))
+    if load.cached_share and not scenario.engine.enable_prefix_caching:
+        yield ("workload", "cached_share"), "prompts share a beginning, but enable_prefix_caching is false"
+    if not scenario.engine.enable_chunked_prefill and limits:
+        most, longest = limits.max_num_batched_tokens, load.longest()[0]
+        if load.arrivals != "batch" and longest > most:
+            message = f"without it a prompt of {longest} tokens never fits a step of {most}; vLLM refuses that"
+            yield ("engine", "enable_chunked_prefill"), message
+    if apart is not None:
+        yield from _apart(load, apart, hardware)
+
+
+def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
+    """What a trace or a table of lengths holds: every request must be able to run."""
+    where, longest = ("workload", "trace_file"), 0
+    if load.trace_file is not None:
+        problems = check_requests(load.trace_file)
+        yield from ((where, str(problem)) for problem in problems)
+        longest = 0 if problems else trace_extent(load.trace_file).longest_total
+    elif load.lengths.kind == "file":
+        where = ("workload", "lengths")
+        try:
+            longest = max(sum(pair) for pair in read_lengths(load.lengths.file))
+        except SpecError as error:
+            yield from ((where, str(problem)) for problem in error.problems)
+    if limit and longest > limit:
+        yield where, f"its longest request takes {longest:,} tokens, more than the {limit:,} the model can hold"
+
+
+def _apart(load: Workload, apart: Disaggregation, hardware: Hardware | None) -> Iterator[Finding]:
+    short = {name for name, dotted in ALIASES.items() if dotted.startswith("engine.")}
+    world = 0
+    if load.arrivals == "batch":
+        yield ("disaggregation",), "a static batch runs on one engine; give max_concurrency, request_rate or trace_file"
+    for name, settings in (("prefill", apart.prefill), ("decode", apart.decode)):
+        sizes = [settings.get(name) or settings.get(alias) or 1 for name, alias in _AXES]
+        if all(isinstance(size, int) for size in sizes):
+            world += getattr(apart, f"{name}_replicas") * prod(sizes)
+        for key in settings:
+            if key not in EngineSettings.model_fields and key not in short:
+                yield ("disaggregation", name), f"'{key}' is not an engine setting"
+    if hardware and world > hardware.gpus:
+        yield ("disaggregation",), f"its engines take {world} GPUs, more than the {hardware.gpus} of {hardware.title}"
+
+
+def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
+    routing = scenario.routing
+    moe = model.moe
+    if routing.kind in {"histogram", "trace"} and moe is None:
+        yield ("routing", "kind"), f"{model.name} has no experts, so it has no routing to describe"
+        return
+    if moe is None:
+        return
+    if routing.kind == "histogram":
+        if len(routing.counts) != moe.num_experts:
+            yield (
+                ("routing", "counts"),
+                f"has {len(routing.counts)} counts; {model.name} has {moe.num_experts} experts, one count each",
+            )
+        elif sum(c > 0 for c in routing.counts) < moe.num_experts_per_tok:
+            yield (
+                ("routing", "counts"),
+                f"fewer experts are ever picked than the top-{moe.num_experts_per_tok} needs",
+            )
+    if routing.kind == "trace":
+        if not Path(routing.file).is_file():
+            yield ("routing", "file"), f"there is no file '{routing.file}'"
+            return
+        try:
+            read_trace(routing.file, moe.num_experts, moe.num_experts_per_tok)
+        except SpecError as error:
+            for problem in error.problems:
+                yield ("routing", "file"), str(problem)
+
+
+def _hardware(
+    scenario: Scenario, hardware: Hardware, model: Model | None, engine: Engine, limits: Limits
+) -> Iterator[Finding]:
+    plan = Plan.of(scenario.engine)
+    if plan.world > hardware.gpus:
+        where = ("engine", max(("pipeline_parallel_size", plan.pp), ("data_parallel_size", plan.dp),
+                               ("tensor_parallel_size", plan.tp), key=lambda item: item[1])[0])  # fmt: skip
+        what = f"{plan.world} GPUs (TP {plan.tp} x PP {plan.pp} x DP {plan.dp})"
+        hint = "" if hardware.cluster else "; name a cluster as hardware for more than a node"
+        yield where, f"the plan takes {what}, more than the {hardware.gpus} of {hardware.title}{hint}"
+    batch, most = plan.share(scenario.workload.size), limits.max_num_seqs
+    if batch > most and scenario.workload.arrivals == "batch":
+        each = " on each data-parallel replica" if plan.dp > 1 else ""
+        yield (
+            ("workload", "batch_size"),
+            f"{batch}{each} exceeds max_num_seqs ({most}), so requests would queue; lower it or raise max_num_seqs",
+        )
+    if plan.deepep and not hardware.has_deepep:
+        yield (
+            ("engine", "all2all_backend"),
+            f"DeepEP needs NVSwitch and Hopper or later; {hardware.title} is not that: leave all2all_backend out",
+        )
+    most_tokens = limits.max_num_batched_tokens
+    room = int(engine.file.exchange.low_latency_most_tokens.value)
+    if plan.exchanges and plan.backend == "deepep_low_latency" and most_tokens > room:
+        yield (
+            ("engine", "max_num_batched_tokens"),
+            f"{most_tokens} exceeds the {room} tokens DeepEP's low-latency kernels were measured with",
+        )
+    scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
+    where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
+    if scheme in {"fp8", "fp8_block"} and hardware.gpu.dense_fp8 is None:
+        yield where, f"{hardware.name} has no fp8 arithmetic; accepted there: none, int8, int4"
+    if scenario.engine.kv_cache_dtype == "fp8" and hardware.gpu.dense_fp8 is None:
+        yield (
+            ("engine", "kv_cache_dtype"),
+            f"{hardware.name} has no fp8 arithmetic; accepted there: auto, bfloat16",
+        )

@@ -1,0 +1,211 @@
+"""Files and names -> checked objects. Every problem of a file is reported at once, with its line."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from moesim.errors import Problem, SpecError
+from moesim.files import yaml
+from moesim.files.validation import validated
+from moesim.inputs.scenario import Scenario, dotted_fields
+
+
+def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
+    """Read a scenario file, replace ``overrides`` (dotted or bare names), and check it.
+
+    Raises
+    ------
+    SpecError
+        With every problem found: file, line, what is wrong and what would be accepted.
+    """
+    if not isinstance(path, (str, Path)):
+        raise TypeError("load takes the path of a scenario file")
+    path = Path(path)
+    return _loaded(yaml.read(path), path.parent, overrides)
+
+
+def from_data(
+    data: dict[str, Any], source: str, overrides: dict[str, Any] | None = None, base: str | Path | None = None
+) -> Scenario:
+    """The same from plain data (a command read into settings), over a scenario file where one is given.
+
+    Parameters
+    ----------
+    source : str
+        What messages call it.
+    base : path, optional
+        A scenario file whose sections these settings replace, key by key.
+    """
+    document = yaml.read(Path(base)) if base else yaml.Document({}, source)
+    merged = dict(document.data)
+    for key, value in data.items():
+        below = merged.get(key)
+        merged[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    merged.setdefault("workload", {})
+    found = yaml.Document(merged, document.source, document.lines)
+    return _loaded(found, Path(base).parent if base else Path(), overrides)
+
+
+def _loaded(document: yaml.Document, folder: Path, overrides: dict[str, Any] | None) -> Scenario:
+    data, problems = _unaliased(document.data, document)
+    overridden: set[str] = set()
+    for name, value in (overrides or {}).items():
+        dotted, unknown = _dotted(name)
+        if unknown:
+            problems.append(unknown)
+        else:
+            _put(data, dotted, value)
+            overridden.add(dotted)
+    _one_way_to_arrive(data, overridden)
+    scenario, more = validated(Scenario, data, document, overridden)
+    problems += more
+    stand_in, replaced = (scenario, []) if scenario else _with_defaults(data)
+    if stand_in:
+        stand_in = _beside(stand_in, folder)
+        problems += _checked(stand_in, document, overridden, replaced)
+    if problems or stand_in is None:
+        raise SpecError(problems)
+    return stand_in
+
+
+def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[yaml.Location]]:
+    """The scenario with refused values left out, so that what the rest says can still be checked."""
+    data = copy.deepcopy(data)
+    workload = data.get("workload")
+    data["workload"] = workload if isinstance(workload, dict) else {}
+    replaced: list[yaml.Location] = []
+    for _ in range(3):
+        try:
+            return Scenario.model_validate(data), replaced
+        except ValidationError as error:
+            for item in error.errors():
+                location = tuple(item["loc"][:2])
+                replaced.append(location)
+                inner = data if len(location) == 1 else data.get(str(location[0]))
+                if not isinstance(inner, dict):
+                    data.pop(str(location[0]), None)
+                    continue
+                inner.pop(str(location[-1]), None)
+                if item["type"] != "extra_forbidden" and location[-1] in {"input_len", "output_len"}:
+                    inner[location[-1]] = 1
+    return None, replaced
+
+
+def _beside(scenario: Scenario, folder: Path) -> Scenario:
+    """File names in a scenario are read from the scenario's own folder first."""
+    found: dict[str, Any] = {}
+    for key in ("model", "hardware", "calibration", "host"):
+        name = getattr(scenario, key)
+        if name and (folder / name).exists() and folder / name != folder:
+            found[key] = str(folder / name)
+    offload = scenario.offload
+    if offload and (folder / offload.system).is_file():
+        found["offload"] = offload.model_copy(update={"system": str(folder / offload.system)})
+    routing, load = scenario.routing, scenario.workload
+    if routing.kind == "trace" and (folder / routing.file).exists():
+        found["routing"] = routing.model_copy(update={"file": str(folder / routing.file)})
+    files: dict[str, Any] = {}
+    if load.trace_file and (folder / load.trace_file).exists():
+        files["trace_file"] = str(folder / load.trace_file)
+    if load.lengths.kind == "file" and (folder / load.lengths.file).exists():
+        files["lengths"] = load.lengths.model_copy(update={"file": str(folder / load.lengths.file)})
+    if files:
+        found["workload"] = load.model_copy(update=files)
+    return scenario.model_copy(update=found)
+
+
+def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
+    """A checked copy of ``scenario`` with ``changes`` (dotted or bare names) applied."""
+    data = scenario.model_dump()
+    document = yaml.Document(data, "with_")
+    problems: list[Problem] = []
+    touched: set[str] = set()
+    for name, value in changes.items():
+        dotted, unknown = _dotted(name)
+        if unknown:
+            problems.append(unknown)
+        else:
+            _put(data, dotted, value)
+            touched.add(dotted)
+    _one_way_to_arrive(data, touched)
+    result, more = validated(Scenario, data, document, touched)
+    problems += more
+    if result is not None and not problems:
+        problems = _checked(result, document, touched)
+    if problems or result is None:
+        raise SpecError(problems)
+    return result
+
+
+_ARRIVALS = {"max_concurrency", "request_rate", "trace_file"}
+
+
+def _one_way_to_arrive(data: dict[str, Any], overridden: set[str]) -> None:
+    """Naming another way for requests to come replaces the one that stood there."""
+    load = data.get("workload")
+    if not isinstance(load, dict):
+        return
+    given = {name for name in ("batch_size", *_ARRIVALS) if load.get(name) is not None}
+    named = {name for name in given if f"workload.{name}" in overridden}
+    if named & _ARRIVALS and "batch_size" not in named:
+        data["workload"] = {**load, "batch_size": None}
+    elif named == {"batch_size"}:
+        dropped = _ARRIVALS if "workload.lengths" in overridden else _ARRIVALS | {"lengths"}
+        data["workload"] = {key: value for key, value in load.items() if key not in dropped}
+
+
+def _checked(
+    scenario: Scenario, document: yaml.Document, overridden: set[str], replaced: Sequence[yaml.Location] = ()
+) -> list[Problem]:
+    from moesim.inputs.checks import check
+
+    def where(location: tuple[str | int, ...]) -> str:
+        return "override" if ".".join(map(str, location)) in overridden else document.where(location)
+
+    doubtful = {location[:2] for location in replaced}
+    return [Problem(m, where(at)) for at, m in check(scenario) if at[:2] not in doubtful and at[:1] not in doubtful]
+
+
+def _dotted(name: str) -> tuple[str, Problem | None]:
+    fields = dotted_fields()
+    bare = name.replace("-", "_")
+    if bare in fields:
+        return fields[bare], None
+    if bare in fields.values() or bare.split(".")[0] == "routing" or bare.startswith("engine.hf_overrides."):
+        return bare, None
+    near = difflib.get_close_matches(bare, [*fields, *fields.values()], 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"
+    return bare, Problem(f"'{name}' is not a setting of a scenario; {hint}", "override")
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        inner = data.get(section)
+        data[section] = dict(inner) if isinstance(inner, dict) else {}
+        data = data[section]
+    data[leaf] = value
+
+
+def _unaliased(data: dict[str, Any], document: yaml.Document) -> tuple[dict[str, Any], list[Problem]]:
+    """Replace short names inside sections (tp, isl, osl) by the field's own."""
+    data, problems = dict(data), []
+    for alias, dotted in dotted_fields().items():
+        section, _, leaf = dotted.partition(".")
+        inner = data.get(section)
+        if not leaf or alias == leaf or not isinstance(inner, dict) or alias not in inner:
+            continue
+        inner = dict(inner)
+        if leaf in inner:
+            where = document.where((section, alias))
+            problems.append(Problem(f"'{alias}' and '{leaf}' say the same thing; keep one", where))
+        inner[leaf] = inner.pop(alias)
+        data[section] = inner
+        document.lines.setdefault((section, leaf), document.lines[(section, alias)])
+    return data, problems

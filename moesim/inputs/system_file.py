@@ -1,0 +1,146 @@
+"""What an offloading system's file says: its mechanisms, its knobs, what its runtime costs, what memory it takes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from moesim import paths
+from moesim.files.names import named_file
+from moesim.files.quantities import Count, Share, Sourced, Strict
+from moesim.files.validation import read_as
+from moesim.inputs.offload import ExpertFormat, Offload, Policy
+
+
+class Unpacking(Strict):
+    """How packed weights become operands inside a product."""
+
+    instructions: dict[str, dict[str, float]]
+    """Compute capability (or ``default``) -> weight format -> thread instructions a weight."""
+    issue_rate: Sourced
+    """Thread instructions an SM gets through in a second. [1/s]"""
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _every_format(self) -> Unpacking:
+        packed = {name for name in get_args(ExpertFormat) if name.startswith("hqq")}
+        for capability in ("default", *self.instructions):
+            missing = sorted(packed - set(self.instructions.get(capability, {})))
+            if missing:
+                raise ValueError(f"instructions of {capability} lack {', '.join(missing)}")
+        return self
+
+    def weights_per_s(self, compute_capability: str, fmt: str, sms: float) -> float:
+        """Weights that the whole GPU unpacks in a second. [1/s]"""
+        counts = self.instructions.get(compute_capability, self.instructions["default"])
+        return sms * self.issue_rate.value / counts[fmt]
+
+
+class Runtime(Strict):
+    """Who runs the GPU's part of a layer."""
+
+    kernels: Literal["vllm", "eager"]
+    """vLLM's fused kernels and graphs; or one PyTorch operation after the other, one expert after the other."""
+    related: bool = False
+    """The engine has kernels of its own, which vLLM's stand in for: intervals double."""
+    attention_operations: Count | None = None
+    """PyTorch operations of a layer around its matrices: norms, positions, cache, scores, router."""
+    linear_operations: Count | None = None
+    """Operations of one matrix: 1, or more where scales are unpacked first."""
+    expert_operations: Count | None = None
+    """Operations of one expert around its matrices, which wait for the GPU: selection, activation, weighted sum."""
+    unpacks_scales: bool = False
+    """Scales and zeros are themselves quantised and pass through memory in 16 bits at every use (HQQ)."""
+    unpack: Unpacking | None = None
+
+    @model_validator(mode="after")
+    def _eager_operations(self) -> Runtime:
+        names = ("attention_operations", "linear_operations", "expert_operations")
+        missing = [name for name in names if getattr(self, name) is None]
+        if self.kernels == "eager" and missing:
+            raise ValueError(f"kernels: eager needs {', '.join(missing)}")
+        return self
+
+
+class Footprint(Strict):
+    """What memory the system takes beside the weights it was told to keep."""
+
+    usable: Share
+    """Of the GPU's memory, what weights, cache and buffers may fill."""
+    expert_buffers: int = Field(default=0, ge=0)
+    """Experts' worth of landing space on the GPU."""
+    layer_buffers: int = Field(default=0, ge=0)
+    """Layers' worth of it."""
+    plans_weights_alone: bool = False
+    """What decides how many layers stay counts neither cache nor activations."""
+    keeps_wide_trunk: bool = False
+    """The allocator keeps the room of the 16-bit trunk that a quantised one replaced."""
+    host_keeps: Literal["offloaded", "all"] = "offloaded"
+    """What main memory holds: what is off the GPU, or a copy of the whole model."""
+    disk: bool = False
+    """What main memory cannot hold goes to disk."""
+
+
+class Searched(Strict):
+    """What a search tries of a system."""
+
+    amount: Literal[
+        "experts_on_gpu", "offload_per_layer", "resident_experts", "device_memory_ratio", "n_gpu_layers", "n_cpu_moe",
+        "gpu_memory",
+    ]  # fmt: skip
+    """The setting that says how much stays on the GPU; a search tries its whole range."""
+    formats: list[tuple[ExpertFormat, ExpertFormat]] = Field(min_length=1)
+    """Formats of experts and of the other matrices that it can run."""
+    others: dict[str, list[str | float]] = {}
+
+
+class System(Strict):
+    """One way to run a model that does not fit."""
+
+    name: str
+    title: str
+    aliases: list[str] = []
+    source: str = Field(min_length=1)
+    policy: Policy
+    search: Searched
+    knobs: list[str]
+    """Settings its users turn; others of a scenario's ``offload`` change the system itself."""
+    runtime: Runtime
+    footprint: Footprint
+    cpu_share: Share | None = None
+    """Of the host's achieved memory bandwidth that experts on the CPU reach; null where none run there."""
+    doubts: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known_knobs(self) -> System:
+        unknown = sorted({*self.knobs, *self.search.others} - set(Policy.model_fields))
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown)} is no setting of a policy; there are {', '.join(Policy.model_fields)}"
+            )
+        return self
+
+
+def unit_of(offload: Offload, system: System) -> str:
+    """What moves: as the scenario says, or as the amount that it names implies, or as the system has it."""
+    implied = "layer" if offload.n_gpu_layers is not None else system.policy.unit or "expert"
+    return offload.unit or implied
+
+
+def load_system(name: str) -> System:
+    """A system by name, alias or file. Raises SpecError."""
+    path = named_file(name, paths.SYSTEMS, "offloading system")
+    return _load_system(path, path.stat().st_mtime_ns)
+
+
+def systems() -> list[str]:
+    """Names of the systems that ship."""
+    return sorted(path.stem for path in paths.SYSTEMS.glob("*.yaml"))
+
+
+@lru_cache(maxsize=64)
+def _load_system(path: Path, _stamp: int) -> System:
+    return read_as(System, path)[0]

@@ -1,0 +1,1 @@
+"""Models as blocks, read from config.json, and the part of one that a rank of a plan holds."""

@@ -1,0 +1,235 @@
+"""Routed experts, top-k of them per token, and shared experts every token passes (GShard, arXiv 2006.16668)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moesim.models.blocks.block import Block, Refusal
+from moesim.models.blocks.dense import feed_forward, width_refused
+from moesim.models.frame import BF16, Frame, Named
+from moesim.ops import Elementwise, ExpertAllToAll, FusedExperts, Gemm
+from moesim.ops.formats import BYTES_PER_WEIGHT
+
+if TYPE_CHECKING:
+    from moesim.models.plan import Plan
+    from moesim.models.rank import Rank
+
+_FP8_BLOCK = 128
+_ROUTER_COLUMNS = 64
+"""A tile has 64 columns: a router of fewer experts costs as much as one of 64."""
+
+
+@dataclass(frozen=True)
+class Moe(Block):
+    num_experts: int
+    num_experts_per_tok: int
+    width: int
+    gated: bool = True
+    shared_width: int = 0
+    """Total width of the shared experts; 0 when there are none."""
+    extra_parameters: int = 0
+    """Router biases, expert biases, the shared expert's gate."""
+    shared_gate: bool = False
+    """A sigmoid gate scales the shared experts' output (Qwen1.5)."""
+    n_group: int = 1
+    topk_group: int = 1
+    """Node-limited routing: a token's experts come from ``topk_group`` of ``n_group`` equal groups (DeepSeek-V3)."""
+
+    norm = "post_norm"
+    exchanges = frozenset(
+        {"gather_tokens", "scatter_tokens", "dispatch", "dispatch_slices", "combine", "combine_slices"}
+    )
+
+    @property
+    def label(self) -> str:
+        return "MoE"
+
+    @property
+    def routed(self) -> Moe:
+        return self
+
+    @property
+    def matrices(self) -> int:
+        return 2 + self.gated if self.shared_width else 0
+
+    @property
+    def matrices_per_expert(self) -> int:
+        return 2 + self.gated
+
+    @property
+    def tensors(self) -> int:
+        return 3 * self.num_experts
+
+    def expert_parameters(self, hidden: int) -> int:
+        return self.matrices_per_expert * hidden * self.width
+
+    def shared_parameters(self, hidden: int) -> int:
+        return self.matrices_per_expert * hidden * self.shared_width
+
+    def parameters(self, hidden: int) -> int:
+        experts = self.num_experts * self.expert_parameters(hidden)
+        return experts + self.shared_parameters(hidden) + hidden * self.num_experts + self.extra_parameters
+
+    def linear_parameters(self, hidden: int) -> int:
+        return self.shared_parameters(hidden)
+
+    def parameters_per_token(self, hidden: int) -> int:
+        return self.num_experts_per_tok * self.expert_parameters(hidden) + self.shared_parameters(hidden)
+
+    def weight_bytes(self, rank: Rank) -> float:
+        plan, hidden = rank.plan, rank.model.hidden_size
+        slots = rank.slots(self)
+        experts = slots * self.expert_parameters(hidden) / plan.expert_tp * BYTES_PER_WEIGHT[rank.experts]
+        # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
+        shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * BYTES_PER_WEIGHT[rank.linear]
+        extra = self.extra_parameters * slots / self.num_experts / plan.expert_tp
+        return experts + shared + (hidden * self.num_experts + extra) * BF16
+
+    def activation_bytes(self, rank: Rank, tokens: int) -> float:
+        plan, hidden = rank.plan, rank.model.hidden_size
+        width = self.width / plan.expert_tp
+        # Replicas' tokens come together where experts are; dispatched rows are the busiest rank's own.
+        rows = tokens * plan.dp * self.num_experts_per_tok
+        if plan.exchanges and plan.backend == "deepep_low_latency":
+            # Batched experts have a slot for every token of every rank.
+            rows = rank.slots(self) * tokens * plan.ep
+        elif plan.exchanges and plan.backend != "allgather_reducescatter":
+            rows = float(rank.loads(self).rows(tokens * plan.dp))
+        experts = BF16 * rows * (max((1 + self.gated) * width, hidden) + width)
+        return experts + BF16 * tokens * hidden
+
+    def operations(self, at: Frame) -> Iterator[Named]:
+        """Router, routed experts and shared experts; how tokens and experts meet is the plan's.
+
+        Without data parallelism every rank of the TP group holds all tokens and one all-reduce adds up the parts. With
+        it, tokens are gathered (or dispatched) to the experts' ranks and results scattered (or combined) back; under
+        expert parallelism the TP ranks of a replica then split its tokens among themselves (vLLM's sequence-parallel
+        MoE).
+        """
+        rank, plan, tokens = at.rank, at.rank.plan, at.tokens
+        mine = _share(tokens, plan.tp) if plan.exchanges and plan.tp > 1 else tokens
+        yield "router", Gemm(mine, max(self.num_experts, _ROUTER_COLUMNS), at.hidden)
+        yield "top_k", Elementwise(mine, mine * (BF16 * self.num_experts + 8.0 * self.num_experts_per_tok))
+        everyone = tokens * plan.dp
+        experts = FusedExperts(
+            everyone, at.hidden, self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
+            rank.loads(self), self.gated, rank.experts,
+            all_experts=self.num_experts if plan.ep > 1 else None,
+            local_only=_sorts_own_rows(rank),
+            backend=rank.moe_backend,
+        )  # fmt: skip
+        if plan.dp == 1:
+            yield "experts", experts
+        elif plan.exchanges:
+            yield from self._exchanged(at, mine, everyone, experts)
+        else:
+            yield "gather_tokens", at.collective(("dp",), "all_gather", self._token_bytes(at) * everyone)
+            yield "experts", experts
+            yield "scatter_tokens", at.collective(("dp",), "reduce_scatter", BF16 * at.hidden * everyone)
+        if self.shared_width:
+            slices = 1 if plan.exchanges else plan.tp
+            yield from feed_forward(at, mine, self.shared_width // slices, self.gated, "shared")
+            if self.shared_gate:
+                yield "shared_gate", Elementwise(mine, BF16 * mine * at.hidden, 2)
+            yield "shared_add", Elementwise(mine, 3 * BF16 * mine * at.hidden)
+        if not plan.exchanges:
+            yield from at.reduce
+        elif plan.tp > 1 and plan.backend != "coordinated":
+            yield "gather_sequence", at.collective(("tp",), "all_gather", BF16 * tokens * at.hidden)
+
+    def _token_bytes(self, at: Frame) -> float:
+        """A token as it is sent to experts, its expert numbers and their weights."""
+        element = _sent_element(at.rank)
+        scales = 4.0 / 128 if element < BF16 else 0.0
+        return (element + scales) * at.hidden + 8.0 * self.num_experts_per_tok
+
+    def _exchanged(self, at: Frame, mine: Any, everyone: Any, experts: FusedExperts) -> Iterator[Named]:
+        """Tokens of each rank to their experts' ranks and back; the busiest rank receives most."""
+        rank, plan, hidden, group = at.rank, at.rank.plan, at.hidden, ("tp", "dp")
+        loads, k = experts.loads, self.num_experts_per_tok
+        if plan.backend == "allgather_reducescatter":
+            yield "gather_tokens", at.collective(group, "all_gather", self._token_bytes(at) * everyone)
+            yield "experts", experts
+            yield "scatter_tokens", at.collective(group, "reduce_scatter", BF16 * hidden * everyone)
+            return
+        busiest = loads.imbalance(everyone) if plan.ep > 1 else 1.0
+        members = plan.members(*group)
+        sent = {"dispatch": _sent_element(rank), "combine": BF16}
+        for phase in ("dispatch", "combine"):
+            if phase == "combine":
+                yield "experts", experts
+            if plan.deepep:
+                yield phase, ExpertAllToAll(
+                    plan.backend, phase, mine, hidden, k, self.num_experts, len(members),
+                    bytes_per_element=sent[phase], sms=rank.engine.file.exchange.deepep_sms.value,
+                    n_group=self.n_group, topk_group=self.topk_group, busiest=busiest, slices=plan.expert_tp,
+                    members=members,
+                )  # fmt: skip
+                continue
+            message = mine * k * hidden * sent[phase]
+            if plan.backend == "coordinated" and plan.tp > 1:
+                # DeepSpeed-MoE (arXiv 2201.05596, section 5.2): ranks of equal slice exchange, then a gather over
+                # slices.
+                yield phase, at.collective(("dp",), "alltoall", message, busiest=busiest)
+                yield f"{phase}_slices", at.collective(("tp",), "all_gather", message * plan.tp)
+                continue
+            algorithm = plan.backend if plan.backend in {"two_level", "two_dh"} else "auto"
+            # Every rank that holds a slice of an expert needs the token.
+            message = message * plan.expert_tp
+            yield phase, at.collective(group, "alltoall", message, algorithm=algorithm, busiest=busiest)
+
+    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+        if not plan.exchanges:
+            yield from width_refused(self.shared_width, plan.tp, name)
+        yield from self._slices_refused(plan, experts_format, name)
+        picked, where = self.num_experts_per_tok, ("engine", "hf_overrides")
+        if picked > self.num_experts:
+            yield where, f"num_experts_per_tok is {picked}, above the {self.num_experts} experts there are"
+        if picked < 1:
+            yield where, "num_experts_per_tok is 0; at least 1 is needed"
+
+    def _slices_refused(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+        """Whether experts can be cut as finely as the plan cuts them."""
+        slices = plan.expert_tp
+        where, why = ("engine", "expert_tensor_parallel_size"), ""
+        if not plan.expert_parallel:
+            where = ("engine", "tensor_parallel_size")
+            why = " (without expert parallelism vLLM slices experts TP x DP times)" if plan.dp > 1 else ""
+        elif plan.tp * plan.dp % slices:
+            return
+        if self.width % slices:
+            yield where, f"{slices} does not divide the expert width {self.width} of {name}{why}"
+        elif experts_format == "fp8_block" and self.width // slices % _FP8_BLOCK:
+            yield (
+                where,
+                f"{slices} slices of {name}'s expert width {self.width} are {self.width // slices} wide, no multiple "
+                f"of the {_FP8_BLOCK} of block-scaled fp8; vLLM refuses that{why}",
+            )
+
+    def small_kernels(self, hidden: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        picked = {"num_experts": self.num_experts, "topk": self.num_experts_per_tok}
+        yield "top_k", picked
+        yield "align", {**picked, "block_m": 16}
+        yield "align", {**picked, "block_m": 64}
+        yield "permute", {**picked, "width": hidden}
+        yield "sum", {"width": hidden, "topk": self.num_experts_per_tok}
+        yield "activation", {"width": self.width}
+
+
+def _share(tokens: Any, ranks: int) -> Any:
+    """Tokens of each of several ranks, rounded up."""
+    return -(-tokens // ranks)
+
+
+def _sorts_own_rows(rank: Rank) -> bool:
+    """Whether kernels around the experts see a rank's own rows only: sent to it alone, or sorted out first."""
+    plan = rank.plan
+    sent = plan.exchanges and plan.backend != "allgather_reducescatter"
+    return sent or rank.engine.file.kernels.of_experts(rank.experts, rank.moe_backend).sorts_own_rows
+
+
+def _sent_element(rank: Rank) -> float:
+    """Bytes of an activation on its way to an expert: block-scaled fp8 is quantised first."""
+    return 1.0 if rank.experts == "fp8_block" else BF16

@@ -1,0 +1,99 @@
+"""DeepSeek sparse attention: latent attention over the past tokens that an indexer picks for each query.
+
+The indexer is whole on every rank. It caches one fp8 key of ``head_dim`` with a float32 scale for each token; under an
+fp8 cache the latents are laid out as vLLM's ``fp8_ds_mla``: fp8 latent, a float32 scale for each 128 of it, bfloat16 rope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moesim.models.blocks.block import Block, Refusal, State
+from moesim.models.blocks.mla import Mla
+from moesim.models.frame import Frame, Named
+from moesim.ops import Attention, Elementwise, Gemm
+from moesim.ops.formats import BYTES_PER_WEIGHT
+
+if TYPE_CHECKING:
+    from moesim.models.plan import Plan
+    from moesim.models.rank import Rank
+
+_SCALE_BYTES, _SCALED = 4.0, 128
+
+
+@dataclass(frozen=True)
+class Indexer:
+    """Picks ``top_k`` past tokens for each query by the scores of ``heads`` small heads."""
+
+    heads: int
+    head_dim: int
+    top_k: int
+
+    def parameters(self, hidden: int, q_in: int) -> int:
+        return q_in * self.heads * self.head_dim + hidden * self.head_dim + 2 * self.head_dim + hidden * self.heads
+
+    @property
+    def token_bytes(self) -> float:
+        """Its cached key. [B]"""
+        return self.head_dim + _SCALE_BYTES
+
+
+@dataclass(frozen=True)
+class SparseMla(Block):
+    mla: Mla
+    indexer: Indexer
+
+    norm = "input_norm"
+
+    @property
+    def matrices(self) -> int:
+        return 5
+
+    @property
+    def attention_heads(self) -> int:
+        return self.mla.num_attention_heads
+
+    def _indexer_parameters(self, hidden: int) -> int:
+        return self.indexer.parameters(hidden, self.mla.q_lora_rank or hidden)
+
+    def parameters(self, hidden: int) -> int:
+        return self.mla.parameters(hidden) + self._indexer_parameters(hidden)
+
+    def weight_bytes(self, rank: Rank) -> float:
+        own = self._indexer_parameters(rank.model.hidden_size)
+        return self.mla.weight_bytes(rank) + own * BYTES_PER_WEIGHT[rank.linear]
+
+    def state(self, tp: int, kv_bytes: float) -> State:
+        latent = self.mla.state(tp, kv_bytes).token_bytes
+        if kv_bytes < 2.0:
+            scales = self.mla.kv_lora_rank / _SCALED * _SCALE_BYTES
+            latent = self.mla.kv_lora_rank + scales + 2.0 * self.mla.qk_rope_head_dim
+        return State(latent + self.indexer.token_bytes)
+
+    def activation_bytes(self, rank: Rank, tokens: int) -> float:
+        return self.mla.activation_bytes(rank, tokens)
+
+    def operations(self, at: Frame) -> Iterator[Named]:
+        yield from self.mla.modules(at)
+        yield from self._indexing(at)
+        yield from at.reduce
+
+    def _indexing(self, at: Frame) -> Iterator[Named]:
+        """Projections, scores of the past, top-k.
+
+        Scores are QK products alone over one fp8 key head: the work of half as many heads of full attention.
+        """
+        index, tokens, linear = self.indexer, at.tokens, at.rank.linear
+        yield "indexer_q_proj", Gemm(tokens, index.heads * index.head_dim, self.mla.q_lora_rank or at.hidden, linear)
+        yield "indexer_k_proj", Gemm(tokens, index.head_dim + index.heads, at.hidden, linear)
+        yield (
+            "indexer_scores",
+            Attention(at.load.groups, index.heads // 2, 1, index.head_dim, None, 1.0, related=True),
+        )
+        seen = sum(g.tokens * (g.past + g.query) for g in at.load.groups)
+        yield "indexer_top_k", Elementwise(tokens, 4.0 * seen, of_context=True)
+
+    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+        return self.mla.refusals(plan, experts_format, name)

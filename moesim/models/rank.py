@@ -1,0 +1,60 @@
+"""A model as one GPU of a parallel plan holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moesim.engines.engine import Engine
+from moesim.experts.placement import group_loads
+from moesim.models.blocks.moe import Moe
+from moesim.models.model import Model
+from moesim.models.plan import Plan
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The part of a model on one rank of ``plan``. Numbers are per rank after sharding."""
+
+    model: Model
+    """The whole model, or one pipeline stage's layers."""
+    plan: Plan
+    experts: str
+    """Weight format of routed experts."""
+    linear: str
+    """Weight format of the other linear layers; embeddings, head and router stay bfloat16."""
+    kv_bytes: float
+    routing: Any
+    engine: Engine
+    moe_backend: str = "auto"
+    first: bool = True
+    """Holds the embedding."""
+    last: bool = True
+    """Holds the head."""
+    stage: int = 0
+    """Its place in the pipeline."""
+
+    @property
+    def tp(self) -> int:
+        return self.plan.tp
+
+    def stages(self) -> tuple[Rank, ...]:
+        """The ranks of a pipeline, one a stage."""
+        many = self.plan.pp
+        if many == 1:
+            return (self,)
+        return tuple(
+            replace(self, model=self.model.stage(i, many), first=i == 0, last=i == many - 1, stage=i)
+            for i in range(many)
+        )
+
+    def slots(self, ffn: Moe) -> int:
+        """Experts a rank has room for, replicas among them."""
+        return -(-(ffn.num_experts + self.plan.redundant) // self.plan.ep)
+
+    def loads(self, ffn: Moe) -> Any:
+        """What the busiest rank does of the routed work: see ``routing.Loads``."""
+        plan = self.plan
+        return group_loads(
+            self.routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant
+        )

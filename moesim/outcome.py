@@ -1,0 +1,129 @@
+"""What a prediction is: one of four kinds, each whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moesim.cost.cost import Cost, leaf_seconds
+from moesim.inputs.scenario import Scenario
+from moesim.memory import Room
+from moesim.metrics import Metric
+from moesim.serving.report import LoadReport
+from moesim.serving.steady import SteadyState
+
+if TYPE_CHECKING:
+    from moesim.offload.report import OffloadReport
+    from moesim.offload.tiers import Tiers
+
+_STRICT_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """How well a prediction's time is known."""
+
+    tags: dict[str, float]
+    """Share of the time priced by each kind of knowledge: fitted, extrapolated or assumed."""
+    notes: tuple[str, ...]
+    outside: tuple[str, ...]
+    """What takes a hundredth of the time or more and lies outside what was fitted: --strict refuses it."""
+
+    @classmethod
+    def of(cls, cost: Cost, remarks: tuple[str, ...] = ()) -> Knowledge:
+        leaves = leaf_seconds(cost)
+        # What overlap hides is no work of its own.
+        total = sum(seconds for _, seconds in leaves if seconds > 0)
+        tags: dict[str, float] = {}
+        notes: set[str] = set()
+        outside: set[str] = set()
+        for leaf, seconds in leaves:
+            tags[leaf.tag] = tags.get(leaf.tag, 0.0) + max(seconds, 0.0) / total
+            notes.update(f"{leaf.name}: {note}" for note in leaf.notes)
+            if seconds < _STRICT_SHARE * total:
+                continue
+            outside.update(f"{leaf.name}: {reason.text}" for reason in leaf.reasons if reason.why.strict)
+            if leaf.tag != "fitted" and any(family.startswith("offload/") for family in leaf.spread):
+                outside.add(f"{leaf.name}: {leaf.tag}, not fitted ({leaf.source})")
+        shares = {tag: share for tag, share in tags.items() if share > 0}
+        return cls(shares, (*sorted(notes), *remarks), tuple(sorted(outside)))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a scenario gives. ``metrics`` carry vLLM's names; milliseconds and tokens per second."""
+
+    scenario: Scenario
+    metrics: dict[str, Metric | None]
+    cost: Cost
+    knowledge: Knowledge
+
+    @property
+    def memory(self) -> Room | Tiers:
+        """Where memory goes."""
+        raise NotImplementedError
+
+    @property
+    def bounds(self) -> dict[str, str]:
+        """What bounds prefill and decode."""
+        return {part.name: _dominant_bound(part) for part in self.cost.children}
+
+    def __getitem__(self, name: str) -> float:
+        """The central value of a metric; NaN where it needs a second output token."""
+        if name not in self.metrics:
+            raise KeyError(f"'{name}' is not a metric; there are {', '.join(self.metrics)}")
+        metric = self.metrics[name]
+        return float("nan") if metric is None else metric.value
+
+
+@dataclass(frozen=True)
+class _OnGpu(Prediction):
+    room: Room
+    """The memory of a GPU, which holds all weights of its rank."""
+
+    @property
+    def memory(self) -> Room:
+        return self.room
+
+
+@dataclass(frozen=True)
+class Static(_OnGpu):
+    """A static batch."""
+
+
+@dataclass(frozen=True)
+class Served(_OnGpu):
+    """A simulated run under load."""
+
+    report: LoadReport
+    """How it went."""
+
+
+@dataclass(frozen=True)
+class Steady(_OnGpu):
+    """The steady state under load, in closed form."""
+
+    state: SteadyState
+
+
+@dataclass(frozen=True)
+class Offloaded(Prediction):
+    """A static batch of a model whose weights are not all on the GPU."""
+
+    tiers: Tiers
+    offload: OffloadReport
+    """What is where, and which lane does what."""
+
+    @property
+    def memory(self) -> Tiers:
+        return self.tiers
+
+
+def _dominant_bound(cost: Cost) -> str:
+    shares: dict[str, float] = {}
+    for leaf, seconds in leaf_seconds(cost):
+        key = f"{leaf.name} ({leaf.bound})"
+        shares[key] = shares.get(key, 0.0) + float(np.asarray(seconds))
+    return max(shares, key=lambda k: shares[k])

@@ -1,0 +1,1 @@
+"""Steps of an engine: what one costs, what overlaps, how stages follow each other, as a tree or from tables."""

@@ -1,0 +1,183 @@
+"""One engine step: all layers, the ends, and the host, as one cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from moesim.cost.cost import Cost, reduced, summed
+from moesim.cost.machine import Machine
+from moesim.models.ends import end_operations, hop_operations, sampling_operations
+from moesim.models.frame import Frame
+from moesim.models.model import Layers
+from moesim.models.rank import Rank
+from moesim.ops import Host
+from moesim.ops.load import Group, Load
+from moesim.steps.overlap import FORMULA, half, hidden_seconds, splits
+
+
+class Steps(Protocol):
+    """What prices steps: a model on its GPUs, or one whose weights are partly elsewhere."""
+
+    @property
+    def rank(self) -> Rank: ...
+
+    @property
+    def machine(self) -> Machine: ...
+
+    @property
+    def resident(self) -> StepModel:
+        """The same model with everything on its GPUs."""
+        ...
+
+    def load(self, groups: tuple[Group, ...], source_len: Any = 0) -> Load:
+        """What a step of these groups computes."""
+        ...
+
+    def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
+        """A whole step on one pipeline stage: the GPU's time and the host's."""
+        ...
+
+    def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
+        """The GPU's time of each stage of a pipeline, with its hop to the next and its launches."""
+        ...
+
+    def schedule_cost(self, stages: list[Cost], load: Load) -> Cost:
+        """What scheduling a step adds to the stages of a pipeline."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """Prices steps of a model on one rank of a machine, or on a pipeline of them."""
+
+    rank: Rank
+    machine: Machine
+    captured_tokens: int
+    """The largest step that runs as a CUDA graph; 0 is none."""
+    ahead: bool
+    """Asynchronous scheduling."""
+
+    @property
+    def resident(self) -> StepModel:
+        return self
+
+    def load(self, groups: tuple[Group, ...], source_len: Any = 0) -> Load:
+        tokens = one_number(sum(g.tokens for g in groups))
+        padded = self.rank.engine.padded_tokens(tokens, self.captured_tokens)
+        return Load(groups, padded, tokens <= self.captured_tokens, source_len)
+
+    def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
+        """A whole step: the GPU's time and the host's.
+
+        Parameters
+        ----------
+        name : str
+        load : Load
+        sampled : int or ndarray
+            Sequences that get a token out of this step.
+        encoder : bool
+            Run the encoder's layers instead of the decoder's, and no head.
+        """
+        parts = self.gpu_costs(self.rank, load, sampled, encoder)
+        return summed(name, [*parts, self.host_cost(parts, load)])
+
+    def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
+        """Each stage of a pipeline, its hop to the next, and what it waits for its own launches outside graphs."""
+        found = []
+        for rank in self.rank.stages():
+            parts = self.gpu_costs(rank, load, sampled)
+            if not rank.last:
+                parts += [self.machine.price(name, op) for name, op in hop_operations(Frame(rank, load))]
+            if not np.all(load.graph):
+                gpu_s = sum(part.total for part in parts)
+                launches = Host(load.sequences, kernels_of(parts), load.graph, gpu_s, schedules=False)
+                parts.append(self.machine.price("launches", launches))
+            found.append(summed(f"stage {rank.stage}", parts))
+        return found
+
+    def schedule_cost(self, stages: list[Cost], load: Load) -> Cost:
+        gpu_s = sum(stage.seconds for stage in stages)
+        return self.machine.price("host", Host(load.sequences, 0, True, gpu_s, self.ahead))
+
+    def host_cost(self, parts: list[Cost], load: Load) -> Cost:
+        """What the host adds to a step on one stage whose GPU parts are ``parts``."""
+        gpu_s = sum(part.total for part in parts)
+        return self.machine.price("host", Host(load.sequences, kernels_of(parts), load.graph, gpu_s, self.ahead))
+
+    def gpu_costs(self, rank: Rank, load: Load, sampled: Any, encoder: bool = False) -> list[Cost]:
+        """What the GPU of a rank does in a step: its layers by kind, then what stands around them."""
+        at, split = Frame(rank, load), splits(rank, load)
+        parts = [self._layers(layers, at, split) for layers in rank.model.layers if layers.encoder == encoder]
+        if encoder:
+            return parts + self.source_caches(load)
+        return [*parts, *self.ends(at, sampled)]
+
+    def ends(self, at: Frame, sampled: Any) -> list[Cost]:
+        """Embedding, head and sampling, as far as a stage holds them."""
+        operations = [*end_operations(at), *sampling_operations(at, one_number(sampled))]
+        priced = [self.machine.price(name, op) for name, op in operations]
+        return [summed("embedding and head", priced)] if priced else []
+
+    def operation_costs(self, layers: Layers, at: Frame) -> list[Cost]:
+        """Every operation of a layer, in order; what is the same object is priced once."""
+        priced: dict[int, Cost] = {}
+        found: list[Cost] = []
+        for name, op in layers.operations(at):
+            cost = priced.get(id(op))
+            if cost is None:
+                cost = priced[id(op)] = self.machine.price(name, op)
+            found.append(cost if cost.name == name else replace(cost, name=name))
+        return found
+
+    def _layers(self, layers: Layers, at: Frame, split: Any) -> Cost:
+        split = np.asarray(split) if layers.routed is not None else np.asarray(False)
+        if split.all():
+            return summed(layers.title, self._overlapped(layers, at), layers.count)
+        whole = self.operation_costs(layers, at)
+        if not split.any():
+            return summed(layers.title, whole, layers.count)
+        parts = [reduced(cost, lambda x: x * ~split) for cost in whole] + [
+            reduced(cost, lambda x: x * split) for cost in self._overlapped(layers, at)
+        ]
+        return summed(layers.title, parts, layers.count)
+
+    def _overlapped(self, layers: Layers, at: Frame) -> list[Cost]:
+        """Two half batches, and what their overlap hides."""
+        operations = [replace(c, count=2) for c in self.operation_costs(layers, Frame(at.rank, half(at.load)))]
+        exchanges = exchanges_of(layers)
+        moving = sum((cost.total for cost in operations if cost.name in exchanges), 0.0)
+        computing = sum((cost.total for cost in operations if cost.name not in exchanges), 0.0)
+        hidden = hidden_seconds(at.rank, self.machine.gpu.sm_count, moving, computing)
+        saved = Cost("hidden by overlap", -hidden, {}, bound="overlap", formula=FORMULA, source="both above")
+        return [*operations, saved]
+
+    def source_caches(self, load: Load) -> list[Cost]:
+        """Keys and values of the source for every decoder layer that attends across."""
+        result, at = [], Frame(self.rank, load)
+        for layers in self.rank.model.layers:
+            parts = [
+                self.machine.price(name, op) for block in layers.blocks for name, op in block.source_operations(at)
+            ]
+            if parts and not layers.encoder:
+                result.append(summed(f"{layers.title}: source cache", parts, layers.count))
+        return result
+
+
+def exchanges_of(layers: Layers) -> frozenset[str]:
+    """Names of a layer's operations that move tokens between ranks."""
+    return frozenset().union(*(block.exchanges for block in layers.blocks))
+
+
+def kernels_of(parts: list[Cost]) -> int:
+    """Operations that a step's parts launch."""
+    return sum(part.count * sum(c.count for c in part.children if c.bound != "overlap") for part in parts)
+
+
+def one_number(x: Any) -> Any:
+    """A load that is the same for every step, as the number it is."""
+    if isinstance(x, np.ndarray) and x.size and (x.size == 1 or (x == x.flat[0]).all()):
+        return x.flat[0].item()
+    return x

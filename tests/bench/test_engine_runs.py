@@ -1,0 +1,337 @@
+"""Engine runs: what is recorded of an engine, and the run set that comes of it. A fake engine stands in for vLLM."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+import types
+
+import pytest
+
+from moesim import paths
+from moesim.bench.engine.plan import batch_points, load_points, read_plan, write_plan
+from moesim.bench.engine.runner import measure_engine
+from moesim.bench.engine.settings import EngineSettings, memory_point
+from moesim.bench.errors import BenchError, DeviceLost
+from moesim.bench.log import Log, rows
+from moesim.calibrate import worker
+from moesim.calibrate.engine_runs import model_folder, write_runs
+from moesim.cli import main
+from moesim.errors import CalibrationError, SpecError
+from moesim.explore.validate import compared_memory, validate
+from moesim.inputs.run_file import load_runs
+from moesim.report.served import memory_lines
+
+STEP_S = 0.002
+SETTINGS = EngineSettings(paths.MODELS / "OLMoE-1B-7B-0924", max_model_len=512, max_num_seqs=16)
+HERE = {
+    "device": "cuda",
+    "cpu": "Xeon",
+    "gpu": "NVIDIA H100 80GB HBM3",
+    "driver": "580",
+    "versions": {"vllm": "0.25.1"},
+}
+
+
+class FakeScheduler:
+    """Whole prompts in their first step, one token a step afterwards; the fifth step preempts somebody."""
+
+    def __init__(self):
+        self.requests, self.steps = {}, 0
+
+    def schedule(self):
+        self.steps += 1
+        new = [r for r in self.requests.values() if r.done == 0]
+        old = [r for r in self.requests.values() if r.done]
+        if self.steps == 5 and old:
+            self._preempt_request(old[0], 0.0)
+        return types.SimpleNamespace(
+            scheduled_new_reqs=[types.SimpleNamespace(req_id=r.name, num_computed_tokens=0) for r in new],
+            scheduled_cached_reqs=types.SimpleNamespace(
+                req_ids=[r.name for r in old], num_computed_tokens=[r.prompt + r.done - 1 for r in old]
+            ),
+            num_scheduled_tokens={r.name: r.prompt if r.done == 0 else 1 for r in self.requests.values()},
+            total_num_scheduled_tokens=len(self.requests),
+        )
+
+    def update_from_output(self, chosen, output):
+        for name in chosen.num_scheduled_tokens:
+            self.requests[name].done += 1
+        return {}
+
+    def _preempt_request(self, request, at):
+        pass
+
+
+class FakeEngine:
+    def __init__(self):
+        self.scheduler = FakeScheduler()
+        driver = types.SimpleNamespace(
+            model_runner=types.SimpleNamespace(model_memory_usage=13 << 30), peak_activation_memory=1 << 30,
+            available_kv_cache_memory_bytes=50 << 30, cudagraph_memory_estimate=0,
+        )  # fmt: skip
+        executor = types.SimpleNamespace(driver_worker=driver)
+        core = types.SimpleNamespace(scheduler=self.scheduler, model_executor=executor)
+        self.engine_core = types.SimpleNamespace(engine_core=core)
+        self.vllm_config = types.SimpleNamespace(
+            model_config=types.SimpleNamespace(get_vocab_size=lambda: 1000),
+            cache_config=types.SimpleNamespace(num_gpu_blocks=25_000, block_size=16),
+            scheduler_config=types.SimpleNamespace(max_num_batched_tokens=8192, async_scheduling=True),
+            compilation_config=types.SimpleNamespace(cudagraph_mode="FULL_DECODE_ONLY"),
+        )
+
+    def add_request(self, name, prompt, params):
+        ids = prompt["prompt_token_ids"]
+        assert all(10 <= token < 990 for token in ids)
+        request = types.SimpleNamespace(name=name, prompt=len(ids), done=0, length=params.max_tokens)
+        self.scheduler.requests[name] = request
+
+    def has_unfinished_requests(self):
+        return bool(self.scheduler.requests)
+
+    def step(self):
+        chosen = self.scheduler.schedule()
+        time.sleep(STEP_S)
+        self.scheduler.update_from_output(chosen, None)
+        answers = [
+            types.SimpleNamespace(request_id=r.name, outputs=[types.SimpleNamespace(token_ids=[0] * r.done)])
+            for r in self.scheduler.requests.values()
+        ]
+        self.scheduler.requests = {n: r for n, r in self.scheduler.requests.items() if r.done < r.length}
+        return answers
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """A module called vllm that starts fake engines and remembers how."""
+    started = []
+
+    def start(**arguments):
+        started.append(arguments)
+        return types.SimpleNamespace(llm_engine=FakeEngine())
+
+    fake = types.SimpleNamespace(LLM=start, SamplingParams=types.SimpleNamespace, started=started)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    return fake
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The measuring process is this one, on an imagined H100."""
+
+    def run_engine(settings, points, log, device, seconds, busy=False, told=None):
+        with Log(log) as opened:
+            opened.session(HERE)
+            measure_engine(settings, points, opened, device, time.monotonic() + seconds)
+        return worker.Progress(len(points), 0.0)
+
+    monkeypatch.setattr(worker, "environment_of", lambda device, busy=False: HERE)
+    monkeypatch.setattr(worker, "run_engine", run_engine)
+
+
+def _measured(tmp_path, settings=SETTINGS, grid=((1, 32, 5), (4, 64, 9)), rates=()):
+    points = [*batch_points(settings, grid, 2), *(load_points(settings, rates, 6, (40, 8)) if rates else [])]
+    path = tmp_path / "points.jsonl"
+    with Log(path) as log:
+        log.session(HERE)
+        measure_engine(settings, points, log, "cuda", time.monotonic() + 60)
+    return path, {row["key"]: row for row in rows(path) if "point" in row}, points
+
+
+def test_a_batch_is_recorded_with_every_step(vllm, tmp_path):
+    _, found, points = _measured(tmp_path)
+    assert set(found) == {memory_point(SETTINGS).key, *(p.key for p in points)}
+    row = found[points[2].key]
+    assert len(row["requests"]) == 4 and row["preemptions"] == 0
+    steps = row["steps"]
+    assert steps["columns"][3] == "prefill_tokens" and len(steps["rows"]) == 9
+    first, last = steps["rows"][0], steps["rows"][-1]
+    assert first[2:] == [4, 256, 0, 0, 0], "four prompts of 64 tokens, nothing decoding"
+    assert last[2:] == [0, 0, 0, 4, 4 * (64 + 7)], "four requests decode after 71 cached tokens each"
+    assert all(gap >= STEP_S and latency >= STEP_S for gap, latency, *_ in steps["rows"])
+    assert row["mean_itl_s"] >= STEP_S and row["mean_ttft_s"] <= row["mean_e2el_s"]
+    assert row["output_throughput"] == pytest.approx(36 / row["took_s"])
+
+
+def test_vllm_is_started_without_weights_or_tokenizer(vllm, tmp_path):
+    settings = EngineSettings(tmp_path, "eager", hf_overrides={"num_experts_per_tok": 4})
+    arguments = settings.arguments("cuda")
+    assert arguments["load_format"] == "dummy" and arguments["skip_tokenizer_init"] and arguments["enforce_eager"]
+    assert arguments["hf_overrides"] == {"num_experts_per_tok": 4} and "compilation_config" not in arguments
+    graph = SETTINGS.arguments("cuda")["compilation_config"]
+    assert graph["cudagraph_mode"] == "FULL_DECODE_ONLY" and max(graph["cudagraph_capture_sizes"]) == 16
+
+
+def test_a_second_start_measures_only_what_is_missing(vllm, tmp_path):
+    path, found, points = _measured(tmp_path)
+    before = path.read_bytes()
+    with Log(path) as log:
+        measure_engine(SETTINGS, points, log, "cuda", time.monotonic() + 60)
+    assert path.read_bytes() == before and len(vllm.started) == 1
+    assert len(found) == 5
+
+
+def test_an_engine_without_room_is_a_row_and_another_failure_a_sentence(monkeypatch, tmp_path):
+    def fails(words):
+        def start(**arguments):
+            raise ValueError(words)
+
+        monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=start, SamplingParams=None))
+
+    fails("the estimated maximum model length is 1234")
+    _, found, _ = _measured(tmp_path)
+    assert "estimated maximum model length is 1234" in found[memory_point(SETTINGS).key]["failed"]
+    fails("no such architecture")
+    with (
+        Log(tmp_path / "other.jsonl") as log,
+        pytest.raises(BenchError, match=r"vLLM does not start on .*no such arch"),
+    ):
+        measure_engine(SETTINGS, batch_points(SETTINGS, [(1, 8, 2)], 1), log, "cuda", time.monotonic() + 60)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with (
+        Log(tmp_path / "none.jsonl") as log,
+        pytest.raises(BenchError, match="engine runs need vLLM, and 'vllm' is not"),
+    ):
+        measure_engine(SETTINGS, batch_points(SETTINGS, [(1, 8, 2)], 1), log, "cuda", time.monotonic() + 60)
+
+
+def test_points_that_cannot_fit_are_not_asked_for():
+    asked = itertools.product((1, 64), (32, 600), (9,))
+    assert [(p.columns["batch"], p.columns["input_len"]) for p in batch_points(SETTINGS, list(asked), 1)] == [(1, 32)]
+
+
+def test_a_plan_survives_the_way_to_the_other_process():
+    settings = EngineSettings(SETTINGS.model, hf_overrides={"num_experts_per_tok": 2}, routing="zipf_1.2")
+    points = batch_points(settings, [(1, 8, 2)], 1)
+    again, asked = read_plan(write_plan(settings, points))
+    assert again.columns() == settings.columns() and [p.key for p in asked] == [p.key for p in points]
+
+
+def test_runs_become_sets_that_validate_reads(vllm, tmp_path):
+    log, _, _ = _measured(tmp_path, rates=(50.0,))
+    written = write_runs(log, "h100-sxm", tmp_path)
+    assert [p.name for p in written] == [
+        f"h100-sxm-vllm-olmoe-1b-7b-0924-graph-len512-seqs16{kind}"
+        for kind in (".yaml", ".csv", "-poisson.yaml", "-poisson.csv")
+    ]
+    batch, poisson = load_runs(written[0]), load_runs(written[2])
+    assert [run.scenario.workload.max_concurrency for run in batch.runs] == [1, 4]
+    assert batch.runs[1].measured["mean_tpot_ms"] >= 1e3 * STEP_S
+    assert batch.about.scenario.engine.front_end == "none" and batch.about.role == "validation"
+    assert poisson.runs[0].scenario.workload.request_rate == 50.0
+    assert any("random router" in doubt for doubt in batch.about.doubts)
+    memory = {what: (theirs, ours) for what, theirs, ours in compared_memory(batch)}
+    assert memory["weights"] == pytest.approx((13 << 30, 12.9 * 2**30), rel=0.03) and memory["KV blocks"][0] == 25_000
+    assert "weights      measured       13 GiB" in "\n".join(memory_lines([batch]))
+    _, compared = validate([written[0]], workers=1)
+    assert {c.metric for c in compared} >= {"mean_ttft_ms", "mean_tpot_ms"}
+
+
+def test_other_formats_models_and_routings_are_said(vllm, tmp_path):
+    folder = model_folder("Mixtral-8x7B-v0.1", "fp8_block", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["quantization_config"]["weight_block_size"] == [128, 128] and config["num_local_experts"] == 8
+    assert model_folder("OLMoE-1B-7B-0924", None, tmp_path) == paths.MODELS / "OLMoE-1B-7B-0924"
+    settings = EngineSettings(folder, hf_overrides={"num_experts_per_tok": 1}, max_model_len=512, max_num_seqs=16)
+    log, _, _ = _measured(tmp_path, settings)
+    (about, _) = write_runs(log, "h100-sxm", tmp_path)
+    scenario = load_runs(about).about.scenario
+    assert scenario.engine.hf_overrides == {"num_experts_per_tok": 1} and scenario.model.endswith("-fp8_block")
+    assert about.name == "h100-sxm-vllm-mixtral-8x7b-v0.1-fp8_block-graph-num_experts_per_tok1-len512-seqs16.yaml"
+
+
+def test_a_log_without_runs_and_a_model_nobody_knows(tmp_path):
+    with Log(tmp_path / "points.jsonl") as log:
+        log.session(HERE)
+    with pytest.raises(CalibrationError, match="holds no measured run of an engine"):
+        write_runs(tmp_path / "points.jsonl", "h100-sxm", tmp_path)
+    with pytest.raises(SpecError, match="'nobody' is neither in the catalogue"):
+        model_folder("nobody", None, tmp_path)
+    with pytest.raises(SpecError, match="'int9' is not a format to start in; fp8, fp8_block are"):
+        model_folder("OLMoE-1B-7B-0924", "int9", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batches", "1:2"], "--batches: '1:2' is not batches, tokens in, tokens out"),
+        (["--batches", "999:8:8"], "asks for nothing that fits"),
+        (["--rates", "4:5"], "--rates: '4:5' is not rates, requests"),
+        (["--hf-overrides", "a=b"], "--hf-overrides: 'a=b' is not a field and a whole number"),
+        ([], "there is no GPU to measure"),
+        (["--device", "cpu"], "say with --hardware what to compare it with"),
+    ],
+)
+def test_bad_input_is_a_sentence(arguments, said, capsys, tmp_path):
+    pytest.importorskip("torch")
+    assert main(["bench-engine", "OLMoE-1B-7B-0924", "-o", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_the_command_writes_run_sets(vllm, here, tmp_path, capsys):
+    """From the command to the run set, the engine's process replaced by this one."""
+    arguments = ["bench-engine", "OLMoE-1B-7B-0924", "--batches", "1,2:16:4", "--repetitions", "1"]
+    assert main([*arguments, "-o", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "nvidia-h100-sxm5-80gb-vllm-olmoe-1b-7b-0924-graph.yaml" in said
+    assert len(load_runs(next(tmp_path.glob("*.yaml"))).runs) == 2
+
+
+def test_the_least_share_of_memory_is_found_and_compared(vllm, here, tmp_path):
+    start = vllm.LLM
+
+    def with_little_memory(**arguments):
+        if arguments["gpu_memory_utilization"] < 0.31:
+            raise ValueError("No available memory for the cache blocks.")
+        return start(**arguments)
+
+    vllm.LLM = with_little_memory
+    arguments = ["bench-engine", "OLMoE-1B-7B-0924", "--batches", "1:16:4", "--edge", "4", "-o", str(tmp_path)]
+    assert main(arguments) == 0
+    (group,) = (load_runs(path) for path in tmp_path.glob("*.yaml"))
+    memory = group.about.memory
+    assert memory and memory.fails_at and memory.starts_at and memory.fails_at < 0.31 <= memory.starts_at
+    assert memory.starts_at - memory.fails_at < 0.1
+    least = next(ours for what, _, ours in compared_memory(group) if what == "least share")
+    assert 0.15 < least < 0.3, "12.9 GiB of weights and a little more, of 79 GiB"
+    assert "least share" in "\n".join(memory_lines([group]))
+
+
+def test_a_request_that_breaks_the_engine_is_a_row_and_the_next_process_goes_on(vllm, tmp_path, monkeypatch):
+    points, add = batch_points(SETTINGS, [(1, 32, 5), (2, 40, 5), (4, 64, 9)], 1), FakeEngine.add_request
+
+    def refuses(engine, name, prompt, params):
+        if len(prompt["prompt_token_ids"]) == 40:
+            raise ValueError("The decoder prompt is longer than the maximum model length")
+        add(engine, name, prompt, params)
+
+    monkeypatch.setattr(FakeEngine, "add_request", refuses)
+    path = tmp_path / "points.jsonl"
+    for again in (True, False):
+        with Log(path) as log:
+            log.session(HERE)
+            if again:
+                with pytest.raises(DeviceLost):
+                    measure_engine(SETTINGS, points, log, "cuda", time.monotonic() + 60)
+            else:
+                measure_engine(SETTINGS, points, log, "cuda", time.monotonic() + 60)
+    found = {row["key"]: row for row in rows(path) if "point" in row}
+    assert "longer than the maximum" in found[points[1].key]["failed"] and found[points[2].key]["mean_ttft_s"] > 0
+    assert load_points(SETTINGS, [1.0], 4, (400, 40)) == [], "half again as long would not fit"
+
+
+def test_another_engine_goes_on_after_a_broken_one(monkeypatch, tmp_path):
+    codes, asked = [75, 75, 0], []
+
+    def measuring(*arguments):
+        asked.append(arguments)
+        return worker._Ended(codes[len(asked) - 1])
+
+    monkeypatch.setattr(worker, "_measuring", measuring)
+    progress = worker.run_engine(SETTINGS, [], tmp_path / "points.jsonl", "cuda", 60.0)
+    assert len(asked) == 3 and progress.warnings == []
+    codes[:] = [-9] * 4
+    assert "died (SIGKILL)" in worker.run_engine(SETTINGS, [], tmp_path / "p.jsonl", "cuda", 60.0).warnings[0]

@@ -1,0 +1,45 @@
+"""Served runs: the errors that the page prints may not grow."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from moesim import paths
+from moesim.explore.validate import validate
+from moesim.report.served import GROWTH, drifted, figures_of, headline
+
+
+@pytest.fixture(scope="module")
+def served():
+    return validate()
+
+
+def test_no_error_of_the_page_has_grown(served, capsys):
+    sets, found = served
+    now = {group.name: figures_of(group, found) for group in sets}
+    with capsys.disabled():
+        print("\n" + "\n".join(headline(sets, now)))
+    stored = json.loads((paths.ROOT / "docs" / "served.json").read_text())
+    assert set(stored) == set(now)
+    assert drifted(stored, now) == [], "run `moesim validate` if that is right"
+    better = drifted(now, stored)
+    assert better == [], f"the page is behind by more than {GROWTH:.0%}: run `moesim validate`"
+
+
+def test_the_page_is_made_of_the_stored_figures(served):
+    sets, _ = served
+    stored = json.loads((paths.ROOT / "docs" / "served.json").read_text())
+    table = "\n".join(headline(sets, stored))
+    assert table in (paths.ROOT / "docs" / "served.md").read_text()
+    assert table in (paths.ROOT / "README.md").read_text()
+
+
+def test_no_row_is_dropped(served):
+    sets, found = served
+    for group in sets:
+        rows = sum(1 for line in (paths.CALIBRATION / "runs" / f"{group.name}.csv").read_text().splitlines()
+                   if line and not line.startswith("#")) - 1  # fmt: skip
+        assert len(group.runs) == rows
+        assert sum(c.runs == group.name for c in found) == sum(len(run.measured) for run in group.runs)
