@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from moesim.engines.engine import Limits
 from moesim.errors import DoesNotFit
 from moesim.hardware.hardware import Hardware
@@ -17,7 +19,7 @@ from moesim.models.model import Model
 from moesim.models.rank import Rank
 from moesim.units import bytes_text
 
-_LONGEST = 2**24
+_LONGEST, _DIGIT = 2**24, 64
 
 
 @dataclass(frozen=True)
@@ -165,24 +167,23 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
     one = float(sequence_kv_bytes(rank, context, limits.block_size, source_len))
     return Room(
         total, usable, weights, activations, graphs, communication, other, available, per_token,
-        kv_blocks=max(int(available // (limits.block_size * per_token)), 0),
+        kv_blocks=max(int(available // max(limits.block_size * per_token, 1e-9)), 0),
         kv_needed=batch * one,
-        largest_batch=min(max(int(available // one), 0), limits.max_num_seqs),
+        largest_batch=min(max(int(available // max(one, 1e-9)), 0), limits.max_num_seqs),
         longest_context=_longest_context(rank, available / batch, limits.block_size, source_len),
         longest_alone=_longest_context(rank, available, limits.block_size, source_len),
     )  # fmt: skip
 
 
 def _longest_context(rank: Rank, share: float, block_size: int, source_len: int) -> int:
-    """The longest context whose cache fits in ``share`` bytes, by bisection."""
-    low, high = 0, _LONGEST
-    while high - low > 1:
-        middle = (low + high) // 2
-        if float(sequence_kv_bytes(rank, middle, block_size, source_len)) <= share:
-            low = middle
-        else:
-            high = middle
-    return min(low, rank.model.max_position_embeddings or low)
+    """The longest context whose cache fits in ``share`` bytes: a digit after the other, many tried at once."""
+    longest, step = 0, _LONGEST // _DIGIT
+    while step:
+        tried = longest + step * np.arange(1, _DIGIT)
+        fits = np.broadcast_to(sequence_kv_bytes(rank, tried, block_size, source_len) <= share, tried.shape)
+        longest += step * int(fits.sum())
+        step //= _DIGIT
+    return min(longest, rank.model.max_position_embeddings or longest)
 
 
 def require_room(room: Room, model: Model, hardware: Hardware, batch: int, ways_out: tuple[str, ...]) -> None:

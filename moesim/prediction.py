@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.advice import offload_ways_out, ways_out
 from moesim.assembly import Parts, assemble, room_of
-from moesim.cost.cost import Cost, reduced, summed
+from moesim.cost.cost import Cost, summed
 from moesim.errors import SpecError
 from moesim.inputs.checks import check
 from moesim.inputs.scenario import Locality, Scenario
@@ -129,8 +129,8 @@ def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
     load, budget = scenario.workload, parts.limits.max_num_batched_tokens
     batch = static_batch(parts.steps, load.size, load.input_len, load.output_len, budget)
     phases = [batch.prefill, batch.decode] if np.any(batch.decode.seconds) else [batch.prefill]
-    cost = reduced(summed("batch", phases), lambda x: np.asarray(x).item())
-    return {name: tuple(float(v[0]) for v in values) for name, values in metrics(batch).items()}, cost
+    found = {name: tuple(np.asarray(v).item() for v in values) for name, values in metrics(batch).items()}
+    return found, summed("batch", phases)
 
 
 def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Operations -> costs on one GPU under one engine. Forms say how (``cost/registry.py``); here is what is common to all."""
+"""Operations -> costs on one GPU under one engine. Forms say how (``cost/registry.py``); here is what all share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A serving engine of a version: what every other part of moesim asks of it.
 
-An engine is a file (``calibration/engines/<name>/<version>.yaml``: numbers with sources) and, where it composes steps in
-its own way, a folder beside this module. Nothing outside ``engines`` knows which one runs.
+An engine is a file (``calibration/engines/<name>/<version>.yaml``: numbers with sources) and, where it composes steps
+in its own way, a folder beside this module. Nothing outside ``engines`` knows which one runs.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import prod
 from pathlib import Path
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 from moesim import paths
 from moesim.engines.engine import Engine, Limits, load_engine
@@ -24,7 +25,6 @@ from moesim.models.model import Model
 from moesim.models.plan import Plan
 
 T = TypeVar("T")
-_AXES = (("tensor_parallel_size", "tp"), ("pipeline_parallel_size", "pp"))
 
 
 def check(scenario: Scenario) -> list[Finding]:
@@ -105,7 +105,7 @@ def _load(
             message = f"without it a prompt of {longest} tokens never fits a step of {most}; vLLM refuses that"
             yield ("engine", "enable_chunked_prefill"), message
     if apart is not None:
-        yield from _apart(load, apart, hardware)
+        yield from _apart(scenario, apart, hardware)
 
 
 def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
@@ -125,20 +125,49 @@ def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
         yield where, f"its longest request takes {longest:,} tokens, more than the {limit:,} the model can hold"
 
 
-def _apart(load: Workload, apart: Disaggregation, hardware: Hardware | None) -> Iterator[Finding]:
-    short = {name for name, dotted in ALIASES.items() if dotted.startswith("engine.")}
+def _apart(scenario: Scenario, apart: Disaggregation, hardware: Hardware | None) -> Iterator[Finding]:
     world = 0
-    if load.arrivals == "batch":
+    if scenario.workload.arrivals == "batch":
         yield ("disaggregation",), "a static batch runs on one engine; give max_concurrency, request_rate or trace_file"
-    for name, settings in (("prefill", apart.prefill), ("decode", apart.decode)):
-        sizes = [settings.get(name) or settings.get(alias) or 1 for name, alias in _AXES]
-        if all(isinstance(size, int) for size in sizes):
-            world += getattr(apart, f"{name}_replicas") * prod(sizes)
-        for key in settings:
-            if key not in EngineSettings.model_fields and key not in short:
-                yield ("disaggregation", name), f"'{key}' is not an engine setting"
+    for name in ("prefill", "decode"):
+        try:
+            settings = side_settings(scenario, name)
+        except ValidationError as error:
+            for item in error.errors():
+                key = str(item["loc"][0])
+                message = item["msg"].removeprefix("Value error, ")
+                if item["type"] == "extra_forbidden":
+                    yield ("disaggregation", name, key), f"'{key}' is not an engine setting"
+                else:
+                    said = f"{message[0].lower()}{message[1:]}"
+                    yield ("disaggregation", name, key), f"'{key}': {said} (found {item['input']!r})"
+            continue
+        plan = Plan.of(settings)
+        world += getattr(apart, f"{name}_replicas") * plan.world
+        if plan.dp > 1:
+            message = f"{name} engines are counted by {name}_replicas, not by data parallelism"
+            yield ("disaggregation", name, "data_parallel_size"), message
+        side = scenario.model_copy(update={"disaggregation": None, "engine": settings})
+        own = set(_engine_findings(scenario))
+        for at, message in _engine_findings(side):
+            if (at, message) not in own:
+                yield ("disaggregation", name, *at[1:]), message
     if hardware and world > hardware.gpus:
         yield ("disaggregation",), f"its engines take {world} GPUs, more than the {hardware.gpus} of {hardware.title}"
+
+
+def _engine_findings(scenario: Scenario) -> list[Finding]:
+    """What is wrong with the engine of a scenario without engines apart."""
+    return [
+        finding for finding in check(scenario.model_copy(update={"disaggregation": None})) if finding[0][0] == "engine"
+    ]
+
+
+def side_settings(scenario: Scenario, side: str) -> EngineSettings:
+    """The engine settings of prefill or decode engines that stand apart. Raises ValidationError."""
+    short = {name: dotted.partition(".")[2] for name, dotted in ALIASES.items() if dotted.startswith("engine.")}
+    given = {short.get(name, name): value for name, value in getattr(scenario.disaggregation, side).items()}
+    return EngineSettings.model_validate({**scenario.engine.model_dump(), **given})
 
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:

@@ -16,6 +16,6 @@ from moesim.ops.load import Group, Load
 Operation = Gemm | FusedExperts | Attention | MlaModule | Collective | ExpertAllToAll | Elementwise | Host
 
 __all__ = [
-    "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Group", "Host", "Load", "MlaModule",
-    "Operation", "attended_pairs",
+    "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Group", "Host", "Load",
+    "MlaModule", "Operation", "attended_pairs",
 ]  # fmt: skip

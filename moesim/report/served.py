@@ -51,7 +51,8 @@ def figures_of(group: RunSet, found: Sequence[Comparison]) -> dict[str, Any]:
     """Errors, coverage and queueing of one set."""
     mine = [c for c in found if c.runs == group.name]
     inside = [c for c in mine if _counts(group, c)]
-    times = [c for c in mine if c.metric.endswith("ttft_ms")]
+    # A run may have several statistics of its time to first token, and counts once.
+    times = list({c.run.line: c for c in mine if c.metric.endswith("ttft_ms")}.values())
     figures: dict[str, Any] = {"role": group.about.role, "runs": len(group.runs)}
     for name, metric in (("tpot", TPOT), ("ttft", TTFT)):
         rows = [c for c in inside if c.metric == metric and not (name == "ttft" and c.queued)]

@@ -67,7 +67,7 @@ def title(prediction: Prediction) -> str:
         how = f" with {load_system(scenario.offload.system).title}"
     apart = scenario.disaggregation
     if apart is not None:
-        plans = {name: Plan.of(side.engine).describe() for name, side in sides(scenario, apart).items()}
+        plans = {name: Plan.of(side.engine).describe() for name, side in sides(scenario).items()}
         counts = {"prefill": apart.prefill_replicas, "decode": apart.decode_replicas}
         how = f" ({', '.join(f'{counts[name]} {name} engines of {text}' for name, text in plans.items())})"
     return (

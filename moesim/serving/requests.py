@@ -24,13 +24,17 @@ def shares(load: Workload, replicas: int) -> list[tuple[Workload, int]]:
     Clients, requests and rates are shared out; an engine without a client or a request does not appear.
     """
     clients, count = load.max_concurrency, request_count(load)
+    used = min([replicas, *(n for n in (clients, count) if n is not None)])
     found: dict[tuple[int | None, int | None], int] = {}
-    for i in range(replicas):
-        mine = None if clients is None else clients // replicas + (i < clients % replicas)
-        asked = None if count is None else count // replicas + (i < count % replicas)
-        if mine != 0 and asked != 0:
-            found[mine, asked] = found.get((mine, asked), 0) + 1
-    rate = load.request_rate / replicas if load.request_rate else None
+    begun = 0
+    for i in range(used):
+        mine = None if clients is None else clients // used + (i < clients % used)
+        # Requests go where clients are.
+        weight = (begun, begun + mine, clients) if mine is not None and clients else (i, i + 1, used)
+        asked = None if count is None else count * weight[1] // weight[2] - count * weight[0] // weight[2]
+        begun += mine or 0
+        found[mine, asked] = found.get((mine, asked), 0) + 1
+    rate = load.request_rate / used if load.request_rate else None
     return [
         (load.model_copy(update={"max_concurrency": mine, "num_prompts": asked, "request_rate": rate}), many)
         for (mine, asked), many in found.items()

@@ -131,7 +131,11 @@ def static_batch(
     sequences = -(-replica[:, None] // in_flight)
     groups = (Group.decode(sequences, context),)
     at_nodes = decode_cycle(steps, steps.load(groups, source), sequences, in_flight)
-    decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
+    total = float(weight[0].sum())
+    if len(batch) == 1:
+        decode = reduced(at_nodes, lambda x: x * total if isinstance(x, float) else _weighted_sum(x, weight).item())
+    else:
+        decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
     node_s = np.broadcast_to(at_nodes.seconds, context.shape)
     return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, stall, node_s, encoder)
 
@@ -153,7 +157,11 @@ def _prefill(
     )
     steps_of = np.bincount(chunks.point, chunks.weight, len(batch))
 
-    def over_steps(x: Any) -> Array:
+    alone = float(steps_of[0])
+
+    def over_steps(x: Any) -> Any:
+        if len(back) == 1:
+            return x * alone if isinstance(x, float) or np.size(x) == 1 else float(np.dot(x, chunks.weight))
         x = np.asarray(x, float)
         if x.size == 1:
             return x.reshape(1) * steps_of[back]

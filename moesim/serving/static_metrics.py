@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import reduced, relative_interval, summed
+from moesim.cost.cost import Cost, relative_interval, summed
 from moesim.metrics import milliseconds, rate, throughputs, time_per_token
 from moesim.serving.static import StaticBatch
 
@@ -26,8 +26,10 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     tokens_out = batch.batch * batch.output_len
     of_prefill, of_decode = relative_interval(batch.prefill), relative_interval(batch.decode)
     of_all = relative_interval(summed("", [batch.prefill, batch.decode]))
-    waiting_s = prefill_s - batch.mean_finish_s
-    waiting = reduced(batch.prefill, lambda x: x * waiting_s / prefill_s)
+    # Prompts that end early wait for the others' prefill.
+    waited = (prefill_s - batch.mean_finish_s) / prefill_s
+    spread = {family: (down * waited, up * waited) for family, (down, up) in batch.prefill.spread.items()}
+    waiting = Cost("waiting", prefill_s * waited, spread)
     of_gaps = relative_interval(summed("", [waiting, batch.decode]))
     per_gap_s = time_per_token(e2e_s, ttft_s, batch.output_len)
     median_s, p99_s = _pooled_gaps(batch, (0.5, 0.99))

@@ -68,7 +68,10 @@ def steady_state(
     fullest : (Rank, Room)
         The pipeline stage with least room for the cache.
     """
-    replicas = steps.rank.plan.dp
+    replicas, moe = steps.rank.plan.dp, steps.rank.model.moe is not None
+    if not moe and load.max_concurrency:
+        # Replicas that do not wait for each other: those without a client do nothing.
+        replicas = min(replicas, load.max_concurrency)
     prompt, output = load.mean_input_len, load.mean_output_len
     clients = load.max_concurrency / replicas if load.max_concurrency else float("inf")
     asked = load.request_rate / replicas if load.request_rate else float("inf")
@@ -76,18 +79,20 @@ def steady_state(
     most = min(clients, limits.max_num_seqs, cache)
     priced = _Priced(steps, limits, most, prompt, prompt * load.cached_share, output)
     tokens = max(output - 1, _LEAST_TOKENS)
-    lockstep = replicas if steps.rank.model.moe is not None else 1
+    lockstep = replicas if moe else 1
     reading = front.request_s + front.prompt_token_s * prompt
 
     def at(running: float) -> tuple[float, float, float, float]:
         """(mean step, answers a second, prompts' share of time, time to first token without a queue)."""
         decode, extra = priced.at(running)
-        step = decode + lockstep * extra * running / tokens
+        # Prompts that replicas in lockstep take in the same step run side by side.
+        prompts = most_of(lockstep, running / tokens)
+        step = decode + extra * prompts
         rate = running / (tokens * step)
         in_step = np.isfinite(clients) and not load.request_rate
         aligned = max(step - reading, step / 2) if in_step else step / 2
-        own = priced.own(running) + extra * rate * lockstep * step
-        return step, rate, rate * lockstep * extra, reading + aligned + (limits.depth - 1) * step + own
+        own = priced.own(running) + extra * (most_of(lockstep, running / tokens, mine=1) - 1.0)
+        return step, rate, extra * prompts / step, reading + aligned + (limits.depth - 1) * step + own
 
     def too_many(running: float) -> bool:
         """Whether more sequences would decode at once than clients, or the rate asked for, keep busy."""
@@ -110,6 +115,17 @@ def steady_state(
     tpot = step if output > 1 else float("nan")
     whole = first + (output - 1) * step
     return SteadyState(first, tpot, whole, rate * replicas, running, share, limited, priced.cost(running))
+
+
+def most_of(replicas: int, mean: float, mine: int = 0) -> float:
+    """Expected most prompts that any of ``replicas`` takes in a step, each a Poisson number; one has ``mine`` more."""
+    if replicas == 1:
+        return mean + mine
+    k = np.arange(int(mean + 12 * np.sqrt(mean) + 24))
+    log_pmf = k * np.log(max(mean, 1e-300)) - mean - np.concatenate([[0.0], np.cumsum(np.log(k[1:]))])
+    below = np.minimum(np.cumsum(np.exp(log_pmf)), 1.0)
+    own = np.concatenate([np.zeros(mine), below])[: len(k)]
+    return float((1.0 - own * below ** (replicas - 1)).sum())
 
 
 def _boundary(too_many: Callable[[float], bool], most: float) -> float:

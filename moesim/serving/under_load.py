@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moesim.assembly import Parts, assemble, room_of
-from moesim.errors import SpecError
+from moesim.inputs.checks import side_settings
 from moesim.inputs.scenario import Disaggregation, Scenario
 from moesim.memory import fullest_stage, kv_bytes_per_token, require_room
 from moesim.models.plan import Plan
@@ -46,18 +46,18 @@ def served(
     return report, pricers
 
 
-def sides(scenario: Scenario, apart: Disaggregation) -> dict[str, Scenario]:
-    """The scenario as each kind of engine sees it. Raises SpecError."""
+def sides(scenario: Scenario) -> dict[str, Scenario]:
+    """The scenario as each kind of engine sees it."""
     return {
-        name: scenario.with_(disaggregation=None, **dict(settings))
-        for name, settings in (("prefill", apart.prefill), ("decode", apart.decode))
+        name: scenario.model_copy(update={"disaggregation": None, "engine": side_settings(scenario, name)})
+        for name in ("prefill", "decode")
     }
 
 
 def memory_side(scenario: Scenario) -> Scenario:
     """The scenario whose memory counts: the decode engines', where those are apart."""
     apart = scenario.disaggregation
-    return scenario if apart is None else sides(scenario, apart)["decode"]
+    return scenario if apart is None else sides(scenario)["decode"]
 
 
 def gpus_of(scenario: Scenario) -> int:
@@ -65,7 +65,7 @@ def gpus_of(scenario: Scenario) -> int:
     apart = scenario.disaggregation
     if apart is None:
         return Plan.of(scenario.engine).world
-    each = {name: Plan.of(side.engine).world for name, side in sides(scenario, apart).items()}
+    each = {name: Plan.of(side.engine).world for name, side in sides(scenario).items()}
     return apart.prefill_replicas * each["prefill"] + apart.decode_replicas * each["decode"]
 
 
@@ -74,10 +74,8 @@ def _apart(
 ) -> tuple[LoadReport, Pricers]:
     engines: dict[str, list[Instance]] = {}
     parts: dict[str, Parts] = {}
-    for name, side in sides(scenario, apart).items():
+    for name, side in sides(scenario).items():
         mine = parts[name] = assemble(side)
-        if mine.rank.plan.dp > 1:
-            raise SpecError(f"disaggregation: {name} engines are counted by {name}_replicas, not by data parallelism")
         room = room_of(side, mine)
         if not room.fits:
             require_room(room, mine.rank.model, mine.hardware, 1, ())

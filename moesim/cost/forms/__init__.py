@@ -1,8 +1,8 @@
 """The fitted formulas, one module per kernel family.
 
 A form is a list of ``Parameter`` and a function ``seconds(p, op, gpu) -> Timing``. The same function prices a
-prediction (scalars) and a table in a fit (arrays). Every module here is imported by ``load_forms``, so that a new family
-is a new file.
+prediction (scalars) and a table in a fit (arrays). Every module here is imported by ``load_forms``, so that a new
+family is a new file.
 """
 
 from __future__ import annotations

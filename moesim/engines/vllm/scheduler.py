@@ -46,7 +46,7 @@ class V1Scheduler:
     @property
     def draining(self) -> bool:
         """Whether a request waits for a pipeline to hand its last token back."""
-        return any(request.eligible_step > self._step + 1 for request in self.running)
+        return any(request.eligible_step > self._step for request in self.running)
 
     def schedule(self) -> Step:
         """Compose the next step; what it computes counts as computed from here on."""

@@ -1,7 +1,7 @@
-"""What every block answers. A kind of block is a final class in a file of its own; nothing else knows which kinds there are.
+"""What every block answers. A kind of block is a final class in a file of its own; nothing else knows which there are.
 
-A layer is a row of blocks, each behind a norm. A block owns its parameters, how ranks share them, the bytes it keeps for
-tokens and sequences, what it needs to run, and the operations of a step.
+A layer is a row of blocks, each behind a norm. A block owns its parameters, how ranks share them, the bytes it keeps
+for tokens and sequences, what it needs to run, and the operations of a step.
 """
 
 from __future__ import annotations

@@ -81,9 +81,8 @@ class Gqa(Block):
         yield "rope", Elementwise(tokens, 2 * BF16 * tokens * (heads + kv) * dim)
         window = None if self.chunked else self.window
         for name, groups in attended("attention", at):
-            if self.chunked and self.window:
-                groups = virtual_batches(groups, self.window)
-            yield name, Attention(groups, heads, kv, dim, window, rank.kv_bytes, self.causal)
+            seen = virtual_batches(groups, self.window) if self.chunked and self.window else groups
+            yield name, Attention(seen, heads, kv, dim, window, rank.kv_bytes, self.causal)
         yield "o_proj", Gemm(tokens, at.hidden, heads * dim, rank.linear)
         yield from at.reduce
 

@@ -1,7 +1,8 @@
 """DeepSeek sparse attention: latent attention over the past tokens that an indexer picks for each query.
 
-The indexer is whole on every rank. It caches one fp8 key of ``head_dim`` with a float32 scale for each token; under an
-fp8 cache the latents are laid out as vLLM's ``fp8_ds_mla``: fp8 latent, a float32 scale for each 128 of it, bfloat16 rope.
+The indexer is whole on every rank. It caches one fp8 key of ``head_dim`` with a float32 scale for each token; under
+an fp8 cache the latents are laid out as vLLM's ``fp8_ds_mla``: fp8 latent, a float32 scale for each 128 of it,
+bfloat16 rope.
 """
 
 from __future__ import annotations
