@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from moesim.cost.cost import Cost, leaf_seconds
 from moesim.inputs.scenario import Scenario
 from moesim.memory import Room
@@ -125,5 +123,5 @@ def _dominant_bound(cost: Cost) -> str:
     shares: dict[str, float] = {}
     for leaf, seconds in leaf_seconds(cost):
         key = f"{leaf.name} ({leaf.bound})"
-        shares[key] = shares.get(key, 0.0) + float(np.asarray(seconds))
+        shares[key] = shares.get(key, 0.0) + seconds
     return max(shares, key=lambda k: shares[k])

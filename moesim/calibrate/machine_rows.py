@@ -30,7 +30,7 @@ SMALL_BYTES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "sampling": lambda t: 16.0 * t["rows"] * t["vocab_size"],
     "cache_write": lambda t: 8.0 * t["rows"] * t["kv_heads"] * t["head_dim"],
 }
-"""Small kernel -> bytes it reads and writes, as `layer.py` counts them. [B]"""
+"""Small kernel -> bytes it reads and writes, as blocks count them. [B]"""
 
 
 def _small(op: str) -> Callable[[pd.DataFrame], Elementwise]:

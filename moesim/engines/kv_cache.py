@@ -85,6 +85,7 @@ class CountedBlocks:
             return False
         self._free -= needed
         request.blocks[:] = [blocks]
+        request.room = blocks * self.block_size
         return True
 
     def commit(self, request: Request, tokens: int) -> None:
@@ -94,6 +95,7 @@ class CountedBlocks:
         if request.blocks:
             self._free += self._table[request.blocks[0]]
             request.blocks.clear()
+            request.room = 0
 
     def room_for(self, growth: Iterable[tuple[Request, int]]) -> bool:
         needed = 0.0
@@ -151,6 +153,7 @@ class CachedBlocks:
             self._holders[block] += 1
         request.blocks[:] = found
         request.keyed = len(found)
+        request.room, request.next_full = len(found) * self.block_size, (len(found) + 1) * self.block_size
         return self.grow(request, tokens)
 
     def grow(self, request: Request, tokens: int) -> bool:
@@ -159,6 +162,7 @@ class CachedBlocks:
             return False
         for _ in range(more):
             request.blocks.append(self._take())
+        request.room = len(request.blocks) * self.block_size
         return True
 
     def commit(self, request: Request, tokens: int) -> None:
@@ -168,6 +172,7 @@ class CachedBlocks:
             self._key_of[block] = key
             self._by_key.setdefault(key, {})[block] = None
             request.keyed += 1
+        request.next_full = (request.keyed + 1) * self.block_size
 
     def release(self, request: Request) -> None:
         plain = []
@@ -183,7 +188,7 @@ class CachedBlocks:
             self._queue[block] = None
             self._queue.move_to_end(block, last=False)
         request.blocks.clear()
-        request.keyed = 0
+        request.keyed = request.room = 0
         if request.finished:
             self._prompt_keys.pop(request, None)
 

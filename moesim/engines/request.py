@@ -32,6 +32,10 @@ class Request:
     """KV blocks held: their numbers, or how many where identity does not matter."""
     keyed: int = 0
     """Full blocks of these known to the prefix cache."""
+    room: int = 0
+    """Tokens that the blocks held have room for."""
+    next_full: float = float("inf")
+    """Final tokens at which one more of its blocks may be found again."""
     running: bool = False
     loaded: int = 0
     """Tokens whose keys and values came from another engine; gone once the request loses its blocks."""

@@ -141,7 +141,7 @@ def deciding_term(loser: Prediction, best: Prediction) -> str:
     mine, theirs = _by_operation(loser.cost), _by_operation(best.cost)
     gap = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in mine.keys() | theirs.keys()}
     name = max(gap, key=lambda n: gap[n])
-    total = loser.cost.seconds - best.cost.seconds
+    total = float(loser.cost.seconds - best.cost.seconds)
     text = f"{name} +{gap[name]:.3g} s" if gap[name] < 100 else f"{name} +{gap[name]:,.0f} s"
     return text if total <= 0 else f"{text} of {total:+.3g} s"
 

@@ -13,7 +13,7 @@ from moesim import units
 class Strict(BaseModel):
     """Unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 Whole = Annotated[int, Field(ge=1)]

@@ -46,9 +46,6 @@ def load_text(prediction: Served) -> str:
 _LIMITS = {
     "clients": "the clients: each waits for its answer before it asks again",
     "rate": "the rate of arrivals",
-    "seats": "max_num_seqs: requests wait for a seat",
-    "cache": "the KV cache: requests wait for room",
-    "overload": "the engine: requests arrive faster than it answers, and the queue never ends",
 }
 
 

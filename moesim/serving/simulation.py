@@ -224,10 +224,12 @@ class Simulation:
 
     def _grow(self, running: list[Request], steps: int) -> bool:
         blocks = self._schedulers[0].blocks
-        if not blocks.room_for((request, request.computed + steps) for request in running):
+        growing = [(r, r.computed + steps) for r in running if r.computed + steps > r.room]
+        if growing and not blocks.room_for(growing):
             return False
         for request in running:
-            blocks.grow(request, request.computed + steps)
+            if request.computed + steps > request.room:
+                blocks.grow(request, request.computed + steps)
         return True
 
     def _stretch(self, running: list[Request], first: float, start: float, times: Any, ends: Any) -> None:
@@ -237,7 +239,8 @@ class Simulation:
         for request in running:
             request.computed += steps
             request.emitted += steps if ahead else steps - 1
-            scheduler.blocks.commit(request, request.computed - 1)
+            if request.computed - 1 >= request.next_full:
+                scheduler.blocks.commit(request, request.computed - 1)
         landed = self._flights.pop() if ahead else None
         if landed:
             self._report.tokens_out(landed.steps[0], landed.end_s)

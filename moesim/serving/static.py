@@ -161,7 +161,9 @@ def _prefill(
 
     def over_steps(x: Any) -> Any:
         if len(back) == 1:
-            return x * alone if isinstance(x, float) or np.size(x) == 1 else float(np.dot(x, chunks.weight))
+            if isinstance(x, float):
+                return x * alone
+            return np.asarray(x).item() * alone if np.size(x) == 1 else float(np.dot(x, chunks.weight))
         x = np.asarray(x, float)
         if x.size == 1:
             return x.reshape(1) * steps_of[back]

@@ -1,13 +1,16 @@
 """The steady state of an engine under load, in closed form.
 
-Requests out of step: prompts come at random moments. A step takes ``d`` when it only decodes; each prompt adds
-``delta`` to the step (or steps) that computes it. With ``rate`` prompts a second the mean step is the fixed point
-``L = d + delta rate L``, so a token takes ``L = d / (1 - rate delta)``; Little's law ties rate, concurrency and
-latency together (formula card, section 7). A prompt waits for the step under way, for the one composed ahead of it,
-and shares its own with those that came meanwhile.
+A step takes ``d(n)`` when n sequences only decode; each prompt adds ``delta(n)`` to the step (or steps) that computes
+it. Replicas in lockstep take prompts side by side: the most of them counts, not their sum.
 
-It does not see requests that fall into step: equal lengths, short runs, or a prompt burst longer than the spread of
-answers. The simulation does.
+In a closed loop a prompt comes for every ``output - 1`` tokens of each sequence, so the mean step is
+``d + delta n / (output - 1)``; a sequence sees all prompts but its own. Clients begin together and drift apart as
+lengths differ, so that prompts share steps for many rounds. At a rate, sequences share the engine as customers share a
+processor whose speed depends on their number: a product form gives how many there are, whatever the law of lengths.
+Little's law ties rate, concurrency and latency together (docs/model/steady.md).
+
+What it does not see it refuses: full caches and seats, pipelines, prompts that take much of the time. The simulation
+does see them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
 from moesim.engines.vllm.scheduler import SchedulerLimits
-from moesim.inputs.workload import Workload
+from moesim.errors import Problem, SpecError
+from moesim.inputs.workload import Lognormal, Uniform, Workload
 from moesim.memory import Room, sequence_kv_bytes
 from moesim.models.rank import Rank
 from moesim.ops.load import Group
@@ -31,6 +35,9 @@ from moesim.steps.step import Steps
 Array = np.ndarray[Any, Any]
 
 _NODES = 24
+_MOST_SHARE, _MOST_SHARE_IN_LOCKSTEP = 0.25, 0.1
+"""Of the time, spent on prompts, up to which requests are out of step with each other: found by comparing with
+simulations of 200 shipped plans and loads (docs/load.md)."""
 _ROUNDS = 40
 _LEAST_TOKENS = 0.05
 """Stands for the decode steps of an answer of one token, which has none."""
@@ -49,7 +56,7 @@ class SteadyState(NamedTuple):
     prompt_share: float
     """Of the engine's time, spent on prompts."""
     limited_by: str
-    """``clients``, ``rate``, ``seats``, ``cache`` or ``overload``."""
+    """``clients`` or ``rate``."""
     cost: Cost
     """A mean step and the prompt's own. [s]"""
 
@@ -89,10 +96,15 @@ def steady_state(
         prompts = most_of(lockstep, running / tokens)
         step = decode + extra * prompts
         rate = running / (tokens * step)
+        others = most_of(lockstep, running / tokens, mine=1) - 1.0
+        return step, rate, extra * prompts / step, reading + waits(running, step) + priced.own(running) + extra * others
+
+    def waits(running: float, step: float) -> float:
+        """For the step under way and those composed ahead, where others keep the engine busy. [s]"""
         in_step = np.isfinite(clients) and not load.request_rate
         aligned = max(step - reading, step / 2) if in_step else step / 2
-        own = priced.own(running) + extra * (most_of(lockstep, running / tokens, mine=1) - 1.0)
-        return step, rate, extra * prompts / step, reading + aligned + (limits.depth - 1) * step + own
+        busy = min(clients - 1.0, 1.0) if np.isfinite(clients) else 1.0 - np.exp(-running)
+        return busy * (aligned + (limits.depth - 1) * step)
 
     def too_many(running: float) -> bool:
         """Whether more sequences would decode at once than clients, or the rate asked for, keep busy."""
@@ -100,17 +112,22 @@ def steady_state(
         return rate > asked or running + rate * first > clients
 
     running = _boundary(too_many, most)
-    step, rate, share, first = at(running)
+    if np.isfinite(asked) and not np.isfinite(clients) and 0.0 < running < most * (1 - 1e-6):
+        together = most_of(lockstep, running / tokens) / (running / tokens)
+        running = min(priced.at_random(asked, tokens, together, most), most * (1 - 1e-5))
+        first, share = at(running)[3], at(running)[2]
+        step, rate = running / (asked * tokens), asked
+    else:
+        step, rate, share, first = at(running)
     limited = "rate" if np.isfinite(asked) else "clients"
-    if running >= most * (1 - 1e-6):
-        if rate < 0.999 * asked < float("inf"):
-            limited, first = "overload", float("nan")
-        elif clients > most:
-            limited = "cache" if cache < limits.max_num_seqs else "seats"
-            first = max(clients / rate - tokens * step, first)
-    elif limited == "clients":
-        late = priced.burst(int(clients), limits.max_num_batched_tokens) - first
-        first += _burst_share(load) * max(late, 0.0)
+    full = running >= most * (1 - 1e-6) and (clients > most or rate < 0.999 * asked < float("inf"))
+    _refuse_unseen(steps.rank.plan.pp, lockstep, full, cache < limits.max_num_seqs, share)
+    if np.isfinite(clients):
+        # A sequence sees the prompts of the others: its own came before.
+        step -= priced.at(running)[1] * most_of(lockstep, running / tokens) / (clients * lockstep)
+    if limited == "clients":
+        burst = priced.burst(max(int(clients), 1), limits.max_num_batched_tokens, front)
+        first = _over_rounds(load, clients, first, burst, step, tokens, priced.at(running))
         rate = clients / (first + tokens * step)
     tpot = step if output > 1 else float("nan")
     whole = first + (output - 1) * step
@@ -128,6 +145,21 @@ def most_of(replicas: int, mean: float, mine: int = 0) -> float:
     return float((1.0 - own * below ** (replicas - 1)).sum())
 
 
+def _refuse_unseen(stages: int, lockstep: int, full: bool, by_cache: bool, share: float) -> None:
+    """Raise SpecError for loads whose steady state the closed form does not see."""
+    why = ""
+    if stages > 1:
+        why = "micro-batches of a pipeline fill each other's gaps"
+    elif full and by_cache:
+        why = "the KV cache is full: requests wait for room, lose it and are computed again"
+    elif full:
+        why = "more requests come than there are seats: they queue"
+    elif share > (_MOST_SHARE if lockstep == 1 else _MOST_SHARE_IN_LOCKSTEP):
+        why = f"prompts take {share:.0%} of the time: they come in bursts that decodes wait for"
+    if why:
+        raise SpecError([Problem(f"{why}, which has no closed form; leave out --steady to simulate it", "workload")])
+
+
 def _boundary(too_many: Callable[[float], bool], most: float) -> float:
     """The largest number up to ``most`` that is not too many."""
     if not too_many(most):
@@ -139,10 +171,40 @@ def _boundary(too_many: Callable[[float], bool], most: float) -> float:
     return low
 
 
-def _burst_share(load: Workload) -> float:
-    """Share of a closed loop's requests that its clients send at once at the beginning."""
-    count = request_count(load)
-    return min((load.max_concurrency or 0) / count, 1.0) if count else 0.0
+def _over_rounds(
+    load: Workload, clients: float, first: float, burst: float, step: float, tokens: float, priced: tuple[float, float]
+) -> float:
+    """Mean time to first token of a closed loop whose clients all begin at once and drift apart.
+
+    The first round is a burst. Later ones come as spread out as the burst left them and as answers' lengths differ:
+    prompts that come close together share steps. Of Gaussian arrival times ``n / (2 sqrt(pi) sigma)`` others come a
+    second around one of them. [s]
+    """
+    count = request_count(load) or 0
+    rounds = max(round(count / max(load.max_concurrency or 1, 1)), 1)
+    decode, extra = priced
+    cycle = first + tokens * step
+    spread = relative_spread(load) * tokens * step
+    apart = clients / cycle * decode / max(1.0 - extra * clients / cycle, 0.1)
+    total = max(burst, first)
+    for number in range(1, rounds):
+        deviation = np.sqrt(burst**2 / 12.0 + number * spread**2)
+        a_second = max(clients / (2.0 * np.sqrt(np.pi) * max(deviation, 1e-9)), clients / cycle)
+        # As many as a row of so many prompts leaves waiting where they come as fast as they are computed, and those
+        # that come before their turn where they come faster.
+        together = a_second * decode / max(1.0 - a_second * extra, clients**-0.5)
+        behind = max(clients * extra - np.sqrt(12.0) * deviation, 0.0) / (2.0 * extra) if extra else 0.0
+        total += first + extra * max(min(together + behind, (clients - 1.0) / 2.0) - apart, 0.0)
+    return total / rounds
+
+
+def relative_spread(load: Workload) -> float:
+    """Standard deviation of output lengths over their mean."""
+    law = load.lengths
+    if isinstance(law, Uniform):
+        return (law.high - law.low) / (law.high + law.low) / np.sqrt(3.0)
+    own = np.sqrt(np.expm1(law.sigma**2)) if isinstance(law, Lognormal) else 0.0
+    return float(np.hypot(own, 0.0 if load.ignore_eos else 1.0))
 
 
 def _cache_seats(fullest: tuple[Rank, Room], block_size: int, prompt: float, output: float) -> float:
@@ -157,7 +219,7 @@ class _Priced:
 
     def __init__(self, steps: Steps, limits: SchedulerLimits, most: float, prompt: float, cached: float, output: float):
         nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
-        self._nodes = nodes
+        self._nodes, self._prompt = nodes, prompt
         new, past = max(round(prompt - cached), 1), int(cached)
         self._new = new
         budget = np.maximum(limits.max_num_batched_tokens - nodes, 1)
@@ -179,14 +241,40 @@ class _Priced:
         """(a step that only decodes, what a prompt adds). [s]"""
         return self._between(self._alone, running), self._between(self._extra, running)
 
+    def at_random(self, rate: float, tokens: float, together: float, most: float) -> float:
+        """Mean sequences that decode at once where prompts come at random, ``rate`` a second.
+
+        Processor sharing whose speed depends on how many share it: there are n with a probability in proportion to the
+        product of ``rate tokens step(i) / i`` over i up to n, whatever the law of lengths. ``together`` is how many
+        prompts replicas in lockstep take in a step, over one's own.
+        """
+        n = np.arange(1, int(most) + 1)
+        busy = np.minimum(rate * together * np.interp(n, self._nodes, self._extra), 0.99)
+        step = np.interp(n, self._nodes, self._alone) / (1.0 - busy)
+        weight = np.concatenate([[0.0], np.cumsum(np.log(rate * tokens * step / n))])
+        chance = np.exp(weight - weight.max())
+        return float(np.arange(len(chance)) @ chance / chance.sum())
+
     def own(self, running: float) -> float:
         """The steps that compute a prompt beside the decodes. [s]"""
         return self._between(self._own, running)
 
-    def burst(self, prompts: int, budget: int) -> float:
-        """Mean time to first token of ``prompts`` that come together: one after the other, a step's worth at a time."""
+    def burst(self, prompts: int, budget: int, front: FrontEnd) -> float:
+        """Mean time to first token of ``prompts`` that come at once: read one by one, computed a step full at a time.
+
+        Those whose prompts are done decode beside the others.
+        """
         together = min(max(budget / self._new, 1.0), prompts)
-        return self.own(1) + self._between(self._extra, prompts / 2) * (prompts + together - 2) / 2
+        before = np.arange(prompts)
+        # One after the other, the decodes of a step shared by its prompts.
+        each = np.interp(np.maximum(before, 1.0), self._nodes, self._extra)
+        each = each + np.interp(before, self._nodes, self._alone) * (before > 0) / together
+        read = front.request_s + front.prompt_token_s * self._prompt * (before + 1.0)
+        passed = np.cumsum(each)
+        ends = passed + np.maximum.accumulate(np.maximum(read + each - passed, 0.0))
+        # A token comes when its step ends; where more than one step is needed, the first takes the first prompt alone.
+        rest_of_step = (together - 1.0) / 2.0 * float(each.mean())
+        return float(ends.mean()) + rest_of_step + (0.0 if together >= prompts else self.own(1))
 
     def _between(self, values: Array, running: float) -> float:
         return float(np.interp(running, self._nodes, values))

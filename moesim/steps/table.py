@@ -142,7 +142,7 @@ class _Stage:
         if found is None:
             at = Frame(self._rank, Load((Group(1, padded, 0),), padded, True))
             ends, hops = list(end_operations(at)), [] if self._rank.last else list(hop_operations(at))
-            seconds = sum(float(self._machine.price(name, op).seconds) for name, op in [*ends, *hops])
+            seconds = sum(float(self._machine.seconds(name, op)) for name, op in [*ends, *hops])
             kinds = [self._layer(layers, at) for layers in self._layers]
             found = self._by_tokens[padded] = (kinds, seconds, len(ends))
         return found
@@ -152,7 +152,7 @@ class _Stage:
         for name, op in layers.operations(at):
             if op.of_context:
                 continue
-            seconds = float(self._machine.price(name, op).seconds)
+            seconds = float(self._machine.seconds(name, op))
             kernels += 1
             if name in exchanges:
                 moving += seconds
@@ -165,7 +165,7 @@ class _Stage:
         if found is None:
             at = Frame(self._rank, Load((Group(1, 1, 0),), 1, True))
             operations = list(sampling_operations(at, sampled))
-            seconds = sum(float(self._machine.price(name, op).seconds) for name, op in operations)
+            seconds = sum(float(self._machine.seconds(name, op)) for name, op in operations)
             found = self._by_sampled[sampled] = (seconds, len(operations))
         return found
 
@@ -184,11 +184,8 @@ class _Contexts:
         for block in blocks:
             found = self._found.get(block)
             if found is None:
-                operations = [(name, op) for name, op in self._at.operations(block) if op.of_context]
-                found = self._found[block] = (
-                    sum(self._machine.seconds(name, op) for name, op in operations),
-                    len(operations),
-                )
+                priced = [self._machine.seconds(name, op) for name, op in block.context_operations(self._at)]
+                found = self._found[block] = (sum(priced), len(priced))
             total, kernels = total + found[0], kernels + found[1]
         return total, kernels
 

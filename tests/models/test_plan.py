@@ -204,7 +204,7 @@ def test_deepep_between_nodes_is_never_faster(backend, tokens):
 
 
 def test_two_level_wins_small_messages_and_loses_large_ones():
-    """Twice the volume, fewer messages (formula card, section 6)."""
+    """Twice the volume, fewer messages (docs/model/collectives.md)."""
     machine = Machine(load_hardware("h100-pod-40"), load_engine())
     members = tuple(range(320))
 

@@ -23,6 +23,7 @@ from moesim.serving.engine import simulated, step_table
 from moesim.serving.measures import Distribution
 from moesim.serving.report import LoadReport, Slo
 from moesim.serving.requests import requests
+from moesim.serving.steady import most_of
 from moesim.steps.table import Composition
 
 
@@ -196,7 +197,7 @@ CASES = [
     {"max_concurrency": 8},
     {"max_concurrency": 32},
     {"max_concurrency": 64, "input_len": 512, "output_len": 256},
-    {"max_concurrency": 16, "input_len": 8192, "output_len": 256},
+    {"max_concurrency": 4, "input_len": 8192, "output_len": 512},
     {"max_concurrency": 32, "input_len": 1024, "output_len": 512, "async_scheduling": False},
     {"max_concurrency": None, "request_rate": 2.0},
     {"max_concurrency": None, "request_rate": 20.0, "input_len": 512, "output_len": 256},
@@ -218,8 +219,8 @@ def test_closed_form_and_simulation_agree(case, capsys):
     assert abs(tpot) <= 0.05 and abs(ttft) <= 0.10
 
 
-@pytest.mark.parametrize("output_len", [2, 4, 64])
-@pytest.mark.parametrize("clients", [1, 16, 256])
+@pytest.mark.parametrize("output_len", [256, 512])
+@pytest.mark.parametrize("clients", [1, 16, 32])
 def test_the_steady_state_keeps_little_s_law(served, clients, output_len):
     long = served.with_(max_concurrency=clients, output_len=output_len, num_prompts=100_000, input_len=1000)
     state = predict_steady(long).state
@@ -227,18 +228,48 @@ def test_the_steady_state_keeps_little_s_law(served, clients, output_len):
 
 
 def test_answers_of_one_token_have_no_gap(served):
-    single = served.with_(output_len=1, num_prompts=800)
+    single = served.with_(output_len=1, num_prompts=200, max_concurrency=None, request_rate=1.0)
     form, run = predict_steady(single), predict(single)
     assert form.metrics["mean_tpot_ms"] is None and run.metrics["mean_tpot_ms"] is None
 
 
 def test_the_steady_state_names_what_limits_it(served):
     assert predict_steady(served).state.limited_by == "clients"
-    assert predict_steady(served.with_(max_concurrency=64, max_num_seqs=8)).state.limited_by == "seats"
-    flood = served.with_(max_concurrency=None, request_rate=1000.0)
-    assert predict_steady(flood).state.limited_by == "overload"
-    full = load(paths.SCENARIOS / "minimax_cache_limited.yaml").with_(max_concurrency=200)
-    assert predict_steady(full).state.limited_by == "cache"
+    assert predict_steady(served.with_(max_concurrency=None, request_rate=0.5)).state.limited_by == "rate"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "why"),
+    [
+        ("mixtral_tp4", {"max_concurrency": 64, "max_num_seqs": 8, "input_len": 256}, "seats"),
+        ("mixtral_tp4", {"max_concurrency": None, "request_rate": 1000.0, "batch_size": None}, "KV cache is full"),
+        ("minimax_cache_limited", {"max_concurrency": 200}, "KV cache is full"),
+        ("mixtral_tp2_pp2", {"max_concurrency": 8}, "pipeline"),
+        ("qwen3_235b_dp8_ep8", {"max_concurrency": 256, "input_len": 1024, "output_len": 256}, "prompts take"),
+        ("mixtral_tp4", {"max_concurrency": 256, "input_len": 1000, "output_len": 4}, "prompts take"),
+    ],
+)
+def test_what_the_closed_form_does_not_see_it_refuses(name, changes, why):
+    scenario = load(paths.SCENARIOS / f"{name}.yaml").with_(**{"batch_size": None, **changes})
+    with pytest.raises(SpecError, match=why):
+        predict_steady(scenario)
+
+
+def test_where_the_cache_saturates_is_refused_not_guessed():
+    changes = {"tp": 1, "quantization": "fp8", "kv_cache_dtype": "fp8", "max_num_seqs": 896, "conc": 2500,
+               "num_prompts": 2500, "isl": 427, "osl": 145, "hardware": "h100-pcie"}  # fmt: skip
+    with pytest.raises(SpecError, match="KV cache is full"):
+        predict_steady(load(paths.SCENARIOS / "mixtral_tp4.yaml", changes))
+
+
+def test_lockstep_replicas_take_prompts_side_by_side():
+    random = np.random.default_rng(0)
+    for replicas, mean in ((8, 0.1), (8, 0.5), (4, 3.0), (2, 0.02)):
+        drawn = random.poisson(mean, (200_000, replicas))
+        assert most_of(replicas, mean) == pytest.approx(drawn.max(1).mean(), rel=0.02)
+        drawn[:, 0] += 1
+        assert most_of(replicas, mean, mine=1) == pytest.approx(drawn.max(1).mean(), rel=0.02)
+    assert most_of(1, 0.7) == 0.7
 
 
 @pytest.mark.parametrize("change", [{"trace_file": "x.csv"}, {"batch_size": 4}])

@@ -74,25 +74,30 @@ class V1Scheduler:
             if wanted == 0:
                 index += 1
                 continue
-            while not self.blocks.grow(request, request.computed + wanted):
+            tokens = request.computed + wanted
+            while tokens > request.room and not self.blocks.grow(request, tokens):
                 last = self.running.pop()
                 self._preempt(last, step)
                 if last is request:
                     return budget
-            self._commit(request, request.computed + wanted)
+            if tokens >= request.next_full:
+                self._commit(request, tokens)
             step.parts.append(Scheduled(request, wanted, request.computed, False))
             budget -= wanted
             index += 1
         return budget
 
     def _wanted(self, request: Request, budget: int) -> int:
-        under_way = request.placeholders
-        if self.limits.pipeline_stages > 1 and self._step < request.eligible_step:
+        under_way, limits = request.placeholders, self.limits
+        if limits.pipeline_stages > 1 and self._step < request.eligible_step:
             return 0
-        if under_way and request.computed + 2 - under_way >= request.prompt_len + request.output_len:
+        computed = request.computed
+        if under_way and computed + 2 - under_way >= request.prompt_len + request.output_len:
             return 0
-        left = self.limits.max_model_len - request.computed - 1
-        return min(self._chunk(request.known + under_way - request.computed), budget, left)
+        wanted = request.prompt_len + request.emitted + under_way - computed
+        if wanted == 1:
+            return 1 if computed + 1 < limits.max_model_len else 0
+        return min(self._chunk(wanted), budget, limits.max_model_len - computed - 1)
 
     def _chunk(self, tokens: int) -> int:
         longest = self.limits.long_prefill_token_threshold
@@ -142,8 +147,9 @@ class V1Scheduler:
             request.emitted += 1
             if self.limits.async_scheduling:
                 request.placeholders -= 1
-                if request.running:
-                    self.blocks.commit(request, request.computed - request.placeholders)
+                final = request.computed - request.placeholders
+                if request.running and final >= request.next_full:
+                    self.blocks.commit(request, final)
             if request.finished:
                 finished.append(request)
         for request in finished:

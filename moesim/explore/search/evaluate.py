@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from moesim.assembly import Parts, assemble
 from moesim.cost.cost import Cost
 from moesim.errors import SpecError
@@ -92,8 +94,8 @@ def figures(
 
 def _latencies(batch: Any) -> tuple[float, float | None, float]:
     """(mean time to first token, time a token, output tokens a second)."""
-    output_len, end = batch.output_len.item(), batch.end_s.item()
-    ttft, outputs = batch.ttft_s.item(), batch.batch.item() * output_len
+    output_len, end = batch.output_len.item(), np.asarray(batch.end_s).item()
+    ttft, outputs = np.asarray(batch.ttft_s).item(), batch.batch.item() * output_len
     tpot = time_per_token(end, ttft, output_len) if output_len > 1 else None
     return ttft, tpot, throughputs(batch.batch.item(), 0, outputs, end)["output_throughput"]
 

@@ -80,6 +80,10 @@ class Block(ABC):
     def operations(self, at: Frame) -> Iterator[Named]:
         """Every operation of a step after its norm, in order, the collectives that end it included."""
 
+    def context_operations(self, at: Frame) -> Iterator[Named]:
+        """Those of its operations that depend on context; a block that runs many steps may yield them straight away."""
+        return ((name, op) for name, op in self.operations(at) if op.of_context)
+
     def state(self, tp: int, kv_bytes: float) -> State:
         """What a rank keeps for tokens and sequences; ``kv_bytes`` are those of a cached element."""
         return State()

@@ -79,12 +79,17 @@ class Gqa(Block):
             yield "qk_norm_all_reduce", at.collective(("tp",), "all_reduce", 8.0 * tokens)
         # Query and key norms ride in the same compiled kernel.
         yield "rope", Elementwise(tokens, 2 * BF16 * tokens * (heads + kv) * dim)
+        yield from self.context_operations(at)
+        yield "o_proj", Gemm(tokens, at.hidden, heads * dim, rank.linear)
+        yield from at.reduce
+
+    def context_operations(self, at: Frame) -> Iterator[Named]:
+        rank, dim = at.rank, self.head_dim
+        heads, kv = self.num_attention_heads // rank.tp, self.kv_heads(rank.tp)
         window = None if self.chunked else self.window
         for name, groups in attended("attention", at):
             seen = virtual_batches(groups, self.window) if self.chunked and self.window else groups
             yield name, Attention(seen, heads, kv, dim, window, rank.kv_bytes, self.causal)
-        yield "o_proj", Gemm(tokens, at.hidden, heads * dim, rank.linear)
-        yield from at.reduce
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
         refused = heads_refused(self.num_attention_heads, plan.tp, name)

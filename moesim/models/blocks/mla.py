@@ -70,10 +70,10 @@ class Mla(Block):
         return BF16 * tokens * (heads * (3 * self.qk_head_dim + self.v_head_dim) + rank.model.hidden_size)
 
     def operations(self, at: Frame) -> Iterator[Named]:
-        yield from self.modules(at)
+        yield from self.context_operations(at)
         yield from at.reduce
 
-    def modules(self, at: Frame) -> Iterator[Named]:
+    def context_operations(self, at: Frame) -> Iterator[Named]:
         """The block as it is measured, whole, without the all-reduce that ends it."""
         rank = at.rank
         for name, groups in attended("mla", at):

@@ -77,7 +77,7 @@ class SparseMla(Block):
         return self.mla.activation_bytes(rank, tokens)
 
     def operations(self, at: Frame) -> Iterator[Named]:
-        yield from self.mla.modules(at)
+        yield from self.mla.context_operations(at)
         yield from self._indexing(at)
         yield from at.reduce
 
