@@ -77,7 +77,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _OnGpu(Prediction):
+class OnGpu(Prediction):
     room: Room
     """The memory of a GPU, which holds all weights of its rank."""
 
@@ -87,12 +87,12 @@ class _OnGpu(Prediction):
 
 
 @dataclass(frozen=True)
-class Static(_OnGpu):
+class Static(OnGpu):
     """A static batch."""
 
 
 @dataclass(frozen=True)
-class Served(_OnGpu):
+class Served(OnGpu):
     """A simulated run under load."""
 
     report: LoadReport
@@ -100,7 +100,7 @@ class Served(_OnGpu):
 
 
 @dataclass(frozen=True)
-class Steady(_OnGpu):
+class Steady(OnGpu):
     """The steady state under load, in closed form."""
 
     state: SteadyState

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, unique
 
 
+@unique
 class Why(Enum):
-    """(factor on the interval's half-width, whether ``--strict`` refuses it)."""
+    """(what it is, factor on the interval's half-width, whether ``--strict`` refuses it)."""
 
-    OUT_OF_RANGE = (1.25, True)
+    OUT_OF_RANGE = ("out of range", 1.25, True)
     """For each doubling beyond the fitted range; a tenth is added on top."""
-    OTHER_GPU = (1.5, True)
+    OTHER_GPU = ("another GPU", 1.5, True)
     """At least: constants of another GPU, of the same architecture too."""
-    OTHER_VERSION = (1.50, True)
+    OTHER_VERSION = ("another version", 1.5, True)
     """An engine version that no file describes."""
-    RELATED_KERNEL = (2.0, False)
+    RELATED_KERNEL = ("a related kernel", 2.0, False)
     """A related kernel's constants stand in."""
-    EXPERT_MAP = (1.5, False)
+    EXPERT_MAP = ("an expert map", 1.5, False)
     """At least: a part of the experts on each rank, which no fitted row ran (the engine's file says how much)."""
-    OTHER_SYSTEM = (2.00, False)
+    OTHER_SYSTEM = ("another system", 2.0, False)
     """Another system's own kernels, priced by vLLM's."""
-    ASSUMED = (1.0, False)
-    """Hardware figures and assumptions, whose half-widths say how well they are known."""
 
-    def __init__(self, factor: float, strict: bool):
+    def __init__(self, _: str, factor: float, strict: bool):
         self.factor = factor
         self.strict = strict
 

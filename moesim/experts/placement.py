@@ -1,7 +1,7 @@
 """Which rank holds which experts, and what that leaves the busiest rank to do.
 
 A placement is a matrix of shares, (ranks, experts): the part of an expert's tokens that a rank serves. Without
-replicas it holds one 1 in each column. Formula card, section 2.
+replicas it holds one 1 in each column. See docs/model/routing.md.
 """
 
 from __future__ import annotations

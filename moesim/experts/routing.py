@@ -1,6 +1,6 @@
 """Who goes where: how many distinct experts a step touches, and how many padded blocks they fill.
 
-Formula card, sections 1 and 4. ``Loads`` answers for any number of tokens N; nothing here knows hardware.
+See docs/model/routing.md. ``Loads`` answers for any number of tokens N; nothing here knows hardware.
 """
 
 from __future__ import annotations

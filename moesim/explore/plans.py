@@ -15,7 +15,7 @@ from moesim.inputs.scenario import Scenario
 from moesim.metrics import LOAD_METRICS, STATIC_METRICS
 from moesim.models.catalogue import load_model
 from moesim.models.plan import Plan
-from moesim.outcome import Prediction
+from moesim.outcome import OnGpu
 from moesim.prediction import predict
 from moesim.units import bytes_text
 
@@ -29,7 +29,7 @@ class Candidate:
 
     scenario: Scenario
     plan: Plan
-    prediction: Prediction | None
+    prediction: OnGpu | None
     reason: str
 
     @property
@@ -65,7 +65,7 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
         raise SpecError(f"{gpus} is not a number of GPUs; 1 or more is accepted")
     if gpus > hardware.gpus:
         raise SpecError(f"{hardware.title} has {hardware.gpus} GPUs; {gpus} are asked for")
-    found: list[tuple[Scenario, Prediction | None, str]] = []
+    found: list[tuple[Scenario, OnGpu | None, str]] = []
     refusals: list[str] = []
     for changes in _combinations(scenario, gpus):
         try:
@@ -74,7 +74,9 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
             refusals.append(error.problems[0].message)
             continue
         try:
-            found.append((candidate, predict(candidate), ""))
+            prediction = predict(candidate)
+            assert isinstance(prediction, OnGpu)
+            found.append((candidate, prediction, ""))
         except SpecError as error:
             refusals.append(error.problems[0].message)
         except DoesNotFit as error:
@@ -115,10 +117,10 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _ranked(found: list[tuple[Scenario, Prediction | None, str]], metric: str) -> list[Candidate]:
+def _ranked(found: list[tuple[Scenario, OnGpu | None, str]], metric: str) -> list[Candidate]:
     higher = metric.endswith("throughput")
 
-    def order(item: tuple[Scenario, Prediction | None, str]) -> tuple[bool, float]:
+    def order(item: tuple[Scenario, OnGpu | None, str]) -> tuple[bool, float]:
         prediction = item[1]
         value = prediction[metric] if prediction else 0.0
         return prediction is None, -value if higher else value
@@ -136,12 +138,12 @@ def _ranked(found: list[tuple[Scenario, Prediction | None, str]], metric: str) -
     return ranked
 
 
-def deciding_term(loser: Prediction, best: Prediction) -> str:
+def deciding_term(loser: OnGpu, best: OnGpu) -> str:
     """The operation that costs the loser most over the best plan, of the whole batch's or run's time."""
     mine, theirs = _by_operation(loser.cost), _by_operation(best.cost)
     gap = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in mine.keys() | theirs.keys()}
     name = max(gap, key=lambda n: gap[n])
-    total = float(loser.cost.seconds - best.cost.seconds)
+    total = loser.cost.seconds - best.cost.seconds
     text = f"{name} +{gap[name]:.3g} s" if gap[name] < 100 else f"{name} +{gap[name]:,.0f} s"
     return text if total <= 0 else f"{text} of {total:+.3g} s"
 

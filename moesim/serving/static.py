@@ -182,7 +182,8 @@ def _prefill(
     step = np.searchsorted(ended, ended_before[:, None] + share * count[:, None])
     whole = reduced(per_step, over_steps)
     if steps.rank.plan.pp > 1:
-        rest = np.maximum(left_s[ends][back] - whole.seconds, 0.0)
+        rest: Any = np.maximum(left_s[ends][back] - whole.seconds, 0.0)
+        rest = rest.item() if len(back) == 1 else rest
         why = "when the last step leaves the last stage - the slowest stage's time"
         whole = summed("prefill", [*whole.children, waiting("other stages, and the host", rest, whole, why)])
     return whole, mean_finish[back], (left_s[ends][:, None] - left_s[step])[back]

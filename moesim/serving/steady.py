@@ -7,7 +7,7 @@ In a closed loop a prompt comes for every ``output - 1`` tokens of each sequence
 ``d + delta n / (output - 1)``; a sequence sees all prompts but its own. Clients begin together and drift apart as
 lengths differ, so that prompts share steps for many rounds. At a rate, sequences share the engine as customers share a
 processor whose speed depends on their number: a product form gives how many there are, whatever the law of lengths.
-Little's law ties rate, concurrency and latency together (docs/model/steady.md).
+Little's law ties rate, concurrency and latency together (docs/model/pipeline.md).
 
 What it does not see it refuses: full caches and seats, pipelines, prompts that take much of the time. The simulation
 does see them.

@@ -33,7 +33,7 @@ REQUESTS = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed
 
 @pytest.mark.parametrize(("skew", "lru", "static"), [(0.0, 0.250, 0.250), (0.5, 0.323, 0.456), (1.0, 0.592, 0.713)])
 def test_golden_hit_rates(skew, lru, static):
-    """Formula card, section 8: 64 experts asked for one at a time, 16 slots."""
+    """docs/model/offload.md: 64 experts asked for one at a time, 16 slots."""
     locality = Locality.zipf(64, 1, 0.0, skew)
     assert hit_rate("lru", locality, 16) == pytest.approx(lru, abs=3e-3)
     assert hit_rate("static", locality, 16) == pytest.approx(static, abs=1e-3)

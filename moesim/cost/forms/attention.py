@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from moesim.cost.forms.arithmetic import ceil, clip, maximum, minimum, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
@@ -63,15 +62,15 @@ DECODE_PARAMETERS = (
 
 def _stream_seconds_per_byte(p: Mapping[str, float], gpu: GpuNumbers, footprint: Any, sharpness: int) -> Any:
     """L2 speed for what a repeated call keeps there, HBM speed beyond."""
-    cold = (footprint / np.maximum(p["c_l2"] * gpu.l2_bytes, 1.0)) ** sharpness
+    cold = (footprint / maximum(p["c_l2"] * gpu.l2_bytes, 1.0)) ** sharpness
     hbm = 1.0 / (gpu.hbm_bytes_per_s * p["e_hbm"])
     return (cold * hbm + 1.0 / (p["bw_l2_sm"] * gpu.sm_count)) / (1.0 + cold)
 
 
 def prefill_seconds(p: Mapping[str, float], op: Attention, gpu: GpuNumbers) -> Timing:
     """Prefill attention of all groups in one variable-length call. [s]"""
-    fp8 = np.asarray(op.kv_bytes) < 1.5
-    launch = p["t_launch"] + np.where(fp8, p["t_fp8"] * op.head_dim / 128, 0.0)
+    fp8 = op.kv_bytes < 1.5
+    launch = p["t_launch"] + where(fp8, p["t_fp8"] * op.head_dim / 128, 0.0)
     parts = [_prefill_group(p, op, gpu, g, fp8) for g in op.groups]
     tiles, traffic, write = (sum(part[i] for part in parts) for i in range(3))
     return Timing(launch + tiles + traffic + write, launch, traffic + write, tiles)
@@ -80,35 +79,35 @@ def prefill_seconds(p: Mapping[str, float], op: Attention, gpu: GpuNumbers) -> T
 def _prefill_group(p: Mapping[str, float], op: Attention, gpu: GpuNumbers, g: Group, fp8: Any) -> tuple[Any, Any, Any]:
     heads, kv, dim, q, past = op.heads, op.kv_heads, op.head_dim, g.query, g.past
     packed = heads / kv
-    window = np.where(np.asarray(op.window) > 0, op.window, _NO_WINDOW) if op.window is not None else _NO_WINDOW
-    short = (q * packed <= 64) & (np.asarray(dim) <= 128)
-    rows = np.where(short | (np.asarray(dim) > 256), 64.0, np.where(np.asarray(dim) <= 64, 192.0, 128.0))
-    keys_per_block = np.minimum(128.0, 20480.0 / dim)
-    tiles = g.sequences * kv * np.ceil(q * packed / rows)
-    load = np.maximum(tiles / gpu.sm_count, 1e-9)
+    window = where(op.window > 0, op.window, _NO_WINDOW) if op.window is not None else _NO_WINDOW
+    short = (q * packed <= 64) & (dim <= 128)
+    rows = where(short | (dim > 256), 64.0, where(dim <= 64, 192.0, 128.0))
+    keys_per_block = minimum(128.0, 20480.0 / dim)
+    tiles = g.sequences * kv * ceil(q * packed / rows)
+    load = maximum(tiles / gpu.sm_count, 1e-9)
 
-    per_tile = np.minimum(rows / packed, q)
-    edge = np.maximum(per_tile, keys_per_block)
-    masked = edge * np.where(window < past + q, 0.5 + 0.5 * np.minimum(per_tile / keys_per_block, 1.0), 0.5)
+    per_tile = minimum(rows / packed, q)
+    edge = maximum(per_tile, keys_per_block)
+    masked = edge * where(window < past + q, 0.5 + 0.5 * minimum(per_tile / keys_per_block, 1.0), 0.5)
     pairs = attended_pairs(q, past, window, op.causal)
-    blocks = np.maximum((pairs / q + masked) / keys_per_block, 1.0)
-    longest = np.maximum((np.minimum(past + q, window) + masked) / keys_per_block, 1.0)
-    slower = np.where(fp8, p["r_fp8"] * (dim / 128) ** p["x_fp8"], 1.0)
+    blocks = maximum((pairs / q + masked) / keys_per_block, 1.0)
+    longest = maximum((minimum(past + q, window) + masked) / keys_per_block, 1.0)
+    slower = where(fp8, p["r_fp8"] * (dim / 128) ** p["x_fp8"], 1.0)
     product = 4.0 * dim * gpu.sm_count / (gpu.bf16_flop_per_s * p["e_mma"]) * slower
     block = rows * keys_per_block * (product + p["t_soft"])
     tile = p["t_tile"] * (rows / 128) ** 0.3
-    split = np.where((load < 0.8) & (longest > 4), np.clip(1.0 / load, 1.0, longest), 1.0)
-    compute = np.maximum(np.ceil(load) * (tile + blocks * block / split), tile + longest * block / split)
-    compute = compute + np.where(split > 1, p["t_combine"], 0.0)
+    split = where((load < 0.8) & (longest > 4), clip(1.0 / load, 1.0, longest), 1.0)
+    compute = maximum(ceil(load) * (tile + blocks * block / split), tile + longest * block / split)
+    compute = compute + where(split > 1, p["t_combine"], 0.0)
 
     tokens = g.sequences * q
     operands = 4.0 * tokens * heads * dim + 2.0 * g.sequences * kv * (past + q) * dim * op.kv_bytes
     written = 2.0 * tokens * kv * dim * (2.0 + op.kv_bytes)
     traffic = (p["f_exposed"] * operands + written) * _stream_seconds_per_byte(p, gpu, operands + written, 4)
-    threads = np.minimum(kv * dim, 512) / 2048.0
-    write = tokens / gpu.sm_count * threads * p["t_write"] * np.where(fp8, p["r_write_fp8"], 1.0)
-    some = np.asarray(g.sequences) > 0
-    return np.where(some, compute, 0.0), np.where(some, traffic, 0.0), np.where(some, write, 0.0)
+    threads = minimum(kv * dim, 512) / 2048.0
+    write = tokens / gpu.sm_count * threads * p["t_write"] * where(fp8, p["r_write_fp8"], 1.0)
+    some = g.sequences > 0
+    return where(some, compute, 0.0), where(some, traffic, 0.0), where(some, write, 0.0)
 
 
 def decode_seconds(p: Mapping[str, float], op: Attention, gpu: GpuNumbers) -> Timing:
@@ -120,24 +119,24 @@ def decode_seconds(p: Mapping[str, float], op: Attention, gpu: GpuNumbers) -> Ti
     dim, kv = op.head_dim, op.kv_heads
     context = g.past + g.query
     packed = op.heads / kv
-    row_tiles = np.ceil(g.query * packed / _DECODE_ROWS) / np.ceil(packed / _DECODE_ROWS)
-    fp8 = np.asarray(op.kv_bytes) < 1.5
-    window = np.where(np.asarray(op.window) > 0, op.window, _NO_WINDOW) if op.window is not None else _NO_WINDOW
+    row_tiles = ceil(g.query * packed / _DECODE_ROWS) / ceil(packed / _DECODE_ROWS)
+    fp8 = op.kv_bytes < 1.5
+    window = where(op.window > 0, op.window, _NO_WINDOW) if op.window is not None else _NO_WINDOW
     local = context > window
-    keys = np.where(local, np.minimum(context, window + 64), context)
-    per_block = np.minimum(128.0, 20480.0 / dim)
+    keys = where(local, minimum(context, window + 64), context)
+    per_block = minimum(128.0, 20480.0 / dim)
     tiles = g.sequences * kv * row_tiles
-    thread_blocks = np.minimum(gpu.sm_count, tiles * np.clip(keys / per_block, 1.0, _MAX_SPLITS))
+    thread_blocks = minimum(gpu.sm_count, tiles * clip(keys / per_block, 1.0, _MAX_SPLITS))
 
     traffic = 2.0 * g.sequences * kv * keys * dim * op.kv_bytes + 4.0 * g.sequences * g.query * op.heads * dim
     memory = traffic * _stream_seconds_per_byte(p, gpu, traffic, 6)
-    key = np.where(fp8, p["t_key_fp8"] * (1.0 + (dim / 128) ** 3), p["t_key"] * dim / 128) / 128
-    ratio = np.where(np.asarray(g.sequences) <= _DYNAMIC_BATCH, 1.0, p["r_static"])
-    ratio = ratio * np.where(local & (np.asarray(dim) <= 64), p["r_local"], 1.0)
+    key = where(fp8, p["t_key_fp8"] * (1.0 + (dim / 128) ** 3), p["t_key"] * dim / 128) / 128
+    ratio = where(g.sequences <= _DYNAMIC_BATCH, 1.0, p["r_static"])
+    ratio = ratio * where(local & (dim <= 64), p["r_local"], 1.0)
     tile = p["t_tile"] * (dim / 128) ** p["x_tile"] * ratio
-    compute = np.ceil(tiles / gpu.sm_count) * tile + tiles * np.maximum(keys - per_block, 0.0) * key / thread_blocks
-    launch = p["t_launch"] + np.where(fp8, p["t_fp8"] * dim / 128, 0.0)
-    launch = launch + np.where(keys > per_block, p["t_combine"], 0.0) + p["t_sequence"] * np.minimum(g.sequences, 512)
+    compute = ceil(tiles / gpu.sm_count) * tile + tiles * maximum(keys - per_block, 0.0) * key / thread_blocks
+    launch = p["t_launch"] + where(fp8, p["t_fp8"] * dim / 128, 0.0)
+    launch = launch + where(keys > per_block, p["t_combine"], 0.0) + p["t_sequence"] * minimum(g.sequences, 512)
     return Timing(launch + smooth_max(compute, memory, p["p_join"]), launch, memory, compute)
 
 

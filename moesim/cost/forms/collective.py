@@ -2,7 +2,7 @@
 
 NCCL sends a message by LL (few bytes, least latency), LL128 or Simple (a pipeline to fill, then nearly the link's
 rate), whichever is fastest; launch and hops take LL the least, Simple the most. Algorithms differ in hops and volume
-(formula card, section 6; NCCL tuning.cc):
+(docs/model/collectives.md; NCCL tuning.cc):
 
 =================  ===================================  ===========================
 ring all-reduce    2(n - 1) hops                        2(n - 1)/n m
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.cost.cost import Cost
+from moesim.cost.forms.arithmetic import exp, log2, maximum, minimum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, families, prices
@@ -74,22 +75,22 @@ SYMMETRIC_PARAMETERS = (
 
 def symmetric_seconds(p: Mapping[str, float], op: Collective, gpu: GpuNumbers) -> Timing:
     """vLLM's all-reduce through symmetric memory: a copy in, then a multimem reduction. [s]"""
-    message = np.asarray(op.message_bytes, float)
+    message = real(op.message_bytes)
     copy = 2.0 * message / (gpu.hbm_bytes_per_s * p["r_copy"])
     transfer = message / (gpu.link_bytes_per_s * p["r_link"]) + copy
-    return Timing(p["t_launch"] + transfer, p["t_launch"], transfer, np.zeros_like(transfer))
+    return Timing(p["t_launch"] + transfer, p["t_launch"], transfer, 0.0 * transfer)
 
 
 def custom_seconds(p: Mapping[str, float], op: Collective, gpu: GpuNumbers) -> Timing:
     """vLLM's custom all-reduce inside a CUDA graph. [s]"""
-    n, message = np.asarray(op.ranks, float), np.asarray(op.message_bytes, float)
-    one_shot_limit = np.where(n == 2, np.inf, np.where(n <= 4, 512 * 1024, 256 * 1024))
+    n, message = real(op.ranks), real(op.message_bytes)
+    one_shot_limit = where(n == 2, np.inf, where(n <= 4, 512 * 1024, 256 * 1024))
     launch = p["t_launch"] + p["t_rank"] * (n - 2)
     copy = message / (gpu.hbm_bytes_per_s * p["r_copy"])
     one = (n - 1) * message / (gpu.link_bytes_per_s * p["r_one_shot"])
     two = p["t_two_shot"] + 2 * (n - 1) / n * message / (gpu.link_bytes_per_s * p["r_two_shot"])
-    transfer = np.where(message < one_shot_limit, one, two) + copy
-    return Timing(launch + transfer, launch, transfer, np.zeros_like(transfer))
+    transfer = where(message < one_shot_limit, one, two) + copy
+    return Timing(launch + transfer, launch, transfer, 0.0 * transfer)
 
 
 def nccl_seconds(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route | None = None) -> Timing:
@@ -109,10 +110,10 @@ def nccl_seconds(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route:
     total = timings[0][0]
     launch = timings[0][1]
     for other, other_launch in timings[1:]:
-        launch = np.where(other < total, other_launch, launch)
-        total = np.minimum(total, other)
-    launch = np.minimum(launch, total)
-    return Timing(total, launch, total - launch, np.zeros_like(total))
+        launch = where(other < total, other_launch, launch)
+        total = minimum(total, other)
+    launch = minimum(launch, total)
+    return Timing(total, launch, total - launch, 0.0 * total)
 
 
 def _choices(op: Collective, route: Route | None) -> tuple[str, ...]:
@@ -134,16 +135,16 @@ def _protocols(
     link = gpu.link_bytes_per_s
 
     def through(share: float, bytes_sent: Any) -> Any:
-        return bytes_sent / np.minimum(link * share, bytes_per_s)
+        return bytes_sent / minimum(link * share, bytes_per_s)
 
-    ll = p["t_ll"] + p["h_ll"] * hops + np.maximum(ll_volume / (link * p["r_ll"]), volume / bytes_per_s)
+    ll = p["t_ll"] + p["h_ll"] * hops + maximum(ll_volume / (link * p["r_ll"]), volume / bytes_per_s)
     ll128 = p["t_ll"] + p["t_ll128"] + (p["h_ll"] + p["h_ll128"]) * hops + through(p["r_ll128"], volume)
-    filling = p["n_fill"] * (1.0 - np.exp(-volume / p["n_fill"]))
+    filling = p["n_fill"] * (1.0 - exp(-volume / p["n_fill"]))
     copy = copied / (gpu.hbm_bytes_per_s * p["r_copy"])
     simple = _simple_launch(p, hops) + through(p["r_simple"], volume + filling) + copy
     fastest = 1.0 / smooth_max(smooth_max(1.0 / ll, 1.0 / ll128, _SHARPNESS), 1.0 / simple, _SHARPNESS)
     # Protocols that meet at the same wire do not add up to more than it carries.
-    return np.maximum(fastest, volume / bytes_per_s) + extra, p["t_ll"] + p["h_ll"] * hops + extra
+    return maximum(fastest, volume / bytes_per_s) + extra, p["t_ll"] + p["h_ll"] * hops + extra
 
 
 def _simple_launch(p: Mapping[str, float], hops: Any) -> Any:
@@ -151,7 +152,7 @@ def _simple_launch(p: Mapping[str, float], hops: Any) -> Any:
 
 
 def _ring(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route | None) -> tuple[Any, Any]:
-    n, message = np.asarray(op.ranks, float), np.asarray(op.message_bytes, float)
+    n, message = real(op.ranks), real(op.message_bytes)
     volume = BUS_FACTOR[op.kind] * (n - 1) / n * message
     rounds = BUS_FACTOR[op.kind]
     if route is None:
@@ -162,11 +163,11 @@ def _ring(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route 
 
 
 def _tree(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route | None) -> tuple[Any, Any]:
-    n, message = np.asarray(op.ranks, float), np.asarray(op.message_bytes, float)
+    n, message = real(op.ranks), real(op.message_bytes)
     local, nodes = (n, 1) if route is None else (route.local_ranks, route.nodes)
-    levels, bandwidth = np.log2(nodes), np.inf if route is None else route.ring_bytes_per_s
+    levels, bandwidth = log2(nodes), np.inf if route is None else route.ring_bytes_per_s
     extra = 2.0 * levels * (route.latency_s if route else 0.0)
-    hops = np.maximum(local - 1 + levels - 1, 0.0)
+    hops = maximum(local - 1 + levels - 1, 0.0)
     return _protocols(p, gpu, bandwidth, 2.0 * message, 2.0 * message, hops, extra, 0.0)
 
 
@@ -174,26 +175,26 @@ def _nvls(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route 
     """Each link carries the message up and its share down, then the reverse; filled like a ring's pipeline."""
     if route and not route.switched:
         return _ring(p, op, gpu, route)
-    n, message = np.asarray(op.ranks, float), np.asarray(op.message_bytes, float)
+    n, message = real(op.ranks), real(op.message_bytes)
     ring = 2.0 * (n - 1) / n * message
-    filling = p["n_fill"] * (1.0 - np.exp(-ring / p["n_fill"]))
+    filling = p["n_fill"] * (1.0 - exp(-ring / p["n_fill"]))
     launch = _simple_launch(p, n - 2)
     seconds = launch + ((1.0 + 1.0 / n) * message + filling) / (gpu.link_bytes_per_s * p["r_nvls"])
     usable = (n > _NVLS_ABOVE_RANKS) | (op.algorithm == "nvls")
-    return np.where(usable, seconds, np.inf), launch
+    return where(usable, seconds, np.inf), launch
 
 
 def _direct(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Route | None) -> tuple[Any, Any]:
     if op.kind == "send_recv":
         # Two ranks that exchange halves of a buffer of twice the size send one message each way.
-        op = replace(op, kind="alltoall", ranks=2, message_bytes=2.0 * np.asarray(op.message_bytes, float))
-    n, message = np.asarray(op.ranks, float), np.asarray(op.message_bytes, float) * op.busiest
+        op = replace(op, kind="alltoall", ranks=2, message_bytes=2.0 * real(op.message_bytes))
+    n, message = real(op.ranks), real(op.message_bytes) * op.busiest
     volume = (n - 1) / n * message
     # Each peer has a channel of its own, so LL's rate is that of one peer's share.
     if route is None:
         return _protocols(p, gpu, np.inf, volume * (n / 2) ** p["x_shared"], message / n, n - 2, 0.0, message / n)
     away = n - n / route.nodes
-    extra = (route.latency_s + route.gap_s * np.maximum(away - 1.0, 0.0)) if route.nodes > 1 else 0.0
+    extra = (route.latency_s + route.gap_s * maximum(away - 1.0, 0.0)) if route.nodes > 1 else 0.0
     return _protocols(p, gpu, route.direct_bytes_per_s, volume, message / n, n / route.nodes - 2, extra, message / n)
 
 
@@ -202,7 +203,7 @@ def _two_level(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: R
     if route is None or route.nodes == 1:
         return _direct(p, op, gpu, route)
     seconds, launch = _levels(p, op, gpu, route)
-    pieces = p["h_ll"] * (np.asarray(op.ranks) - route.local_ranks)
+    pieces = p["h_ll"] * (op.ranks - route.local_ranks)
     return seconds + pieces, launch + pieces
 
 
@@ -220,7 +221,7 @@ def _two_dh(p: Mapping[str, float], op: Collective, gpu: GpuNumbers, route: Rout
     if route is None or route.nodes == 1:
         return _direct(p, op, gpu, route)
     seconds, launch = _levels(p, op, gpu, route)
-    copies = 2.0 * 2.0 * np.asarray(op.message_bytes, float) / gpu.hbm_bytes_per_s
+    copies = 2.0 * 2.0 * real(op.message_bytes) / gpu.hbm_bytes_per_s
     return seconds + copies, launch
 
 
@@ -277,12 +278,12 @@ def price(machine: Any, name: str, op: Collective) -> Cost:
 def _where_each_runs(costs: list[tuple[Any, Cost]]) -> Cost:
     """Each cost where its mask holds, step by step."""
     spread = {
-        family: (np.where(mask, down, 0.0), np.where(mask, up, 0.0))
+        family: (where(mask, down, 0.0), where(mask, up, 0.0))
         for mask, cost in costs
         for family, (down, up) in cost.spread.items()
     }
-    parts = [np.where(mask, cost.seconds, 0.0) for mask, cost in costs]
-    mostly = costs[int(np.argmax([part.sum() for part in parts]))][1]
+    parts = [where(mask, cost.seconds, 0.0) for mask, cost in costs]
+    mostly = costs[int(np.argmax([np.sum(part) for part in parts]))][1]
     reasons = tuple(dict.fromkeys(reason for _, cost in costs for reason in cost.reasons))
     return replace(
         mostly,

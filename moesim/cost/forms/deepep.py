@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from moesim.cost.cost import Cost, summed
+from moesim.cost.forms.arithmetic import ceil, exp, log2, maximum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, families, prices
@@ -37,14 +36,14 @@ LOW_LATENCY_PARAMETERS = (
 
 def low_latency_seconds(p: Mapping[str, float], op: ExpertAllToAll, gpu: GpuNumbers) -> Timing:
     """One direction in low-latency mode. [s]"""
-    experts = np.asarray(op.num_experts, float)
-    per_sm = np.ceil(experts / gpu.sm_count)
-    sms = np.ceil(experts / per_sm)
-    tokens = np.asarray(op.tokens, float) * op.busiest
+    experts = real(op.num_experts)
+    per_sm = ceil(experts / gpu.sm_count)
+    sms = ceil(experts / per_sm)
+    tokens = real(op.tokens) * op.busiest
     launch = p["t_launch"] + p["t_experts"] * per_sm + p["t_hidden"] * op.token_bytes
-    launch = launch + np.where(np.asarray(op.nodes) > 1, np.maximum(p["t_remote"], gpu.nic_latency_s), 0.0)
+    launch = launch + where(op.nodes > 1, maximum(p["t_remote"], gpu.nic_latency_s), 0.0)
     work = tokens * (p["t_token"] + op.copies * p["t_copy"]) / sms
-    link = np.maximum(op.link_bytes - op.node_bytes, 0.0) / (gpu.link_bytes_per_s * p["r_link"])
+    link = maximum(op.link_bytes - op.node_bytes, 0.0) / (gpu.link_bytes_per_s * p["r_link"])
     nic = op.node_bytes / (gpu.nic_bytes_per_s * p["r_nic"])
     moved = smooth_max(smooth_max(link, work, p["p_join"]), nic, p["p_join"])
     return _timing(p, launch, moved)
@@ -66,23 +65,23 @@ HIGH_THROUGHPUT_PARAMETERS = (
 
 def high_throughput_seconds(p: Mapping[str, float], op: ExpertAllToAll, gpu: GpuNumbers) -> Timing:
     """One direction in high-throughput mode; a node's copies are counted twice, sent and forwarded. [s]"""
-    many = np.asarray(op.nodes, float) > 1
-    tokens = np.asarray(op.tokens, float) * op.busiest
-    copies = op.copies + np.where(many, op.node_copies / np.maximum(1.0 - 1.0 / np.asarray(op.nodes, float), 0.5), 0.0)
+    many = real(op.nodes) > 1
+    tokens = real(op.tokens) * op.busiest
+    copies = op.copies + where(many, op.node_copies / maximum(1.0 - 1.0 / real(op.nodes), 0.5), 0.0)
     each = tokens * (p["t_token"] + copies * (p["t_copy"] + op.token_bytes / p["bw_sm"])) / op.sms
     link = op.link_bytes / (gpu.link_bytes_per_s * p["r_link"])
     nic = op.node_bytes / (gpu.nic_bytes_per_s * p["r_nic"])
     moved = smooth_max(smooth_max(link, each, p["p_join"]), nic, p["p_join"])
     volume = tokens * copies * op.token_bytes
-    filling = p["n_fill"] * (1.0 - np.exp(-volume / max(p["n_fill"], 1.0))) / (p["bw_sm"] * op.sms)
-    launch = np.maximum(p["t_launch"], gpu.nic_latency_s) + p["t_hidden"] * op.token_bytes
+    filling = p["n_fill"] * (1.0 - exp(-volume / max(p["n_fill"], 1.0))) / (p["bw_sm"] * op.sms)
+    launch = maximum(p["t_launch"], gpu.nic_latency_s) + p["t_hidden"] * op.token_bytes
     return _timing(p, launch, filling + moved)
 
 
 def _timing(p: Mapping[str, float], launch: Any, moved: Any) -> Timing:
     """The call waits for its host where that is slower."""
     total = smooth_max(launch + moved, p["t_host"], 4.0)
-    return Timing(total, total - moved * total / (launch + moved), moved, np.zeros_like(moved))
+    return Timing(total, total - moved * total / (launch + moved), moved, 0.0 * moved)
 
 
 NOTIFY_PARAMETERS = (
@@ -93,9 +92,9 @@ NOTIFY_PARAMETERS = (
 
 def notify_seconds(p: Mapping[str, float], op: ExpertAllToAll, gpu: GpuNumbers) -> Timing:
     """The exchange of counts before high throughput transmits between nodes, ranks in step. [s]"""
-    total = p["t_notify"] + p["t_level"] * np.log2(np.asarray(op.nodes, float))
-    total = np.maximum(total, gpu.nic_latency_s) + 0.0 * np.asarray(op.tokens, float)
-    return Timing(total, total, np.zeros_like(total), np.zeros_like(total))
+    total = p["t_notify"] + p["t_level"] * log2(real(op.nodes))
+    total = maximum(total, gpu.nic_latency_s) + 0.0 * real(op.tokens)
+    return Timing(total, total, 0.0 * total, 0.0 * total)
 
 
 NOTIFY = Form("deepep_notify", "t_notify + t_level log2(nodes)", NOTIFY_PARAMETERS, notify_seconds, ("nodes",))

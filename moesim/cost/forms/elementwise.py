@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost
+from moesim.cost.forms.arithmetic import maximum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families, prices
@@ -26,11 +27,11 @@ PARAMETERS = (
 
 def seconds(p: Mapping[str, float], op: Elementwise, gpu: GpuNumbers) -> Timing:
     """``launches`` kernels over ``rows`` rows that move ``hbm_bytes``. [s]"""
-    moved = np.asarray(op.hbm_bytes, float)
-    cold = (moved / np.maximum(p["c_l2"] * gpu.l2_bytes, 1.0)) ** 4
+    moved = real(op.hbm_bytes)
+    cold = (moved / maximum(p["c_l2"] * gpu.l2_bytes, 1.0)) ** 4
     hbm = 1.0 / (gpu.hbm_bytes_per_s * p["e_hbm"])
     memory = moved * hbm * (cold + 1.0 / p["r_l2"]) / (1.0 + cold)
-    rows = op.launches * np.asarray(op.rows, float) * p["t_row"] / gpu.sm_count
+    rows = op.launches * real(op.rows) * p["t_row"] / gpu.sm_count
     launch = op.launches * p["t_launch"]
     return Timing(launch + smooth_max(memory, rows, p["p_join"]), launch, memory, rows)
 
@@ -52,7 +53,7 @@ HOST_PARAMETERS = (
 
 def host_work(p: Mapping[str, float], op: Host) -> tuple[Any, Any]:
     """(scheduling, preparing and sampling; launching kernels one by one where no graph runs them). [s]"""
-    launching = np.where(np.asarray(op.graph), 0.0, op.kernels * p["t_kernel_eager"])
+    launching = where(op.graph, 0.0, op.kernels * p["t_kernel_eager"])
     return op.schedules * (p["t_step"] + op.sequences * p["t_sequence"]), launching
 
 
@@ -62,8 +63,8 @@ def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
     Launches run ahead of the GPU in any case; with asynchronous scheduling the rest does too, for the next step.
     """
     preparing, launching = host_work(p, op)
-    alone = preparing + np.maximum(launching - op.gpu_s, 0.0)
-    total = np.where(np.asarray(op.ahead), np.maximum(preparing + launching - op.gpu_s, 0.0), alone)
+    alone = preparing + maximum(launching - op.gpu_s, 0.0)
+    total = where(op.ahead, maximum(preparing + launching - op.gpu_s, 0.0), alone)
     return Timing(total, total, 0.0 * total, 0.0 * total)
 
 
@@ -100,6 +101,6 @@ def choose(machine: Any, name: str, op: Elementwise) -> Choice:
 def price_host(machine: Any, name: str, op: Host) -> Cost:
     """What the GPU waits for the host; launches one by one are assumed."""
     p = machine.family("host")[0].parameters
-    waits = ~np.asarray(op.graph) & (op.kernels * p["t_kernel_eager"] > op.gpu_s)
+    waits = np.logical_not(op.graph) & (op.kernels * p["t_kernel_eager"] > op.gpu_s)
     cost = machine.priced(name, Choice("host", op, machine.gpu, related=waits))
     return replace(cost, bound="host", tag="assumed" if np.any(waits) else cost.tag)

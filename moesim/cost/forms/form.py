@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
+from moesim.cost.forms.arithmetic import ceil, maximum, minimum
+
+_LEAST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class Form:
 
 def smooth_max(a: Any, b: Any, p: float) -> Any:
     """(a^p + b^p)^(1/p), safe for any scale: the larger of two, rounded where they are close."""
-    high, low = np.maximum(a, b), np.minimum(a, b)
-    return high * (1 + (low / high) ** p) ** (1 / p)
+    high, low = maximum(a, b), minimum(a, b)
+    return high * (1 + (low / maximum(high, _LEAST)) ** p) ** (1 / p)
 
 
 def waves(tiles: Any, slots: Any, quantised: float) -> Any:
     """Rounds of ``slots`` workers needed for ``tiles``, at least one, partly rounded up."""
     exact = tiles / slots
-    return np.maximum(exact + quantised * (np.ceil(exact) - exact), 1.0)
+    return maximum(exact + quantised * (ceil(exact) - exact), 1.0)

@@ -22,8 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from moesim.cost.forms.arithmetic import ceil, clip, floor, maximum, minimum, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
@@ -61,9 +60,9 @@ def occupancy(tile: Tile, bytes_per_weight: Any) -> Any:
     """Thread blocks that fit on an SM at once, by shared memory and registers."""
     shared = tile.stages * (tile.block_m + tile.block_n) * tile.block_k * bytes_per_weight
     threads = tile.warps * 32.0
-    registers = np.minimum(255.0, tile.block_m * tile.block_n / threads + 64.0)
-    fit = np.minimum(np.floor(_SHARED_MEMORY_BYTES / shared), np.floor(_REGISTERS / (registers * threads)))
-    return np.clip(fit, 1, 8)
+    registers = minimum(255.0, tile.block_m * tile.block_n / threads + 64.0)
+    fit = minimum(floor(_SHARED_MEMORY_BYTES / shared), floor(_REGISTERS / (registers * threads)))
+    return clip(fit, 1, 8)
 
 
 def _grouped_gemm(
@@ -76,24 +75,24 @@ def _grouped_gemm(
     """(memory seconds, arithmetic seconds) of one grouped GEMM."""
     blocks, distinct, n, k, input_rows, output_rows, unaligned = shape
     weight, act = BYTES_PER_WEIGHT[op.weights], ACTIVATION_BYTES[op.arithmetic]
-    columns, depth = np.ceil(n / tile.block_n), np.ceil(k / tile.block_k) * tile.block_k
+    columns, depth = ceil(n / tile.block_n), ceil(k / tile.block_k) * tile.block_k
     thread_blocks = blocks * columns
     resident = occupancy(tile, weight)
-    active = thread_blocks / np.ceil(thread_blocks / (gpu.sm_count * resident))
+    active = thread_blocks / ceil(thread_blocks / (gpu.sm_count * resident))
 
     matrix = n * k * weight
     per_expert = blocks / distinct
-    passes = np.maximum(1.0, per_expert / np.maximum(np.minimum(tile.group_m, per_expert), 1.0))
+    passes = maximum(1.0, per_expert / maximum(minimum(tile.group_m, per_expert), 1.0))
     missed = 1.0 / (1.0 + (p["c_l2"] * gpu.l2_bytes / matrix) ** 2)
     traffic = distinct * matrix * (1.0 + (passes - 1.0) * missed) + input_rows * k * act + output_rows * n * 2.0
-    in_flight = np.maximum(tile.stages - 1, 1) * tile.block_n * tile.block_k * weight
+    in_flight = maximum(tile.stages - 1, 1) * tile.block_n * tile.block_k * weight
     per_byte = 1.0 / (gpu.hbm_bytes_per_s * p["e_hbm"]) + p["t_latency"] / (active * in_flight)
     memory = traffic * per_byte * (1.0 + p["c_unaligned_hbm"] * unaligned)
 
     multiply = 2.0 * tile.block_m * tile.block_n * depth / (gpu.flop_per_s(op.arithmetic) * p["e_mma"])
     loads = (tile.block_m + tile.block_n) * depth * weight / p["bw_l2"] * (1.0 + p["c_unaligned"] * unaligned)
     per_tile = (multiply + loads) * gpu.sm_count + p["t_tile"] / resident
-    padding = np.maximum(blocks * tile.block_m - output_rows, 0.0) * columns * depth * weight * p["t_padding"]
+    padding = maximum(blocks * tile.block_m - output_rows, 0.0) * columns * depth * weight * p["t_padding"]
     return memory, padding + waves(thread_blocks, gpu.sm_count, p["c_wave"]) * per_tile
 
 
@@ -111,10 +110,10 @@ def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Tim
         As the kernel picks it for this op.
     """
     tokens, rows, width, hidden = op.tokens, op.rows, op.width, op.hidden
-    distinct = np.maximum(op.loads.distinct(tokens), _LEAST)
-    blocks = np.maximum(op.loads.blocks(tokens, tile.block_m), _LEAST)
-    unaligned = np.where(np.mod(width, 16) != 0, 1.0, 0.0)
-    first = (blocks, distinct, (1.0 + op.gated) * width, hidden, np.minimum(tokens, rows), rows, 0.0)
+    distinct = maximum(op.loads.distinct(tokens), _LEAST)
+    blocks = maximum(op.loads.blocks(tokens, tile.block_m), _LEAST)
+    unaligned = where((width % 16) != 0, 1.0, 0.0)
+    first = (blocks, distinct, (1.0 + op.gated) * width, hidden, minimum(tokens, rows), rows, 0.0)
     second = (blocks, distinct, hidden, width, rows, rows, unaligned)
     memory1, compute1 = _grouped_gemm(p, gpu, op, tile, first)
     memory2, compute2 = _grouped_gemm(p, gpu, op, tile, second)
@@ -122,10 +121,10 @@ def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Tim
 
     around_rows = op.rows_around
     row_bytes = around_rows * (2.0 * width * (2.0 + op.gated) + 2.0 * hidden)
-    generic = np.where((op.top_k >= 2) & (op.top_k <= 4), 0.0, 2.0 * around_rows / op.top_k * hidden)
+    generic = where((op.top_k >= 2) & (op.top_k <= 4), 0.0, 2.0 * around_rows / op.top_k * hidden)
     around = (row_bytes / p["e_rows"] + generic / p["e_sum"]) / gpu.hbm_bytes_per_s + around_rows * p["t_row"]
     aligned = (tokens * op.top_k * 4 > op.num_experts) | op.parallel
-    launch = p["t_fixed"] + 2 * p["t_kernel"] + np.where(aligned, p["t_align"], 0.0)
+    launch = p["t_fixed"] + 2 * p["t_kernel"] + where(aligned, p["t_align"], 0.0)
     return Timing(launch + gemms + around, launch, memory1 + memory2 + around, compute1 + compute2)
 
 

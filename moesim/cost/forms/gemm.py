@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from moesim.cost.forms.arithmetic import ceil, floor, least, maximum, minimum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
@@ -84,7 +83,7 @@ FP8_BLOCK_PARAMETERS = (
 
 
 def _wave_and_share(tiles: Any, gpu: GpuNumbers, c_wave: float) -> tuple[Any, Any]:
-    return waves(tiles, gpu.sm_count, c_wave), np.minimum(tiles / gpu.sm_count, 1.0)
+    return waves(tiles, gpu.sm_count, c_wave), minimum(tiles / gpu.sm_count, 1.0)
 
 
 def _throttled(p: Mapping[str, float], op: Gemm, peak: float) -> Any:
@@ -95,68 +94,71 @@ def _throttled(p: Mapping[str, float], op: Gemm, peak: float) -> Any:
 def _from_hbm(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers, gain: float) -> Any:
     """Time per byte relative to HBM: 1 cold, 1/gain when weights and activations stay in L2 between calls."""
     footprint = p["n_rotated"] * op.weight_bytes + op.hbm_bytes - op.weight_bytes
-    u = np.minimum((footprint / np.maximum(gpu.l2_bytes, 1.0)), 1e9) ** _L2_SHARPNESS
+    u = minimum((footprint / maximum(gpu.l2_bytes, 1.0)), 1e9) ** _L2_SHARPNESS
     return (u + 1.0 / gain) / (1.0 + u)
 
 
 def bf16_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
     """A bfloat16 GEMM (weight-only formats: the same tiles over fewer weight bytes). [s]"""
-    peak, hbm = gpu.bf16_flop_per_s, gpu.hbm_bytes_per_s * p["e_hbm"]
-    m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
-    moved = op.hbm_bytes
-    stream = moved * _from_hbm(p, op, gpu, p["r_l2"]) / hbm
-    shape = (-1, 3) + (1,) * np.broadcast(m, n, k).ndim
-    candidates = np.array(_BF16_TILES, float).reshape(shape)
-    bm, bn, may_split = candidates[:, 0], candidates[:, 1], candidates[:, 2]
-    tiles = np.ceil(m / bm) * np.ceil(n / bn)
-    split = np.maximum(1.0, np.minimum(np.floor(may_split * gpu.sm_count / tiles), np.ceil(k / _SPLIT_DEPTH)))
+    stream = op.hbm_bytes * _from_hbm(p, op, gpu, p["r_l2"]) / (gpu.hbm_bytes_per_s * p["e_hbm"])
+    tiled = [_bf16_tile(p, op, gpu, stream, *tile) for tile in _BF16_TILES]
+    total, memory, compute = (least(part) for part in zip(*tiled, strict=True))
+    return Timing(p["t_launch"] + total * _throttled(p, op, gpu.bf16_flop_per_s), p["t_launch"], memory, compute)
+
+
+def _bf16_tile(
+    p: Mapping[str, float], op: Gemm, gpu: GpuNumbers, stream: Any, bm: int, bn: int, may_split: int
+) -> tuple[Any, Any, Any]:
+    """(total, memory, arithmetic) seconds by one tile."""
+    m, n, k = real(op.m), real(op.n), real(op.k)
+    hbm = gpu.hbm_bytes_per_s * p["e_hbm"]
+    tiles = ceil(m / bm) * ceil(n / bn)
+    split = maximum(1.0, minimum(floor(may_split * gpu.sm_count / tiles), ceil(k / _SPLIT_DEPTH)))
     rounds, active = _wave_and_share(tiles * split, gpu, p["c_wave"])
-    depth = np.maximum(2.0 * bm * bn * gpu.sm_count / (peak * p["e_mma"]), 2.0 * (bm + bn) / p["bw_feed"])
-    compute = rounds * (p["t_tile"] * bm * bn / 16384 + np.ceil(k / split / 64) * 64 * depth)
-    memory = stream + moved / (active * gpu.sm_count * p["bw_sm"])
+    depth = max(2.0 * bm * bn * gpu.sm_count / (gpu.bf16_flop_per_s * p["e_mma"]), 2.0 * (bm + bn) / p["bw_feed"])
+    compute = rounds * (p["t_tile"] * bm * bn / 16384 + ceil(k / split / 64) * 64 * depth)
+    memory = stream + op.hbm_bytes / (active * gpu.sm_count * p["bw_sm"])
     total = smooth_max(compute, memory, p["p_join"]) + p["t_ramp"] * active
-    total = total + (split > 1) * (p["t_split"] + 4.0 * m * n * split / (hbm * p["r_l2"]))
-    launch = p["t_launch"]
-    return Timing(launch + total.min(0) * _throttled(p, op, peak), launch, memory.min(0), compute.min(0))
+    return total + (split > 1) * (p["t_split"] + 4.0 * m * n * split / (hbm * p["r_l2"])), memory, compute
 
 
 def fp8_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
     """Quantise the input per token, then a CUTLASS scaled GEMM (vLLM's sm90 dispatch). [s]"""
     peak, hbm, sms = gpu.flop_per_s(op.arithmetic), gpu.hbm_bytes_per_s, gpu.sm_count
-    m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
+    m, n, k = real(op.m), real(op.n), real(op.k)
     small = m <= 64
-    bm = np.where((m <= 16) | (small & (n <= 1280)), 16.0, np.where(m <= 128, 64.0, 128.0))
-    bm = np.where((m >= 8192) & (k >= 6144), 256.0, bm)
-    bn = np.where(small, 64.0, 128.0)
-    row_tiles = np.ceil(m / bm)
-    row_tiles = np.where(small, row_tiles, 2 * np.ceil(row_tiles / 2))
-    tiles, moved = row_tiles * np.ceil(n / bn), op.hbm_bytes
+    bm = where((m <= 16) | (small & (n <= 1280)), 16.0, where(m <= 128, 64.0, 128.0))
+    bm = where((m >= 8192) & (k >= 6144), 256.0, bm)
+    bn = where(small, 64.0, 128.0)
+    row_tiles = ceil(m / bm)
+    row_tiles = where(small, row_tiles, 2 * ceil(row_tiles / 2))
+    tiles, moved = row_tiles * ceil(n / bn), op.hbm_bytes
     rounds, active = _wave_and_share(tiles, gpu, p["c_wave"])
-    feed = (bm + bn) * np.minimum(tiles, sms) / (hbm * p["r_feed"])
+    feed = (bm + bn) * minimum(tiles, sms) / (hbm * p["r_feed"])
     depth = smooth_max(2.0 * bm * bn * sms / (peak * p["e_mma"]), feed, 4.0)
-    depth = np.ceil(k / 128) * 128 * smooth_max(depth, p["t_depth"], p["p_join"])
-    padding = np.ceil(n / bn) * (row_tiles * bm - m) * k * active / p["bw_padding"]
-    compute = rounds * np.where(small, depth, smooth_max(p["t_tile"], depth, 2.5)) + padding
+    depth = ceil(k / 128) * 128 * smooth_max(depth, p["t_depth"], p["p_join"])
+    padding = ceil(n / bn) * (row_tiles * bm - m) * k * active / p["bw_padding"]
+    compute = rounds * where(small, depth, smooth_max(p["t_tile"], depth, 2.5)) + padding
     memory = moved * (_from_hbm(p, op, gpu, _L2_GAIN_FP8) / hbm + 1.0 / (active * sms * p["bw_sm"]))
     total = smooth_max(compute, memory, p["p_join"]) + p["t_first"] * bm * bn / 16384
-    total = (total + np.where(small, rounds * p["t_tile"], 0.0)) * _throttled(p, op, peak)
-    quantise = m / sms * (p["t_row"] + p["t_row_more"] * (np.ceil(k / 2048) - 1))
+    total = (total + where(small, rounds * p["t_tile"], 0.0)) * _throttled(p, op, peak)
+    quantise = m / sms * (p["t_row"] + p["t_row_more"] * (ceil(k / 2048) - 1))
     return Timing(p["t_launch"] + quantise + total, p["t_launch"], memory + quantise, compute)
 
 
 def fp8_block_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
     """Quantise the input per 128 elements, then a DeepGEMM block-scaled GEMM. [s]"""
     peak, sms = gpu.fp8_flop_per_s, gpu.sm_count
-    m, n, k = np.asarray(op.m, float), np.asarray(op.n, float), np.asarray(op.k, float)
+    m, n, k = real(op.m), real(op.n), real(op.k)
     memory = op.hbm_bytes / (gpu.hbm_bytes_per_s * p["e_hbm"])
     options: list[Any] = []
     for bm, bn in _BLOCK_TILES:
-        rounds, _ = _wave_and_share(np.ceil(m / bm) * np.ceil(n / bn), gpu, p["c_wave"])
+        rounds, _ = _wave_and_share(ceil(m / bm) * ceil(n / bn), gpu, p["c_wave"])
         depth = max(2.0 * bm * bn * sms / (peak * p["e_mma"]), (bm + bn) / p["bw_feed"])
         options.append(rounds * (p["t_tile"] * bm * bn / 16384 + k * depth))
-    compute = np.minimum.reduce(options)
+    compute = least(options)
     on_gpu = p["t_launch"] + m * k * p["t_element"] / sms + smooth_max(compute, memory, p["p_join"])
-    host = p["t_host"] + p["t_align"] * (np.mod(m, 4) != 0)
+    host = p["t_host"] + p["t_align"] * ((m % 4) != 0)
     return Timing(smooth_max(host, on_gpu, p["p_host"]), host, memory, compute)
 
 

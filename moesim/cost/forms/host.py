@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from moesim.cost.forms.arithmetic import real
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops.measured import HostMatrices, HostStream
@@ -32,16 +31,16 @@ def _drawn(p: Mapping[str, float], threads: Any) -> Any:
 
 def stream_seconds(p: Mapping[str, float], op: HostStream, gpu: GpuNumbers) -> Timing:
     """Bytes read (and written) by ``threads`` threads. [s]"""
-    memory = np.asarray(op.hbm_bytes, float) / _drawn(p, np.asarray(op.threads, float))
+    memory = real(op.hbm_bytes) / _drawn(p, real(op.threads))
     return Timing(memory, 0.0 * memory, memory, 0.0 * memory)
 
 
 def matrix_seconds(p: Mapping[str, float], op: HostMatrices, gpu: GpuNumbers) -> Timing:
     """``products`` matrix products over ``rows`` rows, weights from main memory. [s]"""
-    threads, rows = np.asarray(op.threads, float), np.asarray(op.rows, float)
+    threads, rows = real(op.threads), real(op.rows)
     helping = 1.0 + (threads - 1.0) * rows / (rows + p["m_threads"])
-    memory = np.asarray(op.hbm_bytes, float) / _drawn(p, helping)
-    compute = np.asarray(op.flop, float) / (helping * p["flop_core"]) * (rows + p["m_half"]) / rows
+    memory = real(op.hbm_bytes) / _drawn(p, helping)
+    compute = real(op.flop) / (helping * p["flop_core"]) * (rows + p["m_half"]) / rows
     launch = op.products * p["t_call"]
     return Timing(launch + smooth_max(memory, compute, p["p_join"]), launch, memory, compute)
 

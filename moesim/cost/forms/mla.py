@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from moesim.cost.forms.arithmetic import ceil, log2, maximum, minimum, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
@@ -56,64 +55,62 @@ def _linear(
     ``absorbed_tokens`` are new tokens that attend in latent space, ``expanded_tokens`` tokens (new and cached)
     whose latents are expanded to keys and values.
     """
-    fp8 = np.asarray(op.fp8_gemm) > 0
+    fp8 = op.fp8_gemm > 0
     peak, tokens, hbm = gpu.bf16_flop_per_s, op.tokens, gpu.hbm_bytes_per_s * p["e_weights"]
-    rate, width = np.where(fp8, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"]), op.bytes_per_weight
-    m = np.maximum(tokens, 64.0)
+    rate, width = where(fp8, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"]), op.bytes_per_weight
+    m = maximum(tokens, 64.0)
     nope, rope, value = op.qk_nope_head_dim, op.qk_rope_head_dim, op.v_head_dim
     latent = op.kv_lora_rank + rope
-    q_in = np.where(np.asarray(op.q_lora_rank) > 0, op.q_lora_rank, op.hidden)
+    q_in = where(op.q_lora_rank > 0, op.q_lora_rank, op.hidden)
 
     def gemm(weights: Any, rows: Any, flop_per_s: Any, bytes_each: Any) -> Any:
         return smooth_max(2.0 * rows * weights / flop_per_s, weights * bytes_each / hbm, p["p_join"])
 
     up = op.kv_lora_rank * (nope + value) * op.heads
-    absorb = gemm(up, np.maximum(absorbed_tokens, 64.0), peak * p["e_gemm"], 2.0)
-    expand = gemm(up, np.maximum(expanded_tokens, 64.0), rate, width)
+    absorb = gemm(up, maximum(absorbed_tokens, 64.0), peak * p["e_gemm"], 2.0)
+    expand = gemm(up, maximum(expanded_tokens, 64.0), rate, width)
     gemms = (
         gemm(op.hidden * (op.q_lora_rank + latent), m, rate, width)
         + gemm(q_in * (nope + rope) * op.heads, m, rate, width)
         + gemm(value * op.hidden * op.heads, m, rate, width)
-        + np.where(np.asarray(absorbed_tokens) > 0, absorb, 0.0)
-        + np.where(np.asarray(expanded_tokens) > 0, expand, 0.0)
+        + where(absorbed_tokens > 0, absorb, 0.0)
+        + where(expanded_tokens > 0, expand, 0.0)
     )
     hidden_bytes = 4.0 * (op.hidden + op.q_lora_rank + latent)
-    hidden_bytes = hidden_bytes + np.where(fp8, 3.0 * (op.hidden + op.q_lora_rank), 0.0)
-    head_bytes = op.heads * (4.0 * (nope + rope + value) + np.where(fp8, 3.0 * value, 0.0))
+    hidden_bytes = hidden_bytes + where(fp8, 3.0 * (op.hidden + op.q_lora_rank), 0.0)
+    head_bytes = op.heads * (4.0 * (nope + rope + value) + where(fp8, 3.0 * value, 0.0))
     inner = absorbed_tokens * (4.0 * op.kv_lora_rank + rope) + (tokens - absorbed_tokens) * (nope + value)
     per_head = tokens * head_bytes + 2.0 * op.heads * inner
     return gemms, (tokens * c_act * hidden_bytes + p["c_head"] * per_head) / gpu.hbm_bytes_per_s
 
 
 def _floor(p: Mapping[str, float], op: MlaModule) -> Any:
-    fp8_kv = np.asarray(op.kv_bytes) < 1.5
-    floor = p["t_floor"] + np.where(np.asarray(op.fp8_gemm) > 0, p["t_floor_fp8_gemm"], 0.0)
-    return (
-        floor + np.where(fp8_kv, p["t_floor_fp8_kv"], 0.0) + p["t_doubling"] * np.log2(np.minimum(op.tokens, 128) + 1)
-    )
+    fp8_kv = op.kv_bytes < 1.5
+    floor = p["t_floor"] + where(op.fp8_gemm > 0, p["t_floor_fp8_gemm"], 0.0)
+    return floor + where(fp8_kv, p["t_floor_fp8_kv"], 0.0) + p["t_doubling"] * log2(minimum(op.tokens, 128) + 1)
 
 
 def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:
     """A prefill step through one MLA block. [s]"""
-    fp8_kv = np.asarray(op.kv_bytes) < 1.5
+    fp8_kv = op.kv_bytes < 1.5
     peak, heads = gpu.bf16_flop_per_s, op.heads
     absorbed_flop, expanded_flop, copied = 0.0, 0.0, 0.0
     absorbed_tokens: Any = 0.0
     expanded_tokens: Any = 0.0
-    few = np.where(np.asarray(heads) <= 8, 1.0, 1 / 7)
+    few = where(heads <= 8, 1.0, 1 / 7)
     for g in op.groups:
-        absorbed = np.asarray(g.query) <= np.where(fp8_kv, 128, 512)
+        absorbed = g.query <= where(fp8_kv, 128, 512)
         tokens = g.sequences * g.query
         pairs = g.sequences * attended_pairs(g.query, g.past, op.top_k)
         latent = 2.0 * op.kv_lora_rank + op.qk_rope_head_dim
         full = op.qk_nope_head_dim + op.qk_rope_head_dim + op.v_head_dim
-        rows = g.sequences * np.ceil(g.query * heads / _ROWS) * _ROWS * 32
-        absorbed_flop = absorbed_flop + np.where(absorbed, 2.0 * latent * (pairs * heads + rows), 0.0)
-        edge = g.sequences * heads * np.ceil(g.query / 128) * 128 * 64
-        expanded_flop = expanded_flop + np.where(absorbed, 0.0, 2.0 * full * (pairs * heads + edge))
-        copied = copied + np.where(fp8_kv & absorbed, few, 0.0) * p["t_query_fp8"] * tokens * heads
-        absorbed_tokens = absorbed_tokens + np.where(absorbed, tokens, 0.0)
-        expanded_tokens = expanded_tokens + np.where(absorbed, 0.0, g.sequences * (g.query + g.past))
+        rows = g.sequences * ceil(g.query * heads / _ROWS) * _ROWS * 32
+        absorbed_flop = absorbed_flop + where(absorbed, 2.0 * latent * (pairs * heads + rows), 0.0)
+        edge = g.sequences * heads * ceil(g.query / 128) * 128 * 64
+        expanded_flop = expanded_flop + where(absorbed, 0.0, 2.0 * full * (pairs * heads + edge))
+        copied = copied + where(fp8_kv & absorbed, few, 0.0) * p["t_query_fp8"] * tokens * heads
+        absorbed_tokens = absorbed_tokens + where(absorbed, tokens, 0.0)
+        expanded_tokens = expanded_tokens + where(absorbed, 0.0, g.sequences * (g.query + g.past))
     gemms, traffic = _linear(p, op, gpu, absorbed_tokens, expanded_tokens, p["c_act"])
     attention = (absorbed_flop / p["e_absorbed"] + expanded_flop / p["e_expanded"]) / peak
     launch = _floor(p, op)
@@ -124,18 +121,18 @@ def decode_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Ti
     """A decode step through one MLA block. [s]"""
     (g,) = op.groups
     batch, tokens = g.sequences, g.tokens
-    keys = np.minimum(g.past + g.query, op.top_k) if op.top_k else g.past + g.query
-    fp8_kv = np.asarray(op.kv_bytes) < 1.5
-    rows = np.ceil(op.heads * g.query / _ROWS) * _ROWS
+    keys = minimum(g.past + g.query, op.top_k) if op.top_k else g.past + g.query
+    fp8_kv = op.kv_bytes < 1.5
+    rows = ceil(op.heads * g.query / _ROWS) * _ROWS
     latent = op.kv_lora_rank + op.qk_rope_head_dim
     products = 2.0 * (latent + op.kv_lora_rank) * batch * keys * rows / (gpu.bf16_flop_per_s * p["e_absorbed"])
     stream = batch * keys * latent * op.kv_bytes / (gpu.hbm_bytes_per_s * p["e_cache"])
-    rate = batch * keys * p["t_key"] / np.minimum(gpu.sm_count, batch * _MAX_SPLITS)
+    rate = batch * keys * p["t_key"] / minimum(gpu.sm_count, batch * _MAX_SPLITS)
     attention = smooth_max(smooth_max(products, stream, 6), rate, 6)
     gemms, traffic = _linear(p, op, gpu, tokens, 0.0, 1.0)
-    tiles = np.ceil(batch * rows / _ROWS / gpu.sm_count) * p["t_tile"]
-    few = np.where(np.asarray(op.heads) < 64, 1.0, 1 / 7)
-    copied = np.where(fp8_kv, few, 0.0) * p["t_query_fp8"] * tokens * op.heads
+    tiles = ceil(batch * rows / _ROWS / gpu.sm_count) * p["t_tile"]
+    few = where(op.heads < 64, 1.0, 1 / 7)
+    copied = where(fp8_kv, few, 0.0) * p["t_query_fp8"] * tokens * op.heads
     launch = _floor(p, op)
     total = launch + gemms + traffic + tiles + attention + copied
     weights = op.weights * op.bytes_per_weight / (gpu.hbm_bytes_per_s * p["e_weights"])

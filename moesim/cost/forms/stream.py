@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
+from moesim.cost.forms.arithmetic import maximum, real
 from moesim.cost.forms.form import Form, Parameter, Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops.host import Copy
@@ -27,19 +26,19 @@ LAUNCH_PARAMETERS = (
 
 def stream_seconds(p: Mapping[str, float], op: Stream, gpu: GpuNumbers) -> Timing:
     """A kernel that only moves cold bytes. [s]"""
-    memory = np.asarray(op.hbm_bytes, float) / (gpu.hbm_bytes_per_s * p["e_hbm"])
+    memory = real(op.hbm_bytes) / (gpu.hbm_bytes_per_s * p["e_hbm"])
     return Timing(p["t_launch"] + memory, p["t_launch"], memory, 0.0 * memory)
 
 
 def copy_seconds(p: Mapping[str, float], op: Copy, gpu: GpuNumbers) -> Timing:
     """Copies over the link between host and GPU. [s]"""
-    memory = np.asarray(op.count * op.bytes_each, float) / p["bw_link"]
+    memory = real(op.count * op.bytes_each) / p["bw_link"]
     return Timing(op.count * p["t_copy"] + memory, op.count * p["t_copy"], memory, 0.0 * memory)
 
 
 def launch_seconds(p: Mapping[str, float], op: Launches, gpu: GpuNumbers) -> Timing:
     """What the host spends on ``kernels`` tiny kernels. [s]"""
-    total = p["t_fixed"] + np.maximum(np.asarray(op.kernels, float) - 1.0, 0.0) * p["t_kernel"]
+    total = p["t_fixed"] + maximum(real(op.kernels) - 1.0, 0.0) * p["t_kernel"]
     return Timing(total, total, 0.0 * total, 0.0 * total)
 
 
