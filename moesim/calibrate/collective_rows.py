@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moesim.calibrate.family import Family
+from moesim.calibrate.groups import by
 from moesim.cost.forms import collective, deepep
 from moesim.cost.forms.form import Form
 from moesim.cost.gpu import GpuNumbers
@@ -48,9 +49,8 @@ def _expert_all_to_all(backend: str, phase: str) -> Callable[[pd.DataFrame], Exp
     return operation
 
 
-def deepep_shape(table: pd.DataFrame) -> pd.Series:
-    """hidden/top-k/experts of each row, the unit that is left out whole."""
-    return table[["hidden_size", "topk", "num_experts"]].astype(str).agg("/".join, axis=1)
+deepep_shape = by("hidden_size", "topk", "num_experts")
+"""hidden/top-k/experts of each row, the unit that is left out whole."""
 
 
 def _deepep(backend: str, form: Form, phase: str, across_nodes: bool) -> Family:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.calibrate.family import Evaluate, Family
+from moesim.calibrate.groups import by
 from moesim.cost.forms import fused_moe
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import Tile, TunedTiles, tile_for
@@ -123,9 +124,8 @@ def _experts(weights: str, kernel: str) -> Callable[[pd.DataFrame], FusedExperts
     return operation
 
 
-def moe_shape(table: pd.DataFrame) -> pd.Series:
-    """hidden/width/top-k/experts of each row, the unit that is left out whole."""
-    return table[["hidden_size", "inter_size", "topk", "num_experts"]].astype(str).agg("/".join, axis=1)
+moe_shape = by("hidden_size", "inter_size", "topk", "num_experts")
+"""hidden/width/top-k/experts of each row, the unit that is left out whole."""
 
 
 def _moe_rows(

@@ -14,6 +14,7 @@ import numpy as np
 from moesim.calibrate.collective_rows import COLLECTIVE_FAMILIES
 from moesim.calibrate.expert_rows import EXPERT_FAMILIES
 from moesim.calibrate.family import Family
+from moesim.calibrate.groups import by
 from moesim.calibrate.machine_rows import GPU_FAMILIES, HOST_FAMILIES
 from moesim.cost.forms import attention, elementwise, gemm, mla
 from moesim.cost.gpu import GpuNumbers
@@ -32,8 +33,7 @@ def _nk(table: pd.DataFrame) -> pd.Series:
     return table["n"].astype(str) + "x" + table["k"].astype(str)
 
 
-def _heads(table: pd.DataFrame) -> pd.Series:
-    return table[["num_heads", "num_key_value_heads", "head_dim"]].astype(str).agg("/".join, axis=1)
+_heads = by("num_heads", "num_key_value_heads", "head_dim")
 
 
 def _sequences(table: pd.DataFrame) -> Group:

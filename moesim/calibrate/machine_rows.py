@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.calibrate.family import Family
+from moesim.calibrate.groups import by
 from moesim.cost.forms import elementwise, host, stream
 from moesim.cost.gpu import GpuNumbers
 from moesim.ops import Elementwise
@@ -48,10 +49,6 @@ def _where(**wanted: Any) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
         return table[kept]
 
     return select
-
-
-def _by(*columns: str) -> Callable[[pd.DataFrame], pd.Series]:
-    return lambda t: t[list(columns)].astype(str).agg("/".join, axis=1)
 
 
 def _size(column: str) -> Callable[[pd.DataFrame], pd.Series]:
@@ -106,18 +103,18 @@ GPU_FAMILIES: tuple[Family, ...] = (
 HOST_FAMILIES: tuple[Family, ...] = (
     *(
         _family(f"host_stream/{op}", host.STREAM, "host_stream", _where(op=op),
-                lambda t: HostStream(t["bytes"].to_numpy(float), _threads(t)), _by("bytes", "threads"),
+                lambda t: HostStream(t["bytes"].to_numpy(float), _threads(t)), by("bytes", "threads"),
                 "(size, threads) pairs, 5 folds")
         for op in ("copy", "read")
     ),
     *(
         _family(f"host_matmul/{dtype}", host.MATRICES, "host_matmul", _where(dtype=dtype), _matmul,
-                _by("n", "k", "m"), "(m, n, k) triples, 5 folds")
+                by("n", "k", "m"), "(m, n, k) triples, 5 folds")
         for dtype in _ELEMENT
     ),
     *(
         _family(f"host_expert/{dtype}", host.MATRICES, "host_expert", _where(dtype=dtype), _expert,
-                _by("hidden_size", "inter_size", "num_tokens"), "(shape, tokens) pairs, 5 folds")
+                by("hidden_size", "inter_size", "num_tokens"), "(shape, tokens) pairs, 5 folds")
         for dtype in _ELEMENT
     ),
 )  # fmt: skip

@@ -135,8 +135,10 @@ class CachedBlocks:
 
     def found(self, request: Request) -> list[int]:
         found: list[int] = []
-        for i in range((request.known - 1) // self.block_size):
-            same = self._by_key.get(self._key(request, i))
+        keys = self._keys_of(request)
+        full = (request.known - 1) // self.block_size
+        for i in range(full if request.preemptions else min(full, len(keys))):
+            same = self._by_key.get(keys[i] if i < len(keys) else (request.number, i))
             if not same:
                 break
             found.append(next(iter(same)))
@@ -167,20 +169,25 @@ class CachedBlocks:
 
     def commit(self, request: Request, tokens: int) -> None:
         full = tokens // self.block_size
-        while request.keyed < full:
-            block, key = request.blocks[request.keyed], self._key(request, request.keyed)
-            self._key_of[block] = key
-            self._by_key.setdefault(key, {})[block] = None
-            request.keyed += 1
+        if full > request.keyed:
+            keys = self._keys_of(request)
+            for i in range(request.keyed, min(full, len(keys))):
+                self._name(request.blocks[i], keys[i])
+            request.keyed = full
         request.next_full = (request.keyed + 1) * self.block_size
 
     def release(self, request: Request) -> None:
+        if not request.finished:
+            # Blocks that this request alone can find again need a key only now.
+            for i in range(len(self._keys_of(request)), request.keyed):
+                self._name(request.blocks[i], (request.number, i))
         plain = []
-        for block in reversed(request.blocks):
+        for i in reversed(range(len(request.blocks))):
+            block = request.blocks[i]
             self._holders[block] -= 1
             if self._holders[block]:
                 continue
-            if block in self._key_of:
+            if i < request.keyed:
                 self._queue[block] = None
             else:
                 plain.append(block)
@@ -219,12 +226,19 @@ class CachedBlocks:
                 del self._by_key[key]
         return block
 
-    def _key(self, request: Request, index: int) -> Hashable:
-        """What a block holds, with all before it: a prefix of shared texts, or a part of this request alone."""
+    def _name(self, block: int, key: Hashable) -> None:
+        """What a block holds, with all before it: a prefix of shared texts, or a part of one request alone."""
+        self._key_of[block] = key
+        self._by_key.setdefault(key, {})[block] = None
+
+    def _keys_of(self, request: Request) -> list[Hashable]:
+        """Of the blocks that other prompts may begin with."""
+        if not request.segments:
+            return []
         keys = self._prompt_keys.get(request)
         if keys is None:
             keys = self._prompt_keys[request] = prefix_keys(request.segments, self.block_size)
-        return keys[index] if index < len(keys) else (request.number, index)
+        return keys
 
 
 def prefix_keys(segments: Sequence[tuple[int, int]], block_size: int) -> list[Hashable]:

@@ -142,8 +142,10 @@ class Loads:
     def per_token_and_block(tokens: Any, block: Any, value: Any) -> Array:
         """``value`` of every (tokens, block), each pair worked out once."""
         tokens, block = np.broadcast_arrays(np.asarray(tokens), np.asarray(block))
-        pairs, back = np.unique(np.stack([tokens.ravel(), block.ravel()]), axis=1, return_inverse=True)
-        values = np.array([value(int(n), int(b)) for n, b in pairs.T])
+        if tokens.size == 1:
+            return np.full(tokens.shape, value(int(tokens.flat[0]), int(block.flat[0])))
+        pairs, back = np.unique(tokens + 1j * block, return_inverse=True)
+        values = np.array([value(int(pair.real), int(pair.imag)) for pair in pairs])
         return values[back.ravel()].reshape(tokens.shape)
 
     @staticmethod

@@ -56,14 +56,16 @@ class V1Scheduler:
         budget = self._run(step, self.limits.max_num_batched_tokens)
         if not step.preempted:
             self._admit(step, budget)
-        asynchronous = self.limits.async_scheduling
-        for i, (request, tokens, past, _) in enumerate(step.parts):
-            request.computed = past + tokens
-            if request.computed >= request.known + request.placeholders:
-                step.parts[i] = Scheduled(request, tokens, past, True)
-                request.placeholders += asynchronous
-                request.eligible_step = self._step + self.limits.pipeline_stages
         return step
+
+    def _give(self, step: Step, request: Request, tokens: int, past: int) -> None:
+        """Schedule a request's next ``tokens``, behind ``past``; they count as computed from here on."""
+        request.computed = past + tokens
+        samples = request.computed >= request.prompt_len + request.emitted + request.placeholders
+        step.parts.append(Scheduled(request, tokens, past, samples))
+        if samples:
+            request.placeholders += self.limits.async_scheduling
+            request.eligible_step = self._step + self.limits.pipeline_stages
 
     def _run(self, step: Step, budget: int) -> int:
         """Tokens for running requests; returns what is left of the budget."""
@@ -82,7 +84,7 @@ class V1Scheduler:
                     return budget
             if tokens >= request.next_full:
                 self._commit(request, tokens)
-            step.parts.append(Scheduled(request, wanted, request.computed, False))
+            self._give(step, request, wanted, request.computed)
             budget -= wanted
             index += 1
         return budget
@@ -132,7 +134,7 @@ class V1Scheduler:
             request.running = True
             self._commit(request, past + tokens)
             self.cached_tokens += past - request.loaded
-            step.parts.append(Scheduled(request, tokens, past, False))
+            self._give(step, request, tokens, past)
             budget -= tokens
 
     def _commit(self, request: Request, tokens: int) -> None:
