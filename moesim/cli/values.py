@@ -9,6 +9,7 @@ from moesim.errors import Problem, SpecError
 
 _FLAGS = {"ep", "ignore_eos", *SWITCHES}
 """Settings that are true when named without a value, as in vLLM."""
+_VERSIONS = {"engine.version", "engine_version", "version"}
 _MOST_VALUES = 1_000_000
 EPILOG = "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --set routing.kind=zipf"
 
@@ -22,7 +23,7 @@ def overrides(sets: list[str], rest: list[str]) -> dict[str, Any]:
         if not equals or not name:
             problems.append(Problem(f"'{text}' is not NAME=VALUE", "--set"))
         else:
-            found[name] = _value(value)
+            found[name] = _value(value, name)
     words = list(rest)
     while words:
         word = words.pop(0)
@@ -39,7 +40,7 @@ def overrides(sets: list[str], rest: list[str]) -> dict[str, Any]:
         text = value if equals else words.pop(0)
         if name in found:
             problems.append(Problem(f"'--{name}' is given twice; keep one", "command line"))
-        found[name] = _value(text)
+        found[name] = _value(text, name)
     if problems:
         raise SpecError(problems)
     return found
@@ -62,8 +63,10 @@ def positional(rest: list[str]) -> tuple[list[str], list[str]]:
     return alone, others
 
 
-def _value(text: str) -> Any:
-    """A YAML scalar, list or map, as it would stand in a file."""
+def _value(text: str, name: str = "") -> Any:
+    """A YAML scalar, list or map, as it would stand in a file; a version is text."""
+    if name.replace("-", "_") in _VERSIONS:
+        return text
     from moesim.files import yaml
 
     return yaml.parse(f"value: {text}", "override").data["value"]
@@ -102,4 +105,4 @@ def axis(text: str) -> tuple[str, list[Any]]:
         if (last - first) // step >= _MOST_VALUES:
             raise SpecError([Problem(f"'{text}' has more than {_MOST_VALUES:,} values", "--axis")])
         return name, list(range(first, last + 1, step))
-    return name, [_value(v) for v in values.split(",")]
+    return name, [_value(v, name) for v in values.split(",")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from moesim.files.quantities import Strict, Whole
 
@@ -76,6 +76,13 @@ class EngineSettings(Strict):
     enforce_eager: bool = False
     hf_overrides: dict[str, Any] = {}
     """Fields of config.json to replace, as vLLM's --hf-overrides."""
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)):
+            raise ValueError(f"a version is text: write it in quotes, like \"{value}\"")
+        return value
 
 
 SWITCHES = tuple(

@@ -18,6 +18,18 @@ def test_output_shown_is_real(capsys):
         assert _shown(capsys.readouterr().out) in README, f"update the output of {name} in README.md"
 
 
+def test_the_costs_shown_are_real(capsys):
+    main(["predict", f"{paths.SCENARIOS}/mixtral_tp4.yaml", "--explain"])
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("  decode "))
+    assert _shown("\n".join(lines[first : first + 13])) in README, "update the cost tree in README.md"
+
+
+def test_the_run_under_load_is_real(capsys):
+    main(["predict", f"{paths.SCENARIOS}/mixtral_closed_loop.yaml"])
+    assert _shown(capsys.readouterr().out.split("\n\nmemory of")[0]) in README, "update the run under load in README.md"
+
+
 def test_plans_shown_are_real(capsys):
     main(["plan", f"{paths.SCENARIOS}/olmoe.yaml", "--gpus", "2"])
     assert _shown(capsys.readouterr().out) in README, "update the plans of olmoe in README.md"
