@@ -81,7 +81,7 @@ class EngineSettings(Strict):
     @classmethod
     def _text(cls, value: Any) -> Any:
         if isinstance(value, (int, float)):
-            raise ValueError(f"a version is text: write it in quotes, like \"{value}\"")
+            raise ValueError(f'a version is text: write it in quotes, like "{value}"')
         return value
 
 

@@ -5,6 +5,7 @@ See docs/model/routing.md. ``Loads`` answers for any number of tokens N; nothing
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,11 +143,9 @@ class Loads:
     def per_token_and_block(tokens: Any, block: Any, value: Any) -> Array:
         """``value`` of every (tokens, block), each pair worked out once."""
         tokens, block = np.broadcast_arrays(np.asarray(tokens), np.asarray(block))
-        if tokens.size == 1:
-            return np.full(tokens.shape, value(int(tokens.flat[0]), int(block.flat[0])))
-        pairs, back = np.unique(tokens + 1j * block, return_inverse=True)
-        values = np.array([value(int(pair.real), int(pair.imag)) for pair in pairs])
-        return values[back.ravel()].reshape(tokens.shape)
+        pairs = list(zip(tokens.ravel().tolist(), block.ravel().tolist(), strict=True))
+        known = {pair: value(*map(int, pair)) for pair in set(pairs)}
+        return np.array([known[pair] for pair in pairs]).reshape(tokens.shape)
 
     @staticmethod
     def per_token_count(tokens: Any, value: Any) -> Array:
@@ -154,8 +153,9 @@ class Loads:
         tokens = np.asarray(tokens)
         if tokens.ndim == 0:
             return np.asarray(value(int(tokens)))
-        unique, back = np.unique(tokens, return_inverse=True)
-        return np.array([value(int(n)) for n in unique])[back].reshape(tokens.shape)
+        flat = tokens.ravel().tolist()
+        known = {n: value(int(n)) for n in set(flat)}
+        return np.array([known[n] for n in flat]).reshape(tokens.shape)
 
     def _distinct(self, n: int) -> float:
         if n <= 0:
@@ -293,5 +293,4 @@ def _from_counts(counts: Array, k: int) -> Array:
 
 def grouped(q: Array) -> tuple[tuple[float, int], ...]:
     """Distinct probabilities and how many experts share each."""
-    values, counts = np.unique(q, return_counts=True)
-    return tuple((float(v), int(c)) for v, c in zip(values, counts, strict=True) if v > 0)
+    return tuple(sorted((v, many) for v, many in Counter(q.tolist()).items() if v > 0))
