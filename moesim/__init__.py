@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moesim.errors import CalibrationError, DoesNotFit, MoesimError, SpecError
     from moesim.explore.capacity import Capacity, capacity
-    from moesim.explore.plans import plans
+    from moesim.explore.plans import Candidate, plans
     from moesim.explore.search.best import SearchResult, search
     from moesim.explore.sweep import sweep
     from moesim.explore.validate import validate
@@ -38,7 +38,7 @@ _HOMES = {
     **dict.fromkeys(("Prediction", "Static", "Served", "Steady", "Offloaded"), "moesim.outcome"),
     "Metric": "moesim.metrics",
     "Slo": "moesim.serving.report",
-    "plans": "moesim.explore.plans",
+    **dict.fromkeys(("plans", "Candidate"), "moesim.explore.plans"),
     "capacity": "moesim.explore.capacity",
     "Capacity": "moesim.explore.capacity",
     "validate": "moesim.explore.validate",
@@ -49,8 +49,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CalibrationError", "Capacity", "DoesNotFit", "Metric", "MoesimError", "Offloaded", "Prediction", "Scenario",
-    "SearchResult", "Served", "Slo", "SpecError", "Static", "Steady", "capacity", "load", "load_hardware", "load_model",
+    "CalibrationError", "Candidate", "Capacity", "DoesNotFit", "Metric", "MoesimError", "Offloaded", "Prediction",
+    "Scenario", "SearchResult", "Served", "Slo", "SpecError", "Static", "Steady", "capacity", "load", "load_hardware", "load_model",
     "plans", "predict", "predict_steady", "search", "sweep", "validate",
 ]  # fmt: skip
 

@@ -49,7 +49,7 @@ class Knowledge:
         return cls(shares, (*sorted(notes), *remarks), tuple(sorted(outside)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What a scenario gives. ``metrics`` carry vLLM's names; milliseconds and tokens per second."""
 
@@ -68,6 +68,12 @@ class Prediction:
         """What bounds prefill and decode."""
         return {part.name: _dominant_bound(part) for part in self.cost.children}
 
+    def __repr__(self) -> str:
+        """Its kind, what it is of, and every metric with its interval."""
+        found = {name: f"{m.value:.6g} ({m.low:.6g} .. {m.high:.6g})" for name, m in self.metrics.items() if m}
+        shown = "".join(f"\n    {name} = {text}" for name, text in found.items())
+        return f"{type(self).__name__} prediction of {self.scenario.model} on {self.scenario.hardware}{shown}"
+
     def __getitem__(self, name: str) -> float:
         """The central value of a metric; NaN where it needs a second output token."""
         if name not in self.metrics:
@@ -76,7 +82,7 @@ class Prediction:
         return float("nan") if metric is None else metric.value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OnGpu(Prediction):
     room: Room
     """The memory of a GPU, which holds all weights of its rank."""
@@ -86,12 +92,12 @@ class OnGpu(Prediction):
         return self.room
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Static(OnGpu):
     """A static batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Served(OnGpu):
     """A simulated run under load."""
 
@@ -99,14 +105,14 @@ class Served(OnGpu):
     """How it went."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Steady(OnGpu):
     """The steady state under load, in closed form."""
 
     state: SteadyState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Offloaded(Prediction):
     """A static batch of a model whose weights are not all on the GPU."""
 

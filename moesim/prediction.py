@@ -84,7 +84,7 @@ def predict_steady(scenario: Scenario) -> Steady:
     problems = check(scenario)
     load = scenario.workload
     if not problems and scenario.disaggregation is not None:
-        problems = [(("disaggregation",), "has no closed form yet; leave out --steady")]
+        problems = [(("disaggregation",), "disaggregation has no closed form yet; leave out --steady")]
     if not problems and (load.arrivals in {"batch", "trace"} or load.lengths.kind == "file"):
         what = f"lengths from a {load.lengths.kind}" if load.lengths.kind == "file" else f"a {load.arrivals}"
         problems = [(("workload",), f"{what} has no steady state; give max_concurrency or request_rate and lengths")]

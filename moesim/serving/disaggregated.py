@@ -102,6 +102,7 @@ class Disaggregated:
     def run(self, progress: Callable[[int], None] | None = None) -> LoadReport:
         """Until the last request is answered."""
         engines, now, rounds = [*self._prefill, *self._decode], 0.0, 0
+        schedulers = [engine.scheduler for engine in engines]
         while True:
             self._take_in(now)
             for engine in engines:
@@ -109,6 +110,7 @@ class Disaggregated:
             upcoming = min(self._clients.next_arrival_s, *(engine.next_s for engine in engines))
             if upcoming == float("inf"):
                 break
+            self._report.hold(max(upcoming - now, 0.0), schedulers)
             now = max(now, upcoming)
             for engine in engines:
                 while engine.flights and engine.flights[0][3] <= now:
@@ -116,8 +118,8 @@ class Disaggregated:
             rounds += 1
             if progress and rounds % _PROGRESS_EVERY == 0:
                 progress(self._report.answered)
-        refuse_stuck([engine.scheduler for engine in engines])
-        self._report.close(now, [engine.scheduler for engine in engines])
+        refuse_stuck(schedulers)
+        self._report.close(now, schedulers)
         return self._report
 
     def _take_in(self, now: float) -> None:
@@ -141,4 +143,4 @@ class Disaggregated:
             whole.loaded = whole.prompt_len - 1
             engine.sender_free_s = max(engine.sender_free_s, end) + self._transfer.seconds(whole.prompt_len)
             min(self._decode, key=lambda other: other.load).arrive(engine.sender_free_s, whole)
-        self._report.step([step], [held], start, end, [engine.scheduler])
+        self._report.step([step], [held], start, end)

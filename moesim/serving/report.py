@@ -164,10 +164,7 @@ class LoadReport:
         if self.timeline:
             self.timeline.answer(request)
 
-    def step(
-        self, steps: Sequence[Step], compositions: Sequence[Composition], start_s: float, end_s: float,
-        schedulers: Sequence[Scheduler],
-    ) -> None:  # fmt: skip
+    def step(self, steps: Sequence[Step], compositions: Sequence[Composition], start_s: float, end_s: float) -> None:
         """A step has ended on every replica."""
         busiest = max(compositions, key=lambda c: (len(c.prefills), c.decodes))
         if busiest.prefills:
@@ -176,26 +173,24 @@ class LoadReport:
         else:
             self.decode_steps.offer(busiest)
             self.decode_s += end_s - start_s
-        self._hold(1, end_s - start_s, schedulers)
+        self.steps += 1
+        self.busy_s += end_s - start_s
         if self.timeline:
             for replica, step in enumerate(steps):
                 self.timeline.step(replica, step, start_s, end_s)
 
-    def stretch(
-        self, running: Sequence[Request], context: float, start_s: float, times: Array, ends: Array,
-        schedulers: Sequence[Scheduler],
-    ) -> None:  # fmt: skip
+    def stretch(self, running: Sequence[Request], context: float, start_s: float, times: Array, ends: Array) -> None:
         """Decode steps of the same requests, ending at ``ends``; each gives every one of them a token."""
         count, seconds = len(running), float(ends[-1]) - start_s
         self._tokens_reach(running, float(ends[0]), float(ends[-1]))
         self.itl.add_all(np.diff(ends), count)
         self.decode_steps.offer(Composition((), count, context + len(times) / 2, count), len(times))
         self.decode_s += seconds
-        self._hold(len(times), seconds, schedulers)
-
-    def _hold(self, steps: int, seconds: float, schedulers: Sequence[Scheduler]) -> None:
-        self.steps += steps
+        self.steps += len(times)
         self.busy_s += seconds
+
+    def hold(self, seconds: float, schedulers: Sequence[Scheduler]) -> None:
+        """What engines hold, for so long."""
         self.kv_used.hold(sum(s.blocks.used_share for s in schedulers) / len(schedulers), seconds)
         self.waiting.hold(sum(len(s.waiting) for s in schedulers), seconds)
         self.running.hold(sum(len(s.running) for s in schedulers), seconds)

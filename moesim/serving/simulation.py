@@ -181,7 +181,11 @@ class Simulation:
             for request in finished:
                 self._report.answer(request)
                 self._clients.answered(self._now)
-        self._report.step(flight.steps, flight.compositions, flight.start_s, flight.end_s, self._schedulers)
+        self._ended(flight)
+
+    def _ended(self, flight: _Flight) -> None:
+        self._report.step(flight.steps, flight.compositions, flight.start_s, flight.end_s)
+        self._report.hold(flight.end_s - flight.start_s, self._schedulers)
 
     def _skip_ahead(self) -> None:
         """Price a stretch of equal decode steps at once, and leave its last one under way."""
@@ -244,8 +248,9 @@ class Simulation:
         landed = self._flights.pop() if ahead else None
         if landed:
             self._report.tokens_out(landed.steps[0], landed.end_s)
-            self._report.step(landed.steps, landed.compositions, landed.start_s, landed.end_s, self._schedulers)
-        self._report.stretch(running, first, start, times[:-1], ends[:-1], self._schedulers)
+            self._ended(landed)
+        self._report.stretch(running, first, start, times[:-1], ends[:-1])
+        self._report.hold(float(ends[-2]) - start, self._schedulers)
         before = float(ends[-2])
         last = Composition((), count, first + steps - 1, count)
         parts = [Scheduled(request, 1, request.computed - 1, True) for request in running]

@@ -328,6 +328,14 @@ def test_decode_engines_apart_never_stall_for_prompts():
     assert apart["p99_itl_ms"] < predict(together)["p99_itl_ms"]
 
 
+def test_engines_apart_hold_what_littles_law_says():
+    """All but what is on its way between the engines, and what their front end reads."""
+    result = predict(load(paths.SCENARIOS / "mixtral_disaggregated.yaml"))
+    report = result.report
+    present = report.answered * result["mean_e2el_ms"] / 1e3 / report.duration_s
+    assert 0.97 * present < report.running.mean + report.waiting.mean <= present
+
+
 # Prices
 
 
