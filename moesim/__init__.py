@@ -50,8 +50,8 @@ _HOMES = {
 
 __all__ = [
     "CalibrationError", "Candidate", "Capacity", "DoesNotFit", "Metric", "MoesimError", "Offloaded", "Prediction",
-    "Scenario", "SearchResult", "Served", "Slo", "SpecError", "Static", "Steady", "capacity", "load", "load_hardware", "load_model",
-    "plans", "predict", "predict_steady", "search", "sweep", "validate",
+    "Scenario", "SearchResult", "Served", "Slo", "SpecError", "Static", "Steady", "capacity", "load", "load_hardware",
+    "load_model", "plans", "predict", "predict_steady", "search", "sweep", "validate",
 ]  # fmt: skip
 
 

@@ -5,12 +5,16 @@ DeepSeek-V3: hidden 7168, 8 of 256 experts. A dispatched token is 7168 fp8 bytes
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moesim import load_model
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Balanced
+from moesim.inputs.scenario import Balanced, Uniform
+from moesim.models.blocks.moe import Moe
 from moesim.models.frame import Frame
+from moesim.models.model import Layers, Model
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
 from moesim.ops import Collective, ExpertAllToAll
@@ -114,6 +118,7 @@ def test_gathered_without_expert_parallelism():
 def test_ranks_of_a_replica_split_its_tokens():
     found = moe(Plan(tp=2, dp=4, ep=8, backend="deepep_low_latency"), tokens=129)
     assert found["dispatch"].tokens == found["router"].m == found["shared_up_proj"].m == 65
+    assert found["shared_up_proj"].n == 2 * 2048, "the shared expert whole on each"
     assert found["gather_sequence"].message_bytes == exactly(129 * 14336)
     assert found["gather_sequence"].members == (0, 1) and found["gather_sequence"].kind == "all_gather"
     assert found["experts"].tokens == 4 * 129
@@ -136,6 +141,21 @@ def test_plain_exchanges():
     assert both["dispatch_slices"].message_bytes == exactly(64 * 8 * 14336 * 2)
     assert both["dispatch_slices"].members == (0, 1) and both["dispatch_slices"].kind == "all_gather"
     assert "gather_sequence" not in both
+
+
+@pytest.mark.parametrize("backend", ["deepep_low_latency", "deepep_high_throughput", "nccl_all_to_all", "coordinated"])
+def test_the_busiest_rank_receives_more(backend):
+    """Two tokens pick one of two experts each: both the same in half of all draws, so 1.5 of 1 on average."""
+    model = Model("toy", "Toy", 128, 1000, (Layers(1, (Moe(2, 1, 32),), 128),))
+    tp = 2 if backend == "coordinated" else 1
+    plan = Plan(tp=tp, dp=2, ep=2, expert_tp=tp, backend=backend)
+    rank = Rank(model, plan, "bfloat16", "bfloat16", 2.0, Uniform(), load_engine())
+    found = dict(Moe(2, 1, 32).operations(Frame(rank, Load((Group.decode(1, 9),), 1, True))))
+    for phase in ("dispatch", "combine"):
+        assert float(found[phase].busiest) == pytest.approx(1.5, rel=1e-9)
+    assert float(found["experts"].rows) == pytest.approx(1.5, rel=1e-9)
+    even = replace(rank, routing=Balanced(kind="balanced"))
+    assert dict(Moe(2, 1, 32).operations(Frame(even, Load((Group.decode(1, 9),), 1, True))))["dispatch"].busiest == 1.0
 
 
 def test_slices_and_busiest_rank():

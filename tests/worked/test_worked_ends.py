@@ -72,4 +72,10 @@ def test_the_all_reduce_of_a_block(tp):
         assert at.reduce == ()
         return
     ((name, op),) = at.reduce
-    assert (name, op.message_bytes, op.ranks, op.algorithm, op.custom) == ("all_reduce", 2 * 24 * 4096, 4, "ring", False)
+    assert (name, op.message_bytes, op.ranks, op.algorithm, op.custom) == (
+        "all_reduce",
+        2 * 24 * 4096,
+        4,
+        "ring",
+        False,
+    )

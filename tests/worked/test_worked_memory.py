@@ -94,7 +94,7 @@ DENSE_LAYER = 32 * 8 * (2 * 4 + 2 * 2) + 3 * 32 * 64 + 64
 
 def toy(**more):
     layers = (Layers(4, DENSE, 64),)
-    return Model("toy", "Toy", 32, 100, **({"layers": layers, "other_parameters": 7} | more))
+    return Model("toy", "Toy", 32, **({"vocab_size": 100, "layers": layers, "other_parameters": 7} | more))
 
 
 def test_tied_and_longer_embeddings():
@@ -195,6 +195,8 @@ def test_buffers_of_deepep():
     assert communication_bytes(high, H100, limits()) == 392 * MiB + 1024 * MiB
     two_nodes = rank(V3, Plan(dp=16, ep=16, backend="deepep_high_throughput"))
     assert communication_bytes(two_nodes, H100, limits()) == 392 * MiB + 2 * 1024 * MiB
+    one_and_a_half = rank(V3, Plan(dp=12, ep=12, backend="deepep_high_throughput"))
+    assert communication_bytes(one_and_a_half, H100, limits()) == 392 * MiB + 2 * 1024 * MiB
     no_experts_shared = rank(V3, Plan(dp=8, expert_tp=8, backend="deepep_low_latency"))
     assert communication_bytes(no_experts_shared, H100, limits()) == 392 * MiB
 
@@ -213,6 +215,20 @@ def test_usable_bytes():
     engine = load_engine()
     assert engine.usable_bytes(80 * GiB, 0.92) == 0.92 * 80 * GiB
     assert engine.usable_bytes(80 * GiB, 0.999) == 80 * GiB - 0.45 * GiB, "the CUDA context stays outside"
+
+
+def test_layers_of_stages():
+    """What does not divide goes to the stages before the last, from the back (vLLM's get_pp_indices)."""
+
+    def sizes(model, stages):
+        return [stage.model.num_hidden_layers for stage in rank(model, Plan(pp=stages)).stages()]
+
+    assert sizes(MIXTRAL, 4) == [8, 8, 8, 8]
+    assert sizes(V3, 4) == [15, 15, 16, 15]
+    assert sizes(MIXTRAL, 7) == [4, 4, 5, 5, 5, 5, 4]
+    assert sizes(V3, 8) == [7, 7, 8, 8, 8, 8, 8, 7]
+    first = rank(V3, Plan(pp=4)).stages()[0].model
+    assert [g.count for g in first.layers] == [3, 12], "dense layers come first"
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -238,10 +254,10 @@ def test_room_of_mixtral_tp4(eager):
 
 def test_the_longest_context_fills_whole_blocks():
     part = rank(plan=Plan(tp=4, expert_tp=4))
-    room = memory_room(part, H100, limits(seqs=1024), 100, 1000)
+    room = memory_room(part, H100, limits(seqs=1024), 100, 10_000)
     share = room.kv_available / 100
     assert room.longest_context == int(share // (16 * 32768)) * 16
-    assert room.largest_batch == int(room.kv_available // (1008 * 32768))
+    assert room.largest_batch == int(room.kv_available // (10_000 * 32768)) == 161
 
 
 def test_too_much_says_by_how_much():
@@ -259,6 +275,21 @@ def test_the_fullest_stage_counts():
     assert room.weights == 2 * (32000 * 4096 / 4 + 4096 + 16 * layer)
     assert fullest_stage(part, H100, limits())[1].weights == room.weights
     assert room.kv_bytes_per_token == 16384
+
+
+def test_the_fullest_stage_by_what_its_tokens_take():
+    """Three stages of 1, 2 and 1 layers behind a long embedding: the first has least left, the second fills first."""
+    part = rank(toy(vocab_size=10**8), Plan(pp=3))
+    assert [stage.model.num_hidden_layers for stage in part.stages()] == [1, 2, 1]
+    stage, room = fullest_stage(part, H100, limits(seqs=1))
+    assert stage.stage == 1 and room.kv_bytes_per_token == 2 * 2 * 2 * 8 * 2
+    assert memory_room(part, H100, limits(seqs=1), 1, 16).weights > room.weights
+
+
+def test_nothing_left_does_not_fit():
+    room = memory_room(rank(plan=Plan(tp=4, expert_tp=4)), H100, limits(), 1, 16)
+    assert not dataclasses.replace(room, kv_available=0.0, kv_needed=0.0).fits
+    assert dataclasses.replace(room, kv_available=5.0, kv_needed=5.0).fits
 
 
 def test_rows_of_batched_experts():

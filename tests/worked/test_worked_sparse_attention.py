@@ -29,7 +29,10 @@ def block() -> SparseMla:
     return found
 
 
-def operations(tp=1, groups=(Group.decode(4, 9_999),), tokens=4):
+LONG = (Group.decode(4, 9_999),)
+
+
+def operations(tp=1, groups=LONG, tokens=4):
     return dict(block().operations(Frame(rank(tp), Load(groups, tokens, True))))
 
 

@@ -1,0 +1,204 @@
+"""vLLM's engine file by hand: captured sizes, padding, defaults by GPU, versions, the scheduler."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moesim import SpecError, load_hardware
+from moesim.engines import engine
+from moesim.engines.engine import load_engine
+from moesim.engines.kv_cache import CountedBlocks
+from moesim.engines.scheduling import SchedulerLimits, scheduler_of
+from moesim.engines.settings import EngineSettings
+from moesim.engines.vllm.scheduler import V1Scheduler
+
+ENGINE = load_engine()
+SIZES = [
+    1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 136, 144, 152, 160, 168, 176, 184, 192,
+    200, 208, 216, 224, 232, 240, 248, 256, 272, 288, 304, 320, 336, 352, 368, 384, 400, 416, 432, 448, 464, 480, 496,
+    512,
+]  # fmt: skip
+
+
+def limits(gpu="h100-sxm", **settings):
+    hardware = load_hardware(gpu)
+    return ENGINE.limits(EngineSettings(**settings), hardware.gpu.memory.value, hardware.compute_capability)
+
+
+# --- CUDA graphs
+
+
+def test_captured_sizes():
+    graphs = ENGINE.file.graphs
+    assert graphs.largest == 512
+    assert graphs.sizes(512).tolist() == SIZES and len(SIZES) == 51
+    assert graphs.sizes(30).tolist() == [1, 2, 4, 8, 16, 24]
+    assert graphs.sizes(256).tolist() == SIZES[:35]
+    assert graphs.sizes(3).tolist() == [1, 2]
+    assert graphs.sizes(544).tolist()[-2:] == [528, 544]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows"),
+    [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16), (241, 248), (249, 256), (257, 272), (512, 512), (513, 513)],
+)
+def test_padded_tokens(tokens, rows):
+    assert ENGINE.padded_tokens(tokens, 512) == rows
+    assert ENGINE.padded_tokens(np.array([tokens, 7]), 512).tolist() == [rows, 8]
+    assert ENGINE.padded_tokens(tokens, 0) == tokens, "no graphs, no padding"
+
+
+def test_padding_ends_at_the_largest_size():
+    assert ENGINE.padded_tokens(25, 30) == 25 and ENGINE.padded_tokens(23, 30) == 24
+
+
+# --- defaults
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "seqs"),
+    [
+        ("h100-sxm", 8192, 1024),  # 79.18 GiB
+        ("h200", 8192, 1024),
+        ("a100", 2048, 256),  # 80 GB, but an A100
+        ("rtx-4090", 2048, 256),  # 24 GB
+        ("l40s", 2048, 256),
+    ],
+)
+def test_defaults(gpu, tokens, seqs):
+    found = limits(gpu)
+    assert (found.max_num_batched_tokens, found.max_num_seqs) == (tokens, seqs)
+    assert (found.gpu_memory_utilization, found.block_size) == (0.92, 16)
+    assert not found.eager and found.captured_tokens == 512 and found.async_scheduling
+
+
+@pytest.mark.parametrize(("gib", "tokens"), [(69.99, 2048), (70.0, 8192)])
+def test_where_large_begins(gib, tokens):
+    assert ENGINE.limits(EngineSettings(), gib * 2**30, "9.0").max_num_batched_tokens == tokens
+    assert ENGINE.limits(EngineSettings(), gib * 2**30, "8.0").max_num_batched_tokens == 2048
+
+
+def test_settings_come_before_defaults():
+    found = limits(
+        max_num_batched_tokens=3000, max_num_seqs=77, gpu_memory_utilization=0.5, block_size=32, async_scheduling=False,
+        max_cudagraph_capture_size=64,
+    )  # fmt: skip
+    assert (found.max_num_batched_tokens, found.max_num_seqs, found.gpu_memory_utilization) == (3000, 77, 0.5)
+    assert (found.block_size, found.captured_tokens, found.async_scheduling) == (32, 64, False)
+    assert limits(max_num_batched_tokens=100).max_num_seqs == 100, "no more sequences than tokens"
+    assert limits(max_cudagraph_capture_size=0).captured_tokens == 0
+
+
+def test_low_latency_kernels_have_room_for_few_tokens():
+    found = limits(all2all_backend="deepep_low_latency")
+    assert (found.max_num_batched_tokens, found.max_num_seqs) == (256, 256)
+    assert limits(all2all_backend="deepep_low_latency", max_num_batched_tokens=512).max_num_batched_tokens == 512
+    assert ENGINE.file.exchange.low_latency_most_tokens.value == 1024
+
+
+def test_high_throughput_waits_for_its_host():
+    high = {"all2all_backend": "deepep_high_throughput", "enable_expert_parallel": True, "data_parallel_size": 8}
+    assert limits(**high).eager and limits(**high).captured_tokens == 0
+    assert limits(**high).max_num_batched_tokens == 8192
+    for change in ({"data_parallel_size": 1}, {"enable_expert_parallel": False}, {"all2all_backend": None}):
+        assert not limits(**(high | change)).eager
+    assert limits(enforce_eager=True).captured_tokens == 0
+
+
+# --- versions
+
+
+@pytest.mark.parametrize("version", [None, "0.24", "0.24.0", "0.25", "0.25.0", "0.25.1"])
+def test_described_versions(version):
+    found = load_engine("vllm", version)
+    assert not found.stands_in and found.notes == () and found.title == "vllm 0.24"
+
+
+@pytest.mark.parametrize("version", ["0.15", "0.23.1", "0.26.0", "1.0"])
+def test_other_versions_are_taken_as_the_nearest(version):
+    found = load_engine("vllm", version)
+    assert found.stands_in and found.asked == version and found.file.version == "0.24"
+    assert found.notes == (f"engine: vllm {version} is not described; 0.24 stands in",)
+    assert found != ENGINE and found == load_engine("vllm", version)
+
+
+def test_the_nearest_of_several(monkeypatch):
+    """By minors, where majors are equal: 0.26 is two from 0.24 and four from 0.30."""
+    later = ENGINE.file.model_copy(update={"version": "0.30", "stands_for": ["0.30"]})
+    files = {"vllm": {"0.24": ENGINE.file, "0.30": later}}
+    monkeypatch.setattr(engine, "engine_files", lambda: files)
+    load = load_engine.__wrapped__
+    nearest = {v: load("vllm", v).file.version for v in ("0.15", "0.24.7", "0.25", "0.26", "0.28", "0.31.2")}
+    assert list(nearest.values()) == ["0.24", "0.24", "0.24", "0.24", "0.30", "0.30"]
+    assert load("vllm").file.version == "0.30", "the newest where none is named"
+    assert not load("vllm", "0.25").stands_in and load("vllm", "0.26").stands_in
+    strict = {"vllm": {"0.24": ENGINE.file.model_copy(update={"other_versions": "refused"})}}
+    monkeypatch.setattr(engine, "engine_files", lambda: strict)
+    assert not load("vllm", "0.25.1").stands_in
+    with pytest.raises(SpecError, match=r"vllm 0\.26 is not known; known: 0\.24"):
+        load("vllm", "0.26")
+
+
+def test_what_is_refused():
+    with pytest.raises(SpecError, match="there is no engine 'vlm'; did you mean 'vllm'"):
+        load_engine("vlm")
+    with pytest.raises(SpecError, match="there is no engine 'x'; known: vllm"):
+        load_engine("x")
+    with pytest.raises(SpecError, match="'newest' is no version of vllm"):
+        load_engine("vllm", "newest")
+
+
+# --- the scheduler
+
+
+def test_the_scheduler_is_found_by_its_name():
+    assert ENGINE.file.scheduler == "v1"
+    found = scheduler_of(ENGINE, SchedulerLimits(256, 8), CountedBlocks(10, 16, float))
+    assert type(found) is V1Scheduler and found.limits.max_num_seqs == 8
+    unknown = ENGINE.file.model_copy(update={"scheduler": "v0"})
+    with pytest.raises(KeyError):
+        scheduler_of(type(ENGINE)(unknown, "0.24"), SchedulerLimits(256, 8), CountedBlocks(10, 16, float))
+
+
+def test_steps_under_way():
+    assert SchedulerLimits(256, 8).depth == 2
+    assert SchedulerLimits(256, 8, async_scheduling=False).depth == 1
+    assert SchedulerLimits(256, 8, pipeline_stages=4).depth == 5
+
+
+# --- kernels
+
+
+@pytest.mark.parametrize(
+    ("capability", "ranks", "custom", "symmetric"),
+    [
+        ("9.0", 2, 64 * 2**20, 64 * 2**20),
+        ("9.0", 4, 32 * 2**20, 32 * 2**20),
+        ("9.0", 6, 512 * 2**10, 64 * 2**20),
+        ("9.0", 8, 256 * 2**10, 64 * 2**20),
+        ("10.0", 8, 2**20, 128 * 2**20),
+        ("8.0", 4, 8 * 2**20, 0),
+    ],
+)
+def test_which_all_reduce_runs(capability, ranks, custom, symmetric):
+    def kernels(size, allowed=True):
+        return list(ENGINE.file.all_reduce.kernels(capability, ranks, size, allowed))
+
+    middle = "symmetric_memory" if symmetric >= custom else "nccl"
+    assert kernels(custom - 1) == ["custom"] and kernels(custom) == [middle]
+    assert kernels(max(custom, symmetric) + 1) == ["nccl"]
+    assert kernels(custom - 1, False) == (["symmetric_memory"] if symmetric else ["nccl"])
+    assert ENGINE.file.all_reduce.kernels(capability, 3, 1.0).keys() == {"nccl"}, "no other sizes of groups"
+
+
+def test_kernels_of_experts():
+    kernels = ENGINE.file.kernels
+    assert kernels.of_experts("mxfp4", "auto").family == "fused_moe/mxfp4"
+    marlin = kernels.of_experts("mxfp4", "marlin")
+    assert (marlin.family, marlin.padded, marlin.related, marlin.map_widening) == ("fused_moe/int4", True, True, 3)
+    assert kernels.of_experts("bfloat16", "marlin").family == "fused_moe/bfloat16"
+    widened = {name for name, kernel in kernels.experts.items() if kernel.map_widening == 3}
+    assert widened == {"int8_weight_only", "int4", "mxfp4"}
+    assert all(k.map_widening == 1.5 for name, k in kernels.experts.items() if name not in widened)
+    assert kernels.experts["fp8"].related and not kernels.experts["fp8_block"].related
