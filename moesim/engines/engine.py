@@ -161,7 +161,7 @@ def load_engine(name: str = "vllm", version: str | None = None) -> Engine:
     return Engine(nearest, version)
 
 
-def _distance(a: list[int], b: list[int]) -> tuple[int, ...]:
-    width = max(len(a), len(b))
-    padded = [x + [0] * (width - len(x)) for x in (a, b)]
-    return tuple(abs(x - y) for x, y in zip(*padded, strict=True))
+def _distance(a: list[int], b: list[int]) -> float:
+    """How far apart two versions are, the first number counting most."""
+    one, other = (sum(part / 1000**i for i, part in enumerate(version)) for version in (a, b))
+    return abs(one - other)

@@ -62,20 +62,24 @@ def prefill_row(
 def _row_ends(stages_s: list[Any], point: Array, weight: Array) -> Array:
     """When each step leaves the last of several stages, each stage taking steps in order, one at a time. [s]
 
-    A step enters a stage when it has left the one before and the step before it has left this one.
+    A step enters a stage when it has left the one before and the step before it has left this one. Of ``weight`` equal
+    steps the first and the last say when the others come.
     """
     first = np.flatnonzero(np.diff(point, prepend=-1))
     if len(stages_s) == 1:
         each = np.broadcast_to(np.asarray(stages_s[0], float), point.shape) * weight
         passed = np.cumsum(each)
         return passed - (passed[first] - each[first])[point]
-    ends = np.zeros(len(point))
+    ends, begun = np.zeros(len(point)), np.zeros(len(point))
     for seconds in stages_s:
         each = np.broadcast_to(np.asarray(seconds, float), point.shape)
         for start, stop in zip(first, [*first[1:], len(point)], strict=True):
-            one = each[start:stop]
-            passed = np.cumsum(one * weight[start:stop])
-            ends[start:stop] = passed + np.maximum.accumulate(np.maximum(ends[start:stop] + one - passed, 0.0))
+            row = slice(start, stop)
+            one, all_of_them = each[row], each[row] * weight[row]
+            passed = np.cumsum(all_of_them)
+            earliest = np.maximum(begun[row] + all_of_them, ends[row] + one)
+            ends[row] = passed + np.maximum.accumulate(np.maximum(earliest - passed, 0.0))
+            begun[row] = np.maximum(begun[row], np.concatenate([[0.0], ends[row][:-1]])) + one
     return ends
 
 

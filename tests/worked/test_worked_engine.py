@@ -129,8 +129,8 @@ def test_the_nearest_of_several(monkeypatch):
     files = {"vllm": {"0.24": ENGINE.file, "0.30": later}}
     monkeypatch.setattr(engine, "engine_files", lambda: files)
     load = load_engine.__wrapped__
-    nearest = {v: load("vllm", v).file.version for v in ("0.15", "0.24.7", "0.25", "0.26", "0.28", "0.31.2")}
-    assert list(nearest.values()) == ["0.24", "0.24", "0.24", "0.24", "0.30", "0.30"]
+    nearest = {v: load("vllm", v).file.version for v in ("0.15", "0.24.7", "0.25", "0.26", "0.28", "0.31.2", "1.2")}
+    assert list(nearest.values()) == ["0.24", "0.24", "0.24", "0.24", "0.30", "0.30", "0.30"]
     assert load("vllm").file.version == "0.30", "the newest where none is named"
     assert not load("vllm", "0.25").stands_in and load("vllm", "0.26").stands_in
     strict = {"vllm": {"0.24": ENGINE.file.model_copy(update={"other_versions": "refused"})}}

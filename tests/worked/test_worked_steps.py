@@ -171,6 +171,16 @@ def test_two_stages_and_three_steps():
     assert ends([[1, 2, 3, 1], [2, 1, 1, 2]], point=[0, 0, 0, 1]) == [3, 4, 7, 3], "each row begins at zero"
 
 
+def test_equal_steps_are_those_written_out():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        many, stages = random.integers(1, 5), random.integers(1, 5)
+        weight, seconds = random.integers(1, 6, many), random.random((stages, many))
+        rows = np.repeat(np.arange(many), weight)
+        written = ends([s[rows] for s in seconds])
+        assert ends(list(seconds), weight) == pytest.approx([written[i] for i in np.cumsum(weight) - 1])
+
+
 def test_equal_steps_counted_once():
     """Weights as if each step were written out: the first stage sets the pace, or the second after one step."""
     assert ends([[2, 2], [1, 1]], [1, 3]) == [3, 9]
