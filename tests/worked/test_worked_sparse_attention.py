@@ -101,7 +101,7 @@ def test_parameters():
     assert block().weight_bytes(rank()) == 2 * (mla + indexer)
     assert block().weight_bytes(rank(4)) == 2 * (whole + (mla - whole) / 4 + indexer)
     assert block().weight_bytes(rank(weights="int4")) == (mla + indexer) * (0.5 + 2 / 128)
-    straight = SparseMla(Mla(2, None, 8, 4, 2, 4, 16), Indexer(2, 4, 16))
+    straight = SparseMla(Mla(2, None, 8, 4, 2, 4, 16), Indexer(2, 4))
     assert straight.parameters(10) == straight.mla.parameters(10) + 10 * 8 + 10 * 4 + 8 + 20
 
 

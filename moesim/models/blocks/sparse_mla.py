@@ -26,11 +26,10 @@ _SCALE_BYTES, _SCALED = 4.0, 128
 
 @dataclass(frozen=True)
 class Indexer:
-    """Picks ``top_k`` past tokens for each query by the scores of ``heads`` small heads."""
+    """Picks the ``Mla.attended_tokens`` past tokens of each query by the scores of ``heads`` small heads."""
 
     heads: int
     head_dim: int
-    top_k: int
 
     def parameters(self, hidden: int, q_in: int) -> int:
         return q_in * self.heads * self.head_dim + hidden * self.head_dim + 2 * self.head_dim + hidden * self.heads

@@ -40,4 +40,4 @@ def _attention(f: Fields) -> Block:
     )
     if picked is None:
         return mla
-    return SparseMla(mla, Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"), picked))
+    return SparseMla(mla, Indexer(f.whole("index_n_heads"), f.whole("index_head_dim")))
