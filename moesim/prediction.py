@@ -81,6 +81,8 @@ def predict_steady(scenario: Scenario) -> Steady:
     DoesNotFit
         As ``predict``.
     """
+    if not isinstance(scenario, Scenario):
+        raise TypeError("predict_steady takes a Scenario; moesim.load reads one from a file")
     problems = check(scenario)
     load = scenario.workload
     if not problems and scenario.disaggregation is not None:

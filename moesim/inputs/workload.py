@@ -62,7 +62,7 @@ class Workload(Strict):
     batch_size: Whole | None = None
     """A static batch; 1 where nothing says when requests come."""
     max_concurrency: Whole | None = None
-    request_rate: Positive | None = None
+    request_rate: Annotated[float, Field(ge=1e-6, le=1e9)] | None = None
     """Requests per second. [1/s]"""
     burstiness: Positive = 1.0
     """Shape of the gamma gaps between arrivals: 1 is Poisson, less is burstier (vLLM bench's meaning)."""

@@ -113,7 +113,7 @@ class Simulation:
     ----------
     schedulers : list of Scheduler
         One a data-parallel replica.
-    prices : StepPrices
+    prices : StepTable
     clients : Clients
     report : LoadReport
         Takes down what happens.

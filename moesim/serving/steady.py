@@ -38,6 +38,8 @@ _NODES = 24
 _MOST_SHARE, _MOST_SHARE_IN_LOCKSTEP = 0.25, 0.1
 """Of the time, spent on prompts, up to which requests are out of step with each other: found by comparing with
 simulations of 200 shipped plans and loads (docs/load.md)."""
+_LEAST_CLIENTS_IN_LOCKSTEP = 2.0
+"""Clients a replica, below which some replicas compute a prompt while others have nothing to do."""
 _ROUNDS = 40
 _LEAST_TOKENS = 0.05
 """Stands for the decode steps of an answer of one token, which has none."""
@@ -119,9 +121,9 @@ def steady_state(
         step, rate = running / (asked * tokens), asked
     else:
         step, rate, share, first = at(running)
-    limited = "rate" if np.isfinite(asked) else "clients"
+    limited = "rate" if rate >= 0.999 * asked else "clients"
     full = running >= most * (1 - 1e-6) and (clients > most or rate < 0.999 * asked < float("inf"))
-    _refuse_unseen(steps.rank.plan.pp, lockstep, full, cache < limits.max_num_seqs, share)
+    _refuse_unseen(steps.rank.plan.pp, lockstep, full, cache < limits.max_num_seqs, share, clients, limited, load)
     if np.isfinite(clients):
         # A sequence sees the prompts of the others: its own came before.
         step -= priced.at(running)[1] * most_of(lockstep, running / tokens) / (clients * lockstep)
@@ -145,7 +147,9 @@ def most_of(replicas: int, mean: float, mine: int = 0) -> float:
     return float((1.0 - own * below ** (replicas - 1)).sum())
 
 
-def _refuse_unseen(stages: int, lockstep: int, full: bool, by_cache: bool, share: float) -> None:
+def _refuse_unseen(
+    stages: int, lockstep: int, full: bool, by_cache: bool, share: float, clients: float, limited: str, load: Workload
+) -> None:
     """Raise SpecError for loads whose steady state the closed form does not see."""
     why = ""
     if stages > 1:
@@ -156,6 +160,14 @@ def _refuse_unseen(stages: int, lockstep: int, full: bool, by_cache: bool, share
         why = "more requests come than there are seats: they queue"
     elif share > (_MOST_SHARE if lockstep == 1 else _MOST_SHARE_IN_LOCKSTEP):
         why = f"prompts take {share:.0%} of the time: they come in bursts that decodes wait for"
+    elif load.max_concurrency and (request_count(load) or load.max_concurrency) < load.max_concurrency:
+        why = "there are fewer requests than clients: the run ends before it is steady"
+    elif lockstep > 1 and clients < _LEAST_CLIENTS_IN_LOCKSTEP:
+        why = f"{clients:.2g} clients are few for each of {lockstep} replicas in lockstep: they stand idle in turn"
+    elif load.request_rate and limited == "clients":
+        why = "clients hold back the rate that is asked for: requests queue outside the engine"
+    elif load.request_rate and load.burstiness != 1.0:
+        why = f"arrivals of burstiness {load.burstiness:g} queue otherwise than Poisson ones"
     if why:
         raise SpecError([Problem(f"{why}, which has no closed form; leave out --steady to simulate it", "workload")])
 

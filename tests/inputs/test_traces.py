@@ -123,7 +123,7 @@ def test_lengths_come_from_a_file(tmp_path):
         ("{batch_size: 4, max_concurrency: 2, input_len: 8, output_len: 8}", "batch_size is a static batch"),
         ("{max_concurrency: 2, input_len: 8}", "output_len is missing"),
         ("{input_len: 8, output_len: 8, lengths: {kind: uniform}}", "a static batch has one length"),
-        ("{request_rate: -2, input_len: 8, output_len: 8}", "greater than 0"),
+        ("{request_rate: -2, input_len: 8, output_len: 8}", "greater than or equal to 0.000001"),
         ("{request_rate: 2, trace_file: x.csv}", "both say when requests come"),
         ("{max_concurrency: 2, input_len: 8, output_len: 8, lengths: {kind: uniform, low: 1, high: 0.5}}", "below low"),
         ("{max_concurrency: 2, input_len: 8, output_len: 8, lengths: {kind: normal}}", "kind"),

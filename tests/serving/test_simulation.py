@@ -247,6 +247,10 @@ def test_the_steady_state_names_what_limits_it(served):
         ("mixtral_tp2_pp2", {"max_concurrency": 8}, "pipeline"),
         ("qwen3_235b_dp8_ep8", {"max_concurrency": 256, "input_len": 1024, "output_len": 256}, "prompts take"),
         ("mixtral_tp4", {"max_concurrency": 256, "input_len": 1000, "output_len": 4}, "prompts take"),
+        ("mixtral_tp4", {"max_concurrency": 32, "num_prompts": 20}, "fewer requests than clients"),
+        ("mixtral_tp4", {"max_concurrency": 4, "request_rate": 1000.0}, "clients hold back the rate"),
+        ("mixtral_tp4", {"request_rate": 0.1, "burstiness": 0.1}, "burstiness 0.1"),
+        ("deepseek_v3_overlap", {"max_concurrency": 1, "input_len": 64, "output_len": 40}, "replicas in lockstep"),
     ],
 )
 def test_what_the_closed_form_does_not_see_it_refuses(name, changes, why):
