@@ -7,7 +7,8 @@ import json
 import pytest
 
 from moesim import paths
-from moesim.explore.validate import validate
+from moesim.explore.validate import Comparison, validate
+from moesim.inputs.run_file import load_runs, run_sets
 from moesim.report.served import GROWTH, drifted, figures_of, headline
 
 
@@ -43,3 +44,12 @@ def test_no_row_is_dropped(served):
                    if line and not line.startswith("#")) - 1  # fmt: skip
         assert len(group.runs) == rows
         assert sum(c.runs == group.name for c in found) == sum(len(run.measured) for run in group.runs)
+
+
+@pytest.mark.parametrize("statistics", [("mean_ttft_ms",), ("mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms")])
+def test_a_run_counts_once_however_many_statistics_it_has(statistics):
+    group = load_runs(run_sets()[0])
+    found = [
+        Comparison(group.name, group.runs[0], name, 10.0, 9.0, 8.0, 11.0, True, False, False) for name in statistics
+    ]
+    assert figures_of(group, found)["queueing"] == {"measured": 0, "named": 0, "named_wrongly": 1}
