@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from moesim.models.blocks.block import Block, State
-from moesim.models.frame import BF16, Frame, Named
+from moesim.models.blocks.block import State
+from moesim.models.blocks.heads import OfHeads
+from moesim.models.frame import Frame, Named
 from moesim.ops import Attention, Elementwise, Gemm
-from moesim.ops.formats import BYTES_PER_WEIGHT
-
-if TYPE_CHECKING:
-    from moesim.models.rank import Rank
 
 
 @dataclass(frozen=True)
-class Cross(Block):
+class Cross(OfHeads):
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
@@ -25,28 +21,8 @@ class Cross(Block):
 
     norm = "cross_norm"
 
-    @property
-    def attention_heads(self) -> int:
-        return self.num_attention_heads
-
-    def kv_heads(self, tp: int) -> int:
-        return max(self.num_key_value_heads // tp, 1)
-
-    def parameters(self, hidden: int) -> int:
-        heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
-        return hidden * self.head_dim * heads + self.extra_parameters
-
-    def weight_bytes(self, rank: Rank) -> float:
-        heads = 2 * self.num_attention_heads / rank.tp + 2 * self.kv_heads(rank.tp)
-        matrices = rank.model.hidden_size * self.head_dim * heads
-        return matrices * BYTES_PER_WEIGHT[rank.linear] + self.extra_parameters / rank.tp * BF16
-
     def state(self, tp: int, kv_bytes: float) -> State:
         return State(source_bytes=2 * self.kv_heads(tp) * self.head_dim * kv_bytes)
-
-    def activation_bytes(self, rank: Rank, tokens: int) -> float:
-        heads = self.num_attention_heads / rank.tp
-        return BF16 * tokens * (heads * 4 * self.head_dim + rank.model.hidden_size)
 
     def operations(self, at: Frame) -> Iterator[Named]:
         rank, tokens, dim = at.rank, at.tokens, self.head_dim

@@ -6,22 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from moesim.models.blocks.block import Block, Refusal, State
+from moesim.models.blocks.block import Refusal, State
+from moesim.models.blocks.heads import TP, OfHeads, attended, heads_refused
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import Attention, Elementwise, Gemm
 from moesim.ops.attention import virtual_batches
-from moesim.ops.formats import BYTES_PER_WEIGHT
-from moesim.ops.load import Phase, by_phase
 
 if TYPE_CHECKING:
     from moesim.models.plan import Plan
-    from moesim.models.rank import Rank
-
-TP = ("engine", "tensor_parallel_size")
 
 
 @dataclass(frozen=True)
-class Gqa(Block):
+class Gqa(OfHeads):
     """``window`` limits how far back a query sees; ``chunked`` windows restart (Llama 4)."""
 
     num_attention_heads: int
@@ -42,33 +38,12 @@ class Gqa(Block):
         return 4
 
     @property
-    def attention_heads(self) -> int:
-        return self.num_attention_heads
-
-    @property
     def label(self) -> str:
         return f"window {self.window}" if self.window else ""
-
-    def kv_heads(self, tp: int) -> int:
-        """KV heads on a rank: at least one, replicated once TP exceeds them."""
-        return max(self.num_key_value_heads // tp, 1)
-
-    def parameters(self, hidden: int) -> int:
-        heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
-        return hidden * self.head_dim * heads + self.extra_parameters
-
-    def weight_bytes(self, rank: Rank) -> float:
-        heads = 2 * self.num_attention_heads / rank.tp + 2 * self.kv_heads(rank.tp)
-        matrices = rank.model.hidden_size * self.head_dim * heads
-        return matrices * BYTES_PER_WEIGHT[rank.linear] + self.extra_parameters / rank.tp * BF16
 
     def state(self, tp: int, kv_bytes: float) -> State:
         """Keys and values: ``2 n_kv d b`` a token (docs/model/attention.md)."""
         return State(2 * self.kv_heads(tp) * self.head_dim * kv_bytes, self.window)
-
-    def activation_bytes(self, rank: Rank, tokens: int) -> float:
-        heads = self.num_attention_heads / rank.tp
-        return BF16 * tokens * (heads * 4 * self.head_dim + rank.model.hidden_size)
 
     def operations(self, at: Frame) -> Iterator[Named]:
         rank, tokens, dim = at.rank, at.tokens, self.head_dim
@@ -92,34 +67,13 @@ class Gqa(Block):
             yield name, Attention(seen, heads, kv, dim, window, rank.kv_bytes, self.causal)
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
-        refused = heads_refused(self.num_attention_heads, plan.tp, name)
         kv = self.num_key_value_heads
-        if refused is None and kv % plan.tp and plan.tp % kv:
-            refused = TP, f"{plan.tp} neither divides nor is a multiple of the {kv} KV heads of {name}"
-        if refused:
-            yield refused
+        if self.num_attention_heads % plan.tp:
+            yield from heads_refused(self.num_attention_heads, plan.tp, name)
+        elif kv % plan.tp and plan.tp % kv:
+            yield TP, f"{plan.tp} neither divides nor is a multiple of the {kv} KV heads of {name}"
 
     def small_kernels(self, hidden: int) -> Iterator[tuple[str, dict[str, Any]]]:
         heads = {"kv_heads": self.num_key_value_heads, "head_dim": self.head_dim}
         yield "rope", {"heads": self.num_attention_heads, **heads}
         yield "cache_write", heads
-
-
-def attended(name: str, at: Frame) -> Iterator[tuple[str, Any]]:
-    """(name of its operation, groups) for prompts, and for sequences past theirs: different kernels run them."""
-    phases = by_phase(at.load.groups)
-    alone = len(phases) == 1
-    for phase, groups in phases:
-        yield _named(name, phase, alone), groups
-
-
-def _named(name: str, phase: Phase, alone: bool) -> str:
-    return name if alone or phase == "prefill" else f"{phase}_{name}"
-
-
-def heads_refused(heads: int, tp: int, name: str) -> Refusal | None:
-    """Why a tensor-parallel size cannot be, where heads do not divide among its ranks."""
-    if heads % tp == 0:
-        return None
-    fits = ", ".join(str(n) for n in (1, 2, 4, 8, 16, 32, 64) if heads % n == 0)
-    return TP, f"{tp} does not divide the {heads} attention heads of {name}; accepted: {fits}"

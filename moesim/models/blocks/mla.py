@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block, Refusal, State
-from moesim.models.blocks.gqa import attended, heads_refused
+from moesim.models.blocks.heads import attended, heads_refused
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import MlaModule
 from moesim.ops.formats import ARITHMETIC, BYTES_PER_WEIGHT
@@ -84,6 +84,4 @@ class Mla(Block):
             )  # fmt: skip
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
-        refused = heads_refused(self.num_attention_heads, plan.tp, name)
-        if refused:
-            yield refused
+        return heads_refused(self.num_attention_heads, plan.tp, name)

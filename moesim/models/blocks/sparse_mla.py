@@ -49,11 +49,11 @@ class SparseMla(Block):
 
     @property
     def matrices(self) -> int:
-        return 5
+        return self.mla.matrices
 
     @property
     def attention_heads(self) -> int:
-        return self.mla.num_attention_heads
+        return self.mla.attention_heads
 
     def _indexer_parameters(self, hidden: int) -> int:
         return self.indexer.parameters(hidden, self.mla.q_lora_rank or hidden)

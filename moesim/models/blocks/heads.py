@@ -1,0 +1,66 @@
+"""What attention blocks share: heads on tensor-parallel ranks, and which groups a kernel runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from moesim.models.blocks.block import Block, Refusal
+from moesim.models.frame import BF16, Frame
+from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.ops.load import Group, Phase, by_phase
+
+if TYPE_CHECKING:
+    from moesim.models.rank import Rank
+
+TP = ("engine", "tensor_parallel_size")
+
+
+class OfHeads(Block):
+    """Query heads over key and value heads of one size: four projections."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    extra_parameters: int
+    """Biases, norms, sinks."""
+
+    @property
+    def attention_heads(self) -> int:
+        return self.num_attention_heads
+
+    def kv_heads(self, tp: int) -> int:
+        """KV heads on a rank: at least one, replicated once TP exceeds them."""
+        return max(self.num_key_value_heads // tp, 1)
+
+    def parameters(self, hidden: int) -> int:
+        heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
+        return hidden * self.head_dim * heads + self.extra_parameters
+
+    def weight_bytes(self, rank: Rank) -> float:
+        heads = 2 * self.num_attention_heads / rank.tp + 2 * self.kv_heads(rank.tp)
+        matrices = rank.model.hidden_size * self.head_dim * heads
+        return matrices * BYTES_PER_WEIGHT[rank.linear] + self.extra_parameters / rank.tp * BF16
+
+    def activation_bytes(self, rank: Rank, tokens: int) -> float:
+        heads = self.num_attention_heads / rank.tp
+        return BF16 * tokens * (heads * 4 * self.head_dim + rank.model.hidden_size)
+
+
+def attended(name: str, at: Frame) -> Iterator[tuple[str, tuple[Group, ...]]]:
+    """(name of its operation, groups) for prompts, and for sequences past theirs: different kernels run them."""
+    phases = by_phase(at.load.groups)
+    alone = len(phases) == 1
+    for phase, groups in phases:
+        yield _named(name, phase, alone), groups
+
+
+def _named(name: str, phase: Phase, alone: bool) -> str:
+    return name if alone or phase == "prefill" else f"{phase}_{name}"
+
+
+def heads_refused(heads: int, tp: int, name: str) -> Iterator[Refusal]:
+    """Why a tensor-parallel size cannot be, where heads do not divide among its ranks."""
+    if heads % tp:
+        fits = ", ".join(str(n) for n in (1, 2, 4, 8, 16, 32, 64) if heads % n == 0)
+        yield TP, f"{tp} does not divide the {heads} attention heads of {name}; accepted: {fits}"
