@@ -41,7 +41,6 @@ def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridd
     location = tuple(part for i, part in enumerate(item["loc"]) if not (i == 1 and part in _KINDS))
     dotted = ".".join(map(str, location))
     where = "override" if dotted in overridden else document.where(location)
-    message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         known = sorted(_section(kind, location[:-1]).model_fields)
         near = difflib.get_close_matches(str(location[-1]), known, 1)
@@ -49,11 +48,16 @@ def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridd
         return Problem(f"'{dotted}' is not a known key; {hint}", where)
     if item["type"] == "missing":
         return Problem(f"'{dotted}' is missing", where)
-    said = f"{message[0].lower()}{message[1:]}"
     if isinstance(item["input"], dict):
         # What several keys say together: the whole section would be shown as found.
-        return Problem(f"'{dotted}': {said}" if dotted else said, where)
-    return Problem(f"'{dotted}': {said} (found {item['input']!r})", where)
+        return Problem(f"'{dotted}': {said(item)}" if dotted else said(item), where)
+    return Problem(f"'{dotted}': {said(item)} (found {item['input']!r})", where)
+
+
+def said(item: Any) -> str:
+    """What pydantic says of a value, as the end of a sentence."""
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _section(kind: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:

@@ -13,6 +13,7 @@ from moesim.engines.engine import Engine, Limits, load_engine
 from moesim.engines.settings import EngineSettings
 from moesim.errors import SpecError
 from moesim.experts.trace import read_trace
+from moesim.files.validation import said
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.offload_checks import offload_findings
@@ -126,29 +127,25 @@ def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
 
 
 def _apart(scenario: Scenario, apart: Disaggregation, hardware: Hardware | None) -> Iterator[Finding]:
-    world = 0
+    world, own = 0, set(_engine_findings(scenario))
     if scenario.workload.arrivals == "batch":
         yield ("disaggregation",), "a static batch runs on one engine; give max_concurrency, request_rate or trace_file"
     for name in ("prefill", "decode"):
         try:
-            settings = side_settings(scenario, name)
+            side = side_of(scenario, name)
         except ValidationError as error:
             for item in error.errors():
                 key = str(item["loc"][0])
-                message = item["msg"].removeprefix("Value error, ")
                 if item["type"] == "extra_forbidden":
                     yield ("disaggregation", name, key), f"'{key}' is not an engine setting"
                 else:
-                    said = f"{message[0].lower()}{message[1:]}"
-                    yield ("disaggregation", name, key), f"'{key}': {said} (found {item['input']!r})"
+                    yield ("disaggregation", name, key), f"'{key}': {said(item)} (found {item['input']!r})"
             continue
-        plan = Plan.of(settings)
+        plan = Plan.of(side.engine)
         world += getattr(apart, f"{name}_replicas") * plan.world
         if plan.dp > 1:
             message = f"{name} engines are counted by {name}_replicas, not by data parallelism"
             yield ("disaggregation", name, "data_parallel_size"), message
-        side = scenario.model_copy(update={"disaggregation": None, "engine": settings})
-        own = set(_engine_findings(scenario))
         for at, message in _engine_findings(side):
             if (at, message) not in own:
                 yield ("disaggregation", name, *at[1:]), message
@@ -163,11 +160,12 @@ def _engine_findings(scenario: Scenario) -> list[Finding]:
     ]
 
 
-def side_settings(scenario: Scenario, side: str) -> EngineSettings:
-    """The engine settings of prefill or decode engines that stand apart. Raises ValidationError."""
+def side_of(scenario: Scenario, side: str) -> Scenario:
+    """The scenario as ``prefill`` or ``decode`` engines that stand apart see it. Raises ValidationError."""
     short = {name: dotted.partition(".")[2] for name, dotted in ALIASES.items() if dotted.startswith("engine.")}
     given = {short.get(name, name): value for name, value in getattr(scenario.disaggregation, side).items()}
-    return EngineSettings.model_validate({**scenario.engine.model_dump(), **given})
+    settings = EngineSettings.model_validate({**scenario.engine.model_dump(), **given})
+    return scenario.model_copy(update={"disaggregation": None, "engine": settings})
 
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:

@@ -54,15 +54,8 @@ def from_data(
 
 def _loaded(document: yaml.Document, folder: Path, overrides: dict[str, Any] | None) -> Scenario:
     data, problems = _unaliased(document.data, document)
-    overridden: set[str] = set()
-    for name, value in (overrides or {}).items():
-        dotted, unknown = _dotted(name)
-        if unknown:
-            problems.append(unknown)
-        else:
-            _put(data, dotted, value)
-            overridden.add(dotted)
-    _one_way_to_arrive(data, overridden)
+    overridden, unknown = _override(data, overrides or {})
+    problems += unknown
     scenario, more = validated(Scenario, data, document, overridden)
     problems += more
     stand_in, replaced = (scenario, []) if scenario else _with_defaults(data)
@@ -124,16 +117,7 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
     """A checked copy of ``scenario`` with ``changes`` (dotted or bare names) applied."""
     data = scenario.model_dump()
     document = yaml.Document(data, "with_")
-    problems: list[Problem] = []
-    touched: set[str] = set()
-    for name, value in changes.items():
-        dotted, unknown = _dotted(name)
-        if unknown:
-            problems.append(unknown)
-        else:
-            _put(data, dotted, value)
-            touched.add(dotted)
-    _one_way_to_arrive(data, touched)
+    touched, problems = _override(data, changes)
     result, more = validated(Scenario, data, document, touched)
     problems += more
     if result is not None and not problems:
@@ -141,6 +125,21 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
     if problems or result is None:
         raise SpecError(problems)
     return result
+
+
+def _override(data: dict[str, Any], changes: dict[str, Any]) -> tuple[set[str], list[Problem]]:
+    """Put settings (dotted or bare names) into ``data``: (dotted names of those put, problems of the others)."""
+    put: set[str] = set()
+    problems: list[Problem] = []
+    for name, value in changes.items():
+        dotted, unknown = _dotted(name)
+        if unknown:
+            problems.append(unknown)
+        else:
+            _put(data, dotted, value)
+            put.add(dotted)
+    _one_way_to_arrive(data, put)
+    return put, problems
 
 
 _ARRIVALS = {"max_concurrency", "request_rate", "trace_file"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moesim.assembly import Parts, assemble, room_of
-from moesim.inputs.checks import side_settings
+from moesim.inputs.checks import side_of
 from moesim.inputs.scenario import Disaggregation, Scenario
 from moesim.memory import fullest_stage, kv_bytes_per_token, require_room
 from moesim.models.plan import Plan
@@ -48,10 +48,7 @@ def served(
 
 def sides(scenario: Scenario) -> dict[str, Scenario]:
     """The scenario as each kind of engine sees it."""
-    return {
-        name: scenario.model_copy(update={"disaggregation": None, "engine": side_settings(scenario, name)})
-        for name in ("prefill", "decode")
-    }
+    return {name: side_of(scenario, name) for name in ("prefill", "decode")}
 
 
 def memory_side(scenario: Scenario) -> Scenario:
