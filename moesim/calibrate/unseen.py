@@ -19,6 +19,7 @@ from moesim.calibrate.fitting import ideal_seconds
 from moesim.cost.fits import FittedFamily, load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
+from moesim.cost.widening import of_experts
 from moesim.engines.engine import load_engine
 from moesim.hardware.catalogue import load_hardware
 
@@ -73,10 +74,9 @@ def _error(family: Family, fitted: FittedFamily, rows: pd.DataFrame, predicted: 
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
     operation = family.operation(rows)
-    half_width = fitted.residuals.interval(predicted)
-    if operation.parallel:
-        half_width = half_width * load_engine().file.kernels.experts[operation.weights].map_widening
-    half_width = np.hypot(half_width, operation.loads.spread(operation.tokens))
+    widening = load_engine().file.kernels.experts[operation.weights].map_widening if operation.parallel else None
+    spread = operation.loads.spread(operation.tokens)
+    half_width = of_experts(fitted.residuals.interval(predicted), widening, spread)
     by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]
     return UnseenError(
         len(rows),

@@ -18,7 +18,7 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.reasons import EXPERT_MAP, Reason, Why, other_gpu, other_version, out_of_range, related_kernel
 from moesim.cost.registry import CHOICES, PRICES, Choice, form_of
 from moesim.cost.tiles import tuned_tiles
-from moesim.cost.widening import OCTAVE_STEP, WIDEST, around, octaves_outside
+from moesim.cost.widening import OCTAVE_STEP, WIDEST, around, octaves_outside, of_experts
 from moesim.engines.engine import Engine
 from moesim.errors import SpecError
 from moesim.hardware.hardware import Hardware
@@ -44,6 +44,7 @@ class Machine:
         self.fits: Fits = load_fits(own or fits_module.DEFAULT)
         self.tuned = tuned_tiles(hardware.name)
         self._remembered: dict[Any, Cost] = {}
+        self._families: dict[str, tuple[FittedFamily, Fits]] = {}
         _check(self.fits)
 
     @cached_property
@@ -102,10 +103,6 @@ class Machine:
             found = self._families[name] = self._family(name)
         return found
 
-    @cached_property
-    def _families(self) -> dict[str, tuple[FittedFamily, Fits]]:
-        return {}
-
     def _family(self, name: str) -> tuple[FittedFamily, Fits]:
         fits = self.fits
         if name.startswith("deepep"):
@@ -147,14 +144,8 @@ class Machine:
         assert form is not None
         timing, op = self._timing(choice), choice.op
         seconds = _plain(timing.seconds)
-        width = family.residuals.interval(seconds)
-        reasons: list[Reason] = []
-        if choice.map_widening is not None:
-            width = choice.map_widening * width
-            reasons.append(EXPERT_MAP)
-        if choice.spread is not None:
-            # Kernel error and the draw of a random routing are independent.
-            width = np.hypot(width, choice.spread)
+        width = of_experts(family.residuals.interval(seconds), choice.map_widening, choice.spread)
+        reasons: list[Reason] = [] if choice.map_widening is None else [EXPERT_MAP]
         octaves, outside = octaves_outside(family, op, form)
         if outside:
             width = width * (1 + (Why.OUT_OF_RANGE.factor - 1) * octaves) + OCTAVE_STEP * octaves

@@ -21,6 +21,21 @@ def around(seconds: Any, width: Any) -> tuple[Any, Any]:
     return seconds * (1.0 - 1.0 / factor), seconds * (factor - 1.0)
 
 
+def of_experts(width: Any, map_widening: float | None, spread: Any) -> Any:
+    """A half-width of experts: wider under an expert map, which no fitted row ran, and by the draw of a routing.
+
+    Parameters
+    ----------
+    map_widening : float, optional
+        The engine's factor where a rank holds a part of the experts.
+    spread : array_like, optional
+        Half-width of the draws, which are independent of the kernel's error.
+    """
+    if map_widening is not None:
+        width = map_widening * width
+    return width if spread is None else np.hypot(width, spread)
+
+
 def octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, str]:
     """Doublings between the op's load and shape and the nearest fitted value, summed over fields."""
     octaves: Any = 0.0

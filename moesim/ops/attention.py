@@ -40,8 +40,23 @@ def virtual_batches(groups: tuple[Group, ...], chunk: int) -> tuple[Group, ...]:
     return tuple(result)
 
 
+class _OverCache:
+    """What groups of sequences compute over what they have cached."""
+
+    __slots__ = ()
+    groups: tuple[Group, ...]
+
+    arithmetic = "bfloat16"
+    of_context = True
+
+    @property
+    def generates(self) -> bool:
+        """Whether the decode kernel runs it: one group of sequences past their prompts."""
+        return len(self.groups) == 1 and self.groups[0].generates
+
+
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(_OverCache):
     """Grouped-query attention of one layer on one rank, with the write of new keys and values to the cache."""
 
     groups: tuple[Group, ...]
@@ -54,14 +69,6 @@ class Attention:
     causal: bool = True
     related: bool = False
     """Another kernel's work that this one's formula prices (index scores)."""
-
-    arithmetic = "bfloat16"
-    of_context = True
-
-    @property
-    def generates(self) -> bool:
-        """Whether the decode kernel runs it: one group of sequences past their prompts."""
-        return len(self.groups) == 1 and self.groups[0].generates
 
     @property
     def flop(self) -> Any:
@@ -83,7 +90,7 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class MlaModule:
+class MlaModule(_OverCache):
     """A whole multi-head latent attention block on one rank: projections, absorbed or expanded attention, output.
 
     ``heads`` is after tensor parallelism; the latent cache is whole on every rank.
@@ -103,14 +110,6 @@ class MlaModule:
     bytes_per_weight: Any = 2.0
     top_k: int | None = None
     """Sparse attention: at most this many past tokens are attended (DeepSeek sparse attention)."""
-
-    arithmetic = "bfloat16"
-    of_context = True
-
-    @property
-    def generates(self) -> bool:
-        """Whether the decode kernel runs it: one group of sequences past their prompts."""
-        return len(self.groups) == 1 and self.groups[0].generates
 
     @property
     def tokens(self) -> Any:
