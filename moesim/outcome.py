@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class Knowledge:
 
 
 @dataclass(frozen=True, repr=False)
-class Prediction:
+class Prediction(ABC):
     """What a scenario gives. ``metrics`` carry vLLM's names; milliseconds and tokens per second."""
 
     scenario: Scenario
@@ -59,9 +60,9 @@ class Prediction:
     knowledge: Knowledge
 
     @property
+    @abstractmethod
     def memory(self) -> Room | Tiers:
         """Where memory goes."""
-        raise NotImplementedError
 
     @property
     def bounds(self) -> dict[str, str]:

@@ -53,11 +53,9 @@ def predict(
     DoesNotFit
         It needs more GPU memory than there is; carries the shortfall and what would fit.
     """
-    if not isinstance(scenario, Scenario):
-        raise TypeError("predict takes a Scenario; moesim.load reads one from a file")
-    problems = check(scenario)
+    problems = _problems(scenario)
     if problems:
-        raise SpecError("; ".join(message for _, message in problems))
+        raise SpecError("; ".join(problems))
     side = memory_side(scenario)
     parts = assemble(side)
     if parts.offload is not None and not parts.offload.plain:
@@ -81,17 +79,14 @@ def predict_steady(scenario: Scenario) -> Steady:
     DoesNotFit
         As ``predict``.
     """
-    if not isinstance(scenario, Scenario):
-        raise TypeError("predict_steady takes a Scenario; moesim.load reads one from a file")
-    problems = check(scenario)
-    load = scenario.workload
+    problems, load = _problems(scenario), scenario.workload
     if not problems and scenario.disaggregation is not None:
-        problems = [(("disaggregation",), "disaggregation has no closed form yet; leave out --steady")]
+        problems = ["disaggregation has no closed form yet; leave out --steady"]
     if not problems and (load.arrivals in {"batch", "trace"} or load.lengths.kind == "file"):
         what = f"lengths from a {load.lengths.kind}" if load.lengths.kind == "file" else f"a {load.arrivals}"
-        problems = [(("workload",), f"{what} has no steady state; give max_concurrency or request_rate and lengths")]
+        problems = [f"{what} has no steady state; give max_concurrency or request_rate and lengths"]
     if problems:
-        raise SpecError("; ".join(message for _, message in problems))
+        raise SpecError("; ".join(problems))
     parts = assemble(scenario)
     room = _fitting(scenario, parts)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
@@ -101,6 +96,13 @@ def predict_steady(scenario: Scenario) -> Steady:
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
     knowledge = Knowledge.of(state.cost, _remarks(scenario, parts))
     return Steady(scenario, shown(found), state.cost, knowledge, room, state)
+
+
+def _problems(scenario: Scenario) -> list[str]:
+    """Why a scenario cannot be predicted. Raises TypeError for anything else."""
+    if not isinstance(scenario, Scenario):
+        raise TypeError("predict takes a Scenario; moesim.load reads one from a file")
+    return [message for _, message in check(scenario)]
 
 
 def _fitting(scenario: Scenario, parts: Parts) -> Room:

@@ -9,7 +9,7 @@ from moesim.errors import Problem, SpecError
 
 _FLAGS = {"ep", "ignore_eos", *SWITCHES}
 """Settings that are true when named without a value, as in vLLM."""
-_VERSIONS = {"engine.version", "engine_version", "version"}
+_VERSION = "engine.version"
 _MOST_VALUES = 1_000_000
 EPILOG = "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --set routing.kind=zipf"
 
@@ -65,7 +65,9 @@ def positional(rest: list[str]) -> tuple[list[str], list[str]]:
 
 def _value(text: str, name: str = "") -> Any:
     """A YAML scalar, list or map, as it would stand in a file; a version is text."""
-    if name.replace("-", "_") in _VERSIONS:
+    from moesim.inputs.scenario import dotted_fields
+
+    if dotted_fields().get(name.replace("-", "_"), name) == _VERSION:
         return text
     from moesim.files import yaml
 

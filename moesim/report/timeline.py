@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from moesim.engines.request import Request
-from moesim.engines.vllm.scheduler import Step
+from moesim.engines.scheduling import Step
 from moesim.paths import write_whole
 from moesim.serving.simulation import composition
 

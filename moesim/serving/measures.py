@@ -119,3 +119,7 @@ class Sample:
             if len(self.items) >= 2 * self._most:
                 self.items = self.items[::2]
                 self._stride *= 2.0
+
+    def add_from(self, other: Sample) -> None:
+        """Another sample's things beside these."""
+        self.items.extend(other.items)

@@ -116,7 +116,7 @@ class LoadReport:
         for name in ("kv_used", "waiting", "running"):
             getattr(self, name).add_from(getattr(other, name), times, shared=name == "kv_used")
         for name in ("decode_steps", "mixed_steps"):
-            getattr(self, name).items.extend(getattr(other, name).items)
+            getattr(self, name).add_from(getattr(other, name))
         for era, (count, total) in other.eras.items():
             mine = self.eras.setdefault(era, [0, 0.0])
             mine[0] += times * count

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
-from moesim.engines.vllm.scheduler import SchedulerLimits
+from moesim.engines.scheduling import SchedulerLimits
 from moesim.errors import Problem, SpecError
 from moesim.inputs.workload import Lognormal, Uniform, Workload
 from moesim.memory import Room, sequence_kv_bytes
