@@ -38,7 +38,7 @@ def assemble(scenario: Scenario) -> Parts:
     """Look up the model, the GPU and the calibration a scenario names."""
     hardware = load_hardware(scenario.hardware)
     engine = engine_of(scenario)
-    rank = _rank(scenario, engine)
+    rank = _rank(scenario, engine, hardware)
     machine = machine_of(hardware, engine, scenario.calibration)
     limits = limits_of(scenario, hardware)
     if scenario.offload is not None:
@@ -82,7 +82,7 @@ def engine_of(scenario: Scenario) -> Engine:
     return load_engine(scenario.engine.name, scenario.engine.version)
 
 
-def _rank(scenario: Scenario, engine: Engine) -> Rank:
+def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
     settings, routing = scenario.engine, scenario.routing
     model = load_model(scenario.model, settings.hf_overrides)
     if routing.kind == "locality":
@@ -97,7 +97,10 @@ def _rank(scenario: Scenario, engine: Engine) -> Rank:
     else:
         experts, linear = chosen or shipped.experts, chosen or shipped.linear
     kv_bytes = 1.0 if settings.kv_cache_dtype == "fp8" else 2.0
-    return Rank(model, Plan.of(settings), experts, linear, kv_bytes, routing, engine, settings.moe_backend)
+    return Rank(
+        model, Plan.of(settings), experts, linear, kv_bytes, routing, engine, settings.moe_backend,
+        compute_capability=hardware.compute_capability,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=32)

@@ -10,7 +10,7 @@ from moesim import paths
 from moesim.inputs.scenario import Scenario, Workload
 
 ROOT = paths.ROOT
-H100 = ("nvidia-h100-sxm5-80gb", "vllm-0.24.0")
+H100 = ("nvidia-h100-sxm5-80gb", "vllm-0.25.0")
 
 
 @pytest.fixture

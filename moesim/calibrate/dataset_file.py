@@ -23,6 +23,8 @@ class Table(Strict):
     file: str | None = None
     sha256_of_source: str | None = None
     device: str | None = None
+    provenance: dict[str, str] = {}
+    """What the source says of its making: kind, image, digest, date, status."""
     kernels: list[str] = []
 
 

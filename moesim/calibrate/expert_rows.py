@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from moesim.calibrate.family import Evaluate, Family
 from moesim.calibrate.groups import by
 from moesim.cost.forms import fused_moe
+from moesim.cost.forms.form import Form
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import Tile, TunedTiles, tile_for
 from moesim.experts.placement import group_loads
@@ -20,6 +21,11 @@ from moesim.ops import FusedExperts
 if TYPE_CHECKING:
     import pandas as pd
 
+HELD_OUT = (8192, 2048, 10, 512)
+"""The model shape no fit sees: judged as it stands."""
+_GROUP_LIMITED = (7168, 2048, 8, 256)
+"""DeepSeek-V3 picks of 4 of 8 groups: the tables' even pattern then sends every token to the same half of its experts,
+so its balanced rows are of 128 experts and not of 256."""
 UNGATED_SHAPES = {(1024, 2688, 22, 512), (2048, 5120, 22, 512), (2688, 1856, 6, 128)}
 """(hidden, width, top-k, experts) of models with squared-ReLU experts (two matrices)."""
 
@@ -77,11 +83,11 @@ def _evaluator(family: Family, table: pd.DataFrame, gpu: GpuNumbers, tuned: Tune
     op = family.operation(table)
     tile = _table_tiles(family.kernel, table, op.weights, tuned)
     op = _with_cached_loads(op, tile)
-    return lambda p: fused_moe.seconds(p, op, gpu, tile)
+    return lambda p: family.form.seconds(p, op, gpu, tile)
 
 
 def _with_cached_loads(op: FusedExperts, tile: Tile) -> FusedExperts:
-    fixed = _FixedLoads(op.rows, op.loads.distinct(op.tokens), op.loads.blocks(op.tokens, tile.block_m))
+    fixed = _FixedLoads(op.rows, op.distinct, op.blocks(tile.block_m))
     return replace(op, loads=fixed)
 
 
@@ -100,7 +106,7 @@ def _table_tiles(kernel: str, table: pd.DataFrame, weights: str, tuned: TunedTil
     return Tile(*columns.T)
 
 
-_LOCAL_ONLY = {"triton_kernels", "flashinfer_cutlass"}
+_LOCAL_ONLY = {"triton_kernels", "flashinfer_cutlass", "flashinfer_trtllm"}
 """Kernels that sort out a rank's own rows before anything else."""
 
 
@@ -128,33 +134,48 @@ moe_shape = by("hidden_size", "inter_size", "topk", "num_experts")
 """hidden/width/top-k/experts of each row, the unit that is left out whole."""
 
 
+def _of_shape(table: pd.DataFrame, shape: tuple[int, int, int, int]) -> pd.Series:
+    hidden, width, top_k, experts = shape
+    of_layer = (table["hidden_size"] == hidden) & (table["inter_size"] == width)
+    return of_layer & (table["topk"] == top_k) & (table["num_experts"] == experts)
+
+
 def _moe_rows(
-    dtype: str, kernel: str, distribution: str = "balanced", parallel: bool = False
+    family: Mapping[str, Any], distribution: str = "balanced", parallel: bool = False, held_out: bool = False
 ) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
+    """Rows of a dtype and kernel: of ranks with all experts or a part of them, of a routing, of the shape held out."""
+
     def select(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
-        kept = (table["moe_dtype"] == dtype) & table["kernel_source"].str.contains(kernel, regex=True)
+        kept = (table["moe_dtype"] == family["dtype"]) & table["kernel_source"].str.contains(family["source"])
         kept = kept & ((table["moe_ep_size"] > 1) if parallel else (table["moe_ep_size"] == 1))
+        kept = kept & (_of_shape(table, HELD_OUT) == held_out)
+        if family["dtype"] == "fp8_block":
+            kept = kept & ~(_of_shape(table, _GROUP_LIMITED) & (table["distribution"] == "balanced"))
         return table[kept & table["distribution"].str.startswith(distribution)]
 
     return select
 
 
-def never_fitted(family: Family, distribution: str, parallel: bool) -> Family:
+def never_fitted(family: Family, distribution: str, parallel: bool, held_out: bool = False) -> Family:
     """A fused-experts family with the rows that are predicted only: power-law, or of expert-parallel ranks."""
-    return replace(family, select=_moe_rows(family.extra["dtype"], family.extra["source"], distribution, parallel))
+    return replace(family, select=_moe_rows(family.extra, distribution, parallel, held_out))
 
 
-def _fused_moe(name: str, dtype: str, source: str, weights: str, kernel: str, arithmetic: str, **more: Any) -> Family:
+def _fused_moe(
+    name: str, dtype: str, source: str, weights: str, kernel: str, arithmetic: str, form: Form = fused_moe.FORM,
+    parallel: bool = False, **more: Any,
+) -> Family:  # fmt: skip
     by_shape = {"group": moe_shape, "scheme": "one model shape at a time"}
+    rows = {"dtype": dtype, "source": source, "parallel": parallel, "relatives": more.pop("relatives", ())}
     return Family(
         name=f"fused_moe/{name}",
-        form=fused_moe.FORM,
+        form=form,
         table="fused_moe",
-        select=_moe_rows(dtype, source),
+        select=_moe_rows(rows, parallel=parallel),
         operation=_experts(weights, kernel),
         arithmetic=arithmetic,
         kernel=kernel,
-        extra={"dtype": dtype, "source": source},
+        extra=rows,
         price=_evaluator,
         **(by_shape | more),
     )
@@ -166,11 +187,30 @@ _BY_WIDTH = {
 }
 
 EXPERT_FAMILIES: tuple[Family, ...] = (
-    _fused_moe("bfloat16", "bfloat16", "unquantized|^vllm_fused_moe$", "bfloat16", "triton", "bfloat16"),
-    _fused_moe("fp8_block", "fp8_block", "vllm_fp8moe_(?:triton|flashinfer_trtllm)", "fp8_block", "triton", "fp8"),
-    _fused_moe("int4", "int4_wo", "marlin", "int4", "marlin", "bfloat16", **_BY_WIDTH),
-    _fused_moe("mxfp4", "w4a16_mxfp4", "gptossmxfp4moe", "mxfp4", "triton_kernels", "bfloat16"),
-    _fused_moe("mxfp4_marlin", "w4a16_mxfp4", "w4a4mxfp4moe_marlin", "mxfp4", "marlin", "bfloat16", **_BY_WIDTH),
+    _fused_moe("bfloat16", "bfloat16", "_triton_|^vllm_fused_moe$", "bfloat16", "triton", "bfloat16"),
+    _fused_moe("bfloat16_trtllm", "bfloat16", "trtllm", "bfloat16", "flashinfer_trtllm", "bfloat16"),
+    _fused_moe("bfloat16_cutlass", "bfloat16", "cutlass", "bfloat16", "flashinfer_cutlass", "bfloat16"),
+    _fused_moe("fp8_block", "fp8_block", "vllm_fp8moe_triton", "fp8_block", "triton", "fp8"),
+    _fused_moe("fp8_block_trtllm", "fp8_block", "trtllm", "fp8_block", "flashinfer_trtllm", "fp8"),
+    _fused_moe(
+        "fp8_block_cutlass",
+        "fp8_block",
+        "cutlass",
+        "fp8_block",
+        "flashinfer_cutlass",
+        "fp8",
+        form=fused_moe.CUTLASS,
+        parallel=True,
+        note="measured on expert-parallel ranks alone, as the engine runs it",
+    ),
+    _fused_moe("int4", "int4_wo", "marlin", "int4", "marlin", "bfloat16", relatives=("fused_moe/mxfp4_marlin",),
+               **_BY_WIDTH),
+    _fused_moe("mxfp4", "w4a16_mxfp4", "gptossmxfp4moe_triton", "mxfp4", "triton_kernels", "bfloat16"),
+    _fused_moe("mxfp4_trtllm", "w4a16_mxfp4", "gptossmxfp4moe_flashinfer_trtllm", "mxfp4", "flashinfer_trtllm",
+               "bfloat16"),
+    _fused_moe("mxfp4_mxfp8_trtllm", "w4a8_mxfp4_mxfp8", "trtllm", "mxfp4", "flashinfer_trtllm", "fp8"),
+    _fused_moe("mxfp4_marlin", "w4a16_mxfp4", "gptossmxfp4moe_marlin", "mxfp4", "marlin", "bfloat16"),
+    _fused_moe("mxfp4_marlin_situ", "w4a16_mxfp4", "w4a4mxfp4moe_marlin", "mxfp4", "marlin", "bfloat16", **_BY_WIDTH),
     _fused_moe(
         "fp8_flashinfer",
         "fp8",
@@ -181,4 +221,4 @@ EXPERT_FAMILIES: tuple[Family, ...] = (
         note="weights stream at a quarter of the Triton kernel's rate because row blocks of 128 are loaded whole "
         "however few tokens an expert has (t_padding); reported, never used in a prediction",
     ),
-)
+)  # fmt: skip

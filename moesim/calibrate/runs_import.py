@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _SAMPLE = "aiconfigurator_core/systems/silicon_sample.csv"
 _CAPPED_CONCURRENCY = 512
 """Rows of this concurrency were capped by the engine."""
-_SETTINGS = ["tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "max_num_seqs", "input_len",
-             "output_len", "max_concurrency"]  # fmt: skip
+_SETTINGS = ["tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "input_len", "output_len",
+             "max_concurrency", "max_num_seqs"]  # fmt: skip
 
 
 def import_runs(wheel: Path, folder: Path = FOLDER) -> list[Path]:
@@ -69,7 +69,7 @@ def tidied(table: pd.DataFrame, about: RunFile) -> tuple[pd.DataFrame, int]:
         output_len=rows["osl"].astype(int),
         max_concurrency=rows["batch_size"].astype(int) * dp,
     )
-    tidy["max_num_seqs"] = tidy["max_concurrency"] if about.seats_are_concurrency else 0
+    tidy["max_num_seqs"] = rows["batch_size"].astype(int) if about.seats_are_concurrency else 0
     named = {"silicon_ttft_ms": f"{statistic}_ttft_ms", "silicon_tpot_ms": f"{statistic}_tpot_ms"}
     grouped = tidy.groupby(_SETTINGS, as_index=False)[list(named)].median().rename(columns=named)
     for i, row in grouped.iterrows():

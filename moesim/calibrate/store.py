@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moesim import paths
-from moesim.calibrate.dataset import Dataset, sha256, stored_datasets
+from moesim.calibrate.dataset import Dataset, sha256, stored, stored_datasets
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.family import Family
-from moesim.calibrate.fitting import FamilyFit, fit_family
+from moesim.calibrate.fitting import FamilyFit, fit_family, solve
 from moesim.cost.fits import LEVEL
+from moesim.cost.forms import fused_moe
 from moesim.cost.forms.form import Parameter
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.sources import is_artefact, source_of, sources, trusted
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError
 from moesim.hardware.catalogue import load_hardware
@@ -25,13 +28,16 @@ from moesim.paths import write_whole
 
 
 def fit_all(
-    dataset: Dataset, numbers: GpuNumbers, progress: Callable[[str], None] = lambda _: None, only: str = ""
+    dataset: Dataset,
+    numbers: GpuNumbers,
+    progress: Callable[[str], None] = lambda _: None,
+    wanted: Callable[[Family], bool] = lambda _: True,
 ) -> list[FamilyFit]:
-    """Fit every family for which the dataset holds rows, or those whose name begins with ``only``."""
+    """Fit every family for which the dataset holds rows, and which is wanted."""
     tuned = tuned_tiles(dataset.gpu)
     fits: list[FamilyFit] = []
     for family in FAMILIES:
-        if not family.name.startswith(only) or not dataset.has(family.table):
+        if not wanted(family) or not dataset.has(family.table):
             continue
         try:
             fits.append(fit_family(family, dataset.table(family.table), numbers, tuned))
@@ -46,31 +52,84 @@ def fit_all(
     return fits
 
 
+def measured_best(family: Family, gpu: str) -> Dataset | None:
+    """The dataset of a GPU that is trusted most for a family, among those that hold rows of it."""
+    numbers = GpuNumbers.of(load_hardware(gpu))
+    for stack in trusted(family.name):
+        dataset = stored(gpu, stack)
+        if dataset.has(family.table) and not family.select(dataset.table(family.table), numbers).empty:
+            return dataset
+    return None
+
+
 def transfer_errors(fit: FamilyFit, own_gpu: str) -> dict[str, dict[str, Any]]:
     """How well these constants price other GPUs when only the hardware file changes."""
     result: dict[str, dict[str, Any]] = {}
-    for other in stored_datasets():
-        if other.gpu == own_gpu or not other.has(fit.family.table):
-            continue
-        log_ratio = _log_ratio_on(fit.family, fit.parameters, other)
-        if log_ratio is not None:
-            result[other.gpu] = {
-                "stack": other.stack,
-                "compute_capability": load_hardware(other.gpu).compute_capability,
-                "mean_absolute_error": round(float(np.abs(np.expm1(-log_ratio)).mean()), 4),
-                "half_width": round(float(np.quantile(np.abs(log_ratio), LEVEL)), 4),
-            }
+    for gpu in dict.fromkeys(dataset.gpu for dataset in stored_datasets()):
+        other = measured_best(fit.family, gpu) if gpu != own_gpu else None
+        if other is not None:
+            capability = load_hardware(gpu).compute_capability
+            errors = _errors_on(fit, other)
+            result[gpu] = {"stack": other.stack, "compute_capability": capability, **errors}
     return result
 
 
-def _log_ratio_on(family: Family, parameters: dict[str, float], other: Dataset) -> Any:
-    numbers = GpuNumbers.of(load_hardware(other.gpu))
+def version_errors(fit: FamilyFit, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """How well these constants price other versions of the engine on the same GPU."""
+    result: dict[str, dict[str, Any]] = {}
+    for other in stored_datasets():
+        name, own = other.stack.partition("-")[0], dataset.stack.partition("-")[0]
+        if other.gpu != dataset.gpu or other.stack == dataset.stack or name != own:
+            continue
+        if other.stack in sources().held_out or is_artefact(fit.family.name, other.stack):
+            continue
+        if other.has(fit.family.table) and (errors := _errors_on(fit, other)):
+            result[other.stack] = errors
+    return result
+
+
+def _errors_on(fit: FamilyFit, other: Dataset) -> dict[str, float]:
+    """Mean error and 90 % half-width on another dataset's rows; nothing where it has none."""
+    numbers, family = GpuNumbers.of(load_hardware(other.gpu)), fit.family
     rows = family.select(other.table(family.table), numbers)
     if rows.empty:
-        return None
+        return {}
     rows = rows[~implied_bound_broken(family, rows, numbers)]
-    predicted = family.evaluator(rows, numbers, tuned_tiles(other.gpu))(parameters).seconds
-    return np.log(rows["seconds"].to_numpy() / predicted)
+    predicted = family.evaluator(rows, numbers, tuned_tiles(other.gpu))(fit.parameters).seconds
+    log_ratio = np.log(rows["seconds"].to_numpy() / predicted)
+    return {
+        "mean_absolute_error": round(float(np.abs(np.expm1(-log_ratio)).mean()), 4),
+        "half_width": round(float(np.quantile(np.abs(log_ratio), LEVEL)), 4),
+    }
+
+
+_SLICES = 8
+"""An expert is cut for a node's GPUs at most."""
+
+
+def _relative_errors(family: Family, relative: str) -> dict[str, Any]:
+    """How well a family's formula prices a relative it stands in for, where a GPU has tables of both.
+
+    Each GPU by constants fitted to its own rows of the family. Widths of the relative are as the engine pads them.
+    """
+    other = next(one for one in FAMILIES if one.name == relative)
+    errors: list[Any] = []
+    gpus: list[str] = []
+    for gpu in dict.fromkeys(dataset.gpu for dataset in stored_datasets()):
+        own, theirs = measured_best(family, gpu), measured_best(other, gpu)
+        if own is None or theirs is None:
+            continue
+        numbers, tuned = GpuNumbers.of(load_hardware(gpu)), tuned_tiles(gpu)
+        p = solve(family, family.select(own.table(family.table), numbers), numbers, tuned)
+        rows = other.select(theirs.table(other.table), numbers)
+        rows = rows[rows["moe_tp_size"] <= _SLICES].reset_index(drop=True)
+        padded = replace(other, operation=lambda table: fused_moe.padded(other.operation(table)))
+        predicted = padded.evaluator(rows, numbers, tuned)(p).seconds
+        errors.append(np.abs(np.log(rows["seconds"].to_numpy() / predicted)))
+        gpus.append(gpu)
+    if not errors:
+        return {}
+    return {"half_width": round(float(np.quantile(np.concatenate(errors), LEVEL)), 4), "gpus": gpus}
 
 
 def at_bound(q: Parameter, value: float) -> bool:
@@ -115,6 +174,8 @@ def as_json(fit: FamilyFit, dataset: Dataset) -> dict[str, Any]:
         },
         "set_aside": fit.set_aside,
         "transfer": transfer_errors(fit, dataset.gpu),
+        "versions": version_errors(fit, dataset),
+        "relatives": {name: _relative_errors(fit.family, name) for name in fit.family.extra.get("relatives", ())},
         "data": {"file": f"{dataset.label}/{fit.family.table}.parquet",
                  "sha256": sha256(dataset.path(fit.family.table))},
     }  # fmt: skip
@@ -133,39 +194,78 @@ def as_data(dataset: Dataset, fits: list[FamilyFit]) -> dict[str, Any]:
 def write_fit(target: Path, data: dict[str, Any]) -> Path:
     """Write a fit file; what was loaded of it before is forgotten."""
     from moesim.assembly import machine_of
-    from moesim.cost.fits import load_fits
+    from moesim.cost.sources import forget
 
     write_whole(target, json.dumps(data, indent=1) + "\n")
-    load_fits.cache_clear()
+    forget()
     machine_of.cache_clear()
     return target
 
 
-def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: None, only: str = "") -> Path:
-    """Fit a dataset of the project, then the engine's host time where its runs were made on this GPU; store all.
+def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: None, only: str = "") -> Path | None:
+    """Fit the families for which a dataset of the project is trusted most on its GPU, and store them.
 
-    ``only`` refits the families whose name begins with it (``host`` and ``front_end``: both of these alone) and keeps
-    the others as they are stored.
+    Then the engine's host time, where its runs were made on this GPU. ``only`` refits the families whose name begins
+    with it (``host`` and ``front_end``: both of these alone) and keeps the others as they are stored. None where this
+    dataset is trusted most for nothing.
     """
-    from moesim.calibrate import engine
+    from moesim.calibrate import deepgemm, engine
     from moesim.calibrate.front_end import fit_front_end
 
     gpu, stack = dataset.gpu, dataset.stack
     target = paths.FITS / gpu / f"{stack}.json"
+    mine = [f for f in FAMILIES if f.name.startswith(only) and prices(f, dataset)]
+    served = (
+        gpu == engine.GPU
+        and stack == engine.STACK
+        and engine.RUNS.is_file()
+        and _named(only, "host", "front_end", "all_reduce_skew")
+    )
+    padded = gpu == deepgemm.GPU and stack == deepgemm.STACK and _named(only, deepgemm.FAMILY)
+    if not (mine or served or padded):
+        return None
     numbers = GpuNumbers.of(load_hardware(gpu))
-    served_only = only in {"host", "front_end"}
-    data = as_data(dataset, [] if served_only else fit_all(dataset, numbers, progress, only))
+    data = as_data(dataset, fit_all(dataset, numbers, progress, lambda f: f in mine) if mine else [])
     if only and target.is_file():
         before = json.loads(target.read_text(encoding="utf-8"))["families"]
         fitted = before | data["families"]
-        data["families"] = {f.name: fitted[f.name] for f in FAMILIES if f.name in fitted}
-    if gpu == engine.GPU and stack == engine.STACK and engine.RUNS.is_file():
+        data["families"] = fitted
+    if served:
         with tempfile.TemporaryDirectory() as folder:
-            kernels_only = Path(folder) / f"{stack}.json"
+            kernels_only, with_host = (Path(folder) / f"{what}.json" for what in ("kernels", "host"))
+            data["families"]["all_reduce_skew"] = engine.without_skew()
             write_whole(kernels_only, json.dumps(data))
-            data["families"]["host"] = engine.fit_host(str(kernels_only))
-            write_whole(kernels_only, json.dumps(data))
-            front_end, served_token = fit_front_end(str(kernels_only))
+            data["families"] |= engine.fit_host(str(kernels_only))
+            write_whole(with_host, json.dumps(data))
+            front_end, served_token = fit_front_end(str(with_host))
             data["families"] |= {"front_end": front_end, "served_token": served_token}
         progress("host and front end")
+    if padded:
+        with tempfile.TemporaryDirectory() as folder:
+
+            def priced(value: float) -> str:
+                held = {"parameters": {"bw_feed": {"value": value}}, "valid_range": {},
+                        "residuals": {"edges_s": [], "half_width": [0.1]}}  # fmt: skip
+                path = Path(folder) / f"{value:.6g}.json"
+                write_whole(path, json.dumps(data | {"families": data["families"] | {deepgemm.FAMILY: held}}))
+                return str(path)
+
+            data["families"][deepgemm.FAMILY] = deepgemm.fit_padding_feed(priced)
+        progress(deepgemm.FAMILY)
     return write_fit(target, data)
+
+
+def _named(only: str, *families: str) -> bool:
+    """Whether ``only`` asks for one of these, or for everything."""
+    return not only or any(family.startswith(only) for family in families)
+
+
+def prices(family: Family, dataset: Dataset) -> bool:
+    """Whether a dataset prices a family on its GPU, or is reported beside the one that does."""
+    source = source_of(family.name)
+    if source and dataset.stack in source.fit_also:
+        return dataset.has(family.table)
+    if dataset.stack not in trusted(family.name) or not dataset.has(family.table):
+        return False
+    best = measured_best(family, dataset.gpu)
+    return best is not None and best.stack == dataset.stack

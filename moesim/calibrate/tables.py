@@ -1,7 +1,8 @@
-"""Tidy extracts of public kernel tables, from the aiconfigurator-core wheel.
+"""Tidy extracts of public kernel tables, from the wheels of aiconfigurator-core or its successor aisimulate.
 
-The wheel is read as a zip file and never imported. Latencies become seconds, element counts become bytes,
-and every dropped row is counted with its reason in ``meta.yaml`` beside the tables.
+A wheel is read as a zip file and never imported. Tables of kernels that moesim has no form for are left where they
+are. Latencies become seconds, element counts become bytes, and every dropped row is counted with its reason in
+``meta.yaml`` beside the tables.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim import paths
 from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
+from moesim.files import yaml
 from moesim.files.names import squeezed
 from moesim.hardware.hardware import Hardware
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DATA = "aiconfigurator_core/systems/data"
+_DATA = re.compile(r"((?:aiconfigurator_core|aisimulate_core)/systems/data)/([^/]+)/")
+_HOST_BOUND = 2.0
+"""A table whose smallest all-reduce takes this many times an older one's timed its host, not its kernels."""
 
 SOURCES: dict[str, dict[str, str]] = {
     "vllm": {
@@ -47,8 +51,8 @@ SOURCES: dict[str, dict[str, str]] = {
 """Engine -> table -> where the wheel keeps it."""
 
 _DROPPED_COLUMNS = [
-    "framework", "version", "device", "op_name", "latency", "beam_width", "model", "architecture", "tp_size",
-    "comm_dtype", "comm_backend", "transmit_us", "notify_us",
+    "framework", "version", "device", "op_name", "latency", "beam_width", "model", "tp_size",
+    "comm_dtype", "comm_backend", "transmit_us", "notify_us", "wire_dtype", "sample_count", "architecture",
 ]  # fmt: skip
 _MEASURED_COLUMNS = {"latency", "seconds", "transmit_us", "notify_us", "notify_seconds"}
 
@@ -133,7 +137,7 @@ def import_from_wheel(wheel: Path, folder: Path, hardware: Hardware, stack: str)
     """
     names = {squeezed(alias): alias for alias in (hardware.name, *hardware.aliases)}
     with _opened(wheel) as archive:
-        theirs = sorted({name.split("/")[3] for name in archive.namelist() if name.startswith(f"{DATA}/")})
+        theirs = sorted({m[2] for name in archive.namelist() if (m := _DATA.match(name))})
     source_gpu = next((name for name in theirs if squeezed(name) in names), None)
     if source_gpu is None:
         raise CalibrationError(f"'{wheel.name}' holds no GPU called {hardware.name}; it has {', '.join(theirs)}")
@@ -148,19 +152,23 @@ def _opened(wheel: Path) -> zipfile.ZipFile:
         raise CalibrationError(f"'{wheel}' is not a wheel file: {error}") from None
 
 
-def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str, folder: Path | None = None) -> list[Path]:
+def import_tables(
+    wheel: Path, gpu: str, source_gpu: str, stack: str, folder: Path | None = None, only: Sequence[str] = ()
+) -> list[Path]:
     """Write tidy extracts of one GPU and stack into ``folder``, by default the project's own for them.
 
     Parameters
     ----------
     wheel : Path
-        The aiconfigurator-core wheel file.
+        The wheel file of aiconfigurator-core or aisimulate.
     gpu : str
         moesim's name of the GPU, for example ``nvidia-h100-sxm5-80gb``.
     source_gpu : str
         The wheel's name of it, for example ``h100_sxm``.
     stack : str
         Engine and version, for example ``vllm-0.24.0``.
+    only : sequence of str
+        The tables to take; all that there are, where it is empty.
 
     Raises
     ------
@@ -172,40 +180,80 @@ def import_tables(wheel: Path, gpu: str, source_gpu: str, stack: str, folder: Pa
     engine, _, version = stack.partition("-")
     if engine not in SOURCES:
         raise CalibrationError(f"the stack '{stack}' is of no known engine; known: {', '.join(SOURCES)}")
+    unknown = [name for name in only if name not in SOURCES[engine]]
+    if unknown:
+        raise CalibrationError(f"'{unknown[0]}' is no table of {engine}; {', '.join(SOURCES[engine])} are")
     with _opened(wheel) as archive:
         names = set(archive.namelist())
-        nccl = _newest(names, f"{DATA}/{source_gpu}/comm/nccl/")
+        root = next((m[1] for name in names if (m := _DATA.match(name)) and m[2] == source_gpu), "")
         about: dict[str, Any] = {}
         tables: dict[str, pd.DataFrame] = {}
-        devices: set[str] = set()
+        doubts: list[str] = []
         for family, pattern in SOURCES[engine].items():
-            member = f"{DATA}/{source_gpu}/{pattern.format(version=version, nccl=nccl)}"
+            if only and family not in only:
+                continue
+            nccl = _nccl_version(archive, f"{root}/{source_gpu}/comm/nccl/", doubts) if family == "nccl" else ""
+            member = f"{root}/{source_gpu}/{pattern.format(version=version, nccl=nccl)}"
             if member not in names:
                 continue
             raw = archive.read(member)
             table = pd.read_parquet(io.BytesIO(raw))
             tables[family], dropped = tidied(family, table)
-            devices.add(str(table["device"].iloc[0]))
             about[family] = {
                 "file": member,
                 "sha256_of_source": hashlib.sha256(raw).hexdigest(),
-                "device": str(table["device"].iloc[0]),
+                "device": str(table["device"].iloc[0]) if "device" in table else "not recorded",
                 "rows_read": len(table),
                 "rows_kept": len(tables[family]),
                 "rows_dropped": dropped,
                 "sha256": content_sha256(tables[family]),
+                "provenance": _provenance(archive, names, member),
             }
         if not tables:
             raise CalibrationError(f"'{wheel.name}' holds no table of {stack} on '{source_gpu}'")
+        left = _left_alone(names, f"{root}/{source_gpu}/", engine, version)
+        if left and not only:
+            doubts.append(f"kernels without a form here were left out: {', '.join(left)}")
     folder = folder or paths.KERNELS / gpu / stack
     written = [write_table(folder, family, table) for family, table in tables.items()]
-    write_sheet(folder, "moesim import-tables", _sheet(wheel, gpu, stack, sorted(devices), tables, about))
+    write_sheet(folder, "moesim import-tables", _sheet(wheel, gpu, stack, tables, about, doubts))
     return written
 
 
+def _provenance(archive: zipfile.ZipFile, names: set[str], member: str) -> dict[str, str]:
+    """What the source says of a table's making: image and date, or that it does not."""
+    folder, _, file = member.rpartition("/")
+    beside = f"{folder}/collection_meta.yaml"
+    if beside not in names:
+        return {"kind": "not recorded"}
+    said = yaml.parse(archive.read(beside).decode(), beside).data
+    runtime, table = said.get("runtime", {}), said.get("tables", {}).get(file.removesuffix(".parquet"), {})
+    dates = sorted({str(part["collected_at"]) for part in table.get("collections", []) if "collected_at" in part})
+    found = {
+        "kind": said.get("provenance"),
+        "image": runtime.get("image"),
+        "image_digest": runtime.get("image_digest"),
+        "collected_at": ", ".join(dates),
+        "status": table.get("status"),
+    }
+    return {key: str(value) for key, value in found.items() if value}
+
+
+def _left_alone(names: set[str], root: str, engine: str, version: str) -> list[str]:
+    """Tables of a stack that no family reads."""
+    read = {pattern.format(version=version, nccl="") for pattern in SOURCES[engine].values()}
+    theirs = {name.removeprefix(root) for name in names if name.startswith(root) and name.endswith("_perf.parquet")}
+    return sorted(
+        name.rpartition("/")[2].removesuffix("_perf.parquet")
+        for name in theirs - read
+        if f"/{engine}/{version}/" in name
+    )
+
+
 def _sheet(
-    wheel: Path, gpu: str, stack: str, devices: list[str], tables: dict[str, pd.DataFrame], about: dict[str, Any]
+    wheel: Path, gpu: str, stack: str, tables: dict[str, pd.DataFrame], about: dict[str, Any], doubts: list[str]
 ) -> dict[str, Any]:
+    devices = sorted({entry["device"] for entry in about.values()})
     name, version = wheel.name.split("-")[:2]
     return {
         "title": f"kernels of {stack} on {gpu}, public tables",
@@ -217,7 +265,7 @@ def _sheet(
         "units": units_of(tables),
         "repetitions": "one sample a row, no standard error in the source",
         "environment": {"devices": devices, "engine": stack, "driver, clocks, power cap, ECC": "not recorded"},
-        "doubts": ["no standard errors, so unstable rows cannot be told from stable ones"],
+        "doubts": ["no standard errors, so unstable rows cannot be told from stable ones", *doubts],
         "tables": about,
     }
 
@@ -241,6 +289,23 @@ def tidied(family: str, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, in
     return tidy.reset_index(drop=True), dropped
 
 
-def _newest(names: set[str], prefix: str) -> str:
-    versions = {m[1] for n in names if (m := re.match(re.escape(prefix) + r"([\d.]+)/nccl_perf\.parquet$", n))}
-    return max(versions, key=lambda v: [int(x) for x in v.split(".")], default="none")
+def _nccl_version(archive: zipfile.ZipFile, prefix: str, doubts: list[str]) -> str:
+    """The newest NCCL whose table times kernels: not one whose smallest all-reduce waits for the host."""
+    import pandas as pd
+
+    found = {m[1]: name for name in archive.namelist()
+             if (m := re.match(re.escape(prefix) + r"([\d.]+)/nccl_perf\.parquet$", name))}  # fmt: skip
+    floors: dict[str, float] = {}
+    for version, name in found.items():
+        table = pd.read_parquet(io.BytesIO(archive.read(name)))
+        reduced = table[table["op_name"] == "all_reduce"] if "op_name" in table else table.iloc[:0]
+        if len(reduced):
+            floors[version] = float(reduced["latency"].min())
+    least = min(floors.values(), default=0.0)
+    sound = [version for version, floor in floors.items() if floor <= _HOST_BOUND * least]
+    doubts += [
+        f"nccl {version} is left out: its smallest all-reduce takes {floor / least:.1f} times the least, a host's time"
+        for version, floor in floors.items()
+        if version not in sound
+    ]
+    return max(sound, key=lambda v: [int(x) for x in v.split(".")], default="none")

@@ -16,8 +16,9 @@ from moesim.calibrate.expert_rows import moe_shape, never_fitted
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import ideal_seconds
-from moesim.cost.fits import FittedFamily, load_fits
+from moesim.cost.fits import FittedFamily
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.sources import own_fit
 from moesim.cost.tiles import tuned_tiles
 from moesim.cost.widening import of_experts
 from moesim.engines.engine import load_engine
@@ -39,25 +40,42 @@ class UnseenError:
 
 
 @lru_cache(maxsize=8)
-def power_law_errors(gpu: str, stack: str) -> dict[str, UnseenError]:
-    """Errors on power-law rows of a rank with all experts, by fused-experts family."""
-    return _errors(gpu, stack, "power_law", parallel=False)
+def power_law_errors(gpu: str) -> dict[str, UnseenError]:
+    """Errors on power-law rows, by fused-experts family: of a rank with all experts, or as the family was fitted."""
+    return _errors(gpu, "power_law", None)
 
 
 @lru_cache(maxsize=8)
-def expert_parallel_errors(gpu: str, stack: str) -> dict[str, UnseenError]:
-    """Errors on rows of expert-parallel ranks, balanced and power-law, by fused-experts family."""
-    return _errors(gpu, stack, "", parallel=True)
+def expert_parallel_errors(gpu: str) -> dict[str, UnseenError]:
+    """Errors on rows of expert-parallel ranks, balanced and power-law, by family fitted on ranks that hold all."""
+    return _errors(gpu, "", True)
 
 
-def _errors(gpu: str, stack: str, distribution: str, parallel: bool) -> dict[str, UnseenError]:
-    fits, numbers = load_fits(f"{gpu}/{stack}"), GpuNumbers.of(load_hardware(gpu))
+@lru_cache(maxsize=8)
+def held_out_shape_errors(gpu: str) -> dict[str, UnseenError]:
+    """Errors on every row of the model shape that no fit sees."""
+    return _errors(gpu, "", None, held_out=True)
+
+
+@lru_cache(maxsize=8)
+def later_version_errors(gpu: str, stack: str) -> dict[str, UnseenError]:
+    """Errors on rows of a stack that is held out, by fused-experts family: a later version, and a shape never seen."""
+    return _errors(gpu, "", None, stack=stack)
+
+
+def _errors(
+    gpu: str, distribution: str, parallel: bool | None, held_out: bool = False, stack: str = ""
+) -> dict[str, UnseenError]:
+    """By family; ``parallel`` None takes ranks as the family's own rows are, ``stack`` another's table than its own."""
+    numbers = GpuNumbers.of(load_hardware(gpu))
     found: dict[str, UnseenError] = {}
     for family in FAMILIES:
-        if family.form.name != "fused_moe" or family.name not in fits.families:
+        fits = own_fit(gpu, family.name) if family.table == "fused_moe" else None
+        if fits is None or (parallel and family.extra["parallel"]):
             continue
-        table, unseen = read_table(gpu, stack, family.table), never_fitted(family, distribution, parallel)
-        rows = unseen.select(table, numbers)
+        ranks = family.extra["parallel"] if parallel is None else parallel
+        table, unseen = read_table(gpu, fits.stack, family.table), never_fitted(family, distribution, ranks, held_out)
+        rows = unseen.select(read_table(gpu, stack, family.table) if stack else table, numbers)
         if rows.empty:
             continue
         rows = rows[~implied_bound_broken(unseen, rows, numbers)].reset_index(drop=True)
@@ -74,7 +92,9 @@ def _error(family: Family, fitted: FittedFamily, rows: pd.DataFrame, predicted: 
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
     operation = family.operation(rows)
-    widening = load_engine().file.kernels.experts[operation.weights].map_widening if operation.parallel else None
+    listed = load_engine().file.kernels.experts[operation.weights]
+    kernel = next((kernel for kernel in listed if kernel.family == family.name), listed[0])
+    widening = kernel.map_widening if operation.parallel else None
     spread = operation.loads.spread(operation.tokens)
     half_width = of_experts(fitted.residuals.interval(predicted), widening, spread)
     by_shape = [errors[(moe_shape(rows) == shape).to_numpy()].mean() for shape in moe_shape(rows).unique()]

@@ -12,8 +12,8 @@ from moesim.errors import CalibrationError
 
 def calibration_commands(commands: Any) -> None:
     for name, about, run, wheel, names in (
-        ("import-tables", "extract kernel tables from an aiconfigurator-core wheel", _import_tables, True,
-         ("gpu", "source-gpu", "stack")),
+        ("import-tables", "extract kernel tables from an aiconfigurator-core or aisimulate wheel", _import_tables, True,
+         ("gpu", "source-gpu", "stack", "tables")),
         ("import-tiles", "extract tuned fused-experts tiles from a vLLM wheel", _import_tiles, True,
          ("gpu", "device-name")),
         ("import-runs", "fill the run sets from an aiconfigurator-core wheel", _import_runs, True, ()),
@@ -28,7 +28,9 @@ def calibration_commands(commands: Any) -> None:
             command.add_argument("wheel", type=Path)
         for option in names:
             short = ["-o"] if option == "output" else []
-            command.add_argument(*short, f"--{option}", required=wheel, type=Path if short else str)
+            command.add_argument(
+                *short, f"--{option}", required=wheel and option != "tables", type=Path if short else str
+            )
         command.set_defaults(run=run)
 
 
@@ -37,7 +39,8 @@ def _import_tables(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.hardware.catalogue import load_hardware
 
     gpu = load_hardware(options.gpu).name
-    for path in import_tables(options.wheel, gpu, options.source_gpu, options.stack):
+    only = options.tables.split(",") if options.tables else ()
+    for path in import_tables(options.wheel, gpu, options.source_gpu, options.stack, only=only):
         print(path)
     return 0
 
@@ -68,7 +71,8 @@ def _fit(options: argparse.Namespace, rest: list[str]) -> int:
     if not chosen:
         raise CalibrationError("there are no imported tables for that GPU and stack")
     for dataset in chosen:
-        print(fit_and_store(dataset, lambda text: print(f"  {text}", file=sys.stderr), options.only or ""))
+        written = fit_and_store(dataset, lambda text: print(f"  {text}", file=sys.stderr), options.only or "")
+        print(written or f"{dataset.label}: others are trusted more for every family (calibration/fits/sources.yaml)")
     return 0
 
 

@@ -18,6 +18,9 @@ def validate_command(commands: Any) -> None:
     command = commands.add_parser("validate", help=about, description=about)
     command.add_argument("runs", type=Path, nargs="*", help="run sets (.yaml and .csv); default: all that ship")
     command.add_argument("-o", "--output", type=Path, help="folder for served.md, served.json and the plot")
+    command.add_argument(
+        "--first-look", type=Path, help="write predictions alone into this .csv, to be committed before comparing"
+    )
     command.set_defaults(run=_validate)
 
 
@@ -54,6 +57,11 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
             raise SpecError([Problem(message, str(path))])
     if options.output and not options.output.is_dir():
         raise SpecError([Problem(f"there is no folder '{options.output}' to write into", "--output")])
+    if options.first_look:
+        from moesim.explore.first_look import write_predictions
+
+        print(write_predictions(options.runs, options.first_look))
+        return 0
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("runs", total=None)
         sets, found = validate(options.runs or None, lambda done, of: bar.update(task, completed=done, total=of))

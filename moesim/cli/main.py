@@ -95,7 +95,7 @@ def _models(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim import paths
-    from moesim.cost.fits import for_gpu
+    from moesim.cost.sources import stacks_of
     from moesim.hardware.catalogue import load_hardware
     from moesim.hardware.host import load_host
 
@@ -107,7 +107,7 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
             gpu.hbm_bandwidth.value / 1e12,
             gpu.memory.value / 2**30,
         )
-        own = for_gpu(path.stem) or "none of its own: H100's, intervals widened"
+        own = ", ".join(stacks_of(path.stem)) or "none of its own: the nearest GPU's, intervals widened"
         print(f"{path.stem:26}{flop:>13.1f}{hbm:>7.2f}{memory:>8.1f}  {own}")
     print(f"\n{'cluster':26}{'nodes':>6}{'GPUs':>6}  GPU")
     for path in sorted(paths.CLUSTERS.glob("*.yaml")):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,8 @@ class FittedFamily:
     residuals: Residuals
     transfer: Mapping[str, float]
     """Compute capability -> half-width, in the logarithm, seen when these constants priced such a GPU."""
+    relatives: Mapping[str, float] = field(default_factory=dict)
+    """Family it stands in for -> half-width seen where both were measured."""
 
     def transfer_half_width(self, compute_capability: str) -> float:
         """Interval on a GPU that was not fitted: as seen on its own architecture, else the widest seen."""
@@ -103,43 +104,6 @@ def ranged_fields(op: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-DEFAULT = "nvidia-h100-sxm5-80gb/vllm-0.24.0"
-"""The calibration that stands in for GPUs without their own; its intervals are widened there."""
-
-
-UNSWITCHED = "nvidia-l40s-48gb/vllm-0.24.0"
-"""The calibration whose collectives stand in on GPUs that talk over PCIe alone."""
-
-
-_DEEPEP_STACKS = {
-    "deepep_low_latency": "sglang-0.5.12",
-    "deepep_low_latency_nodes": "sglang-0.5.6.post2",
-    "deepep_high_throughput": "vllm-0.24.0",
-    "deepep_high_throughput_nodes": "sglang-0.5.6.post2",
-    "deepep_notify": "sglang-0.5.6.post2",
-}
-"""Whose timing of DeepEP's kernels is used: SGLang's for low latency, which a CUDA graph replays without the host
-time vLLM's table holds; vLLM's for high throughput, which waits for the host at every dispatch; the only ones between
-nodes."""
-
-
-def deepep_fits(family: str, gpu: str) -> str:
-    """The fit of a DeepEP family: the GPU's own, or H100's."""
-    stack = _DEEPEP_STACKS[family.partition("/")[0]]
-    own = f"{gpu}/{stack}"
-    return own if own in paths.stored_fits() else f"{DEFAULT.partition('/')[0]}/{stack}"
-
-
-def for_gpu(gpu: str) -> str | None:
-    """The newest fit of vLLM made on this GPU."""
-    own = [name for name in paths.stored_fits() if name.startswith(f"{gpu}/vllm-")]
-    return max(own, key=_version, default=None)
-
-
-def _version(name: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", name.rpartition("/")[2])]
-
-
 @lru_cache(maxsize=32)
 def load_fits(name: str) -> Fits:
     """A stored fit by name or file. Raises SpecError."""
@@ -165,6 +129,7 @@ def _family(name: str, data: Mapping[str, Any]) -> FittedFamily:
         {key: (float(low), float(high)) for key, (low, high) in data["valid_range"].items()},
         Residuals(tuple(residuals["edges_s"]), tuple(residuals["half_width"])),
         _widest_by_capability(data.get("transfer", {})),
+        {key: float(found["half_width"]) for key, found in data.get("relatives", {}).items() if found},
     )
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.cost import fits as fits_module
 from moesim.cost.cost import Cost
 from moesim.cost.fits import Fits, FittedFamily, load_fits
 from moesim.cost.forms import load_forms
 from moesim.cost.forms.form import Timing
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.limits import floor_seconds
 from moesim.cost.reasons import EXPERT_MAP, Reason, Why, other_gpu, other_version, out_of_range, related_kernel
 from moesim.cost.registry import CHOICES, PRICES, Choice, form_of
+from moesim.cost.sources import fit_for, has_fit, sources
 from moesim.cost.tiles import tuned_tiles
 from moesim.cost.widening import OCTAVE_STEP, WIDEST, around, octaves_outside, of_experts
 from moesim.engines.engine import Engine
@@ -40,19 +40,14 @@ class Machine:
         self.gpu = GpuNumbers.of(hardware)
         # Weights and caches of a running model never wait in L2, unlike a benchmark's repeated call.
         self.cold_gpu = replace(self.gpu, l2_bytes=1.0)
-        own = fits_module.for_gpu(hardware.name) if calibration == "auto" else calibration
-        self.fits: Fits = load_fits(own or fits_module.DEFAULT)
+        self.given: Fits | None = None if calibration == "auto" else load_fits(calibration)
+        """The calibration a scenario names, which comes before every other."""
         self.tuned = tuned_tiles(hardware.name)
         self._remembered: dict[Any, Cost] = {}
         self._families: dict[str, tuple[FittedFamily, Fits]] = {}
-        _check(self.fits)
-
-    @cached_property
-    def fallback(self) -> Fits:
-        """Stands in for families this GPU has no fit of."""
-        fits = load_fits(fits_module.DEFAULT)
-        _check(fits)
-        return fits
+        self._checked: set[str] = set()
+        if self.given is not None:
+            self._check(self.given)
 
     def price(self, name: str, op: Operation) -> Cost:
         """Time of one operation, with its interval and where it comes from. Remembered where its load is one number."""
@@ -104,17 +99,26 @@ class Machine:
         return found
 
     def _family(self, name: str) -> tuple[FittedFamily, Fits]:
-        fits = self.fits
-        if name.startswith("deepep"):
-            fits = load_fits(fits_module.deepep_fits(name, self.hardware.name))
-        elif name not in fits.families or (name.startswith("nccl/") and self._other_links(fits)):
-            unswitched = name.startswith("nccl/") and self.hardware.links.kind == "none"
-            fits = load_fits(fits_module.UNSWITCHED) if unswitched else self.fallback
+        given = self.given
+        if given is None or name not in given.families or self._of_other_links(name, given):
+            fits = fit_for(self.hardware, name)
+            self._check(fits)
+        else:
+            fits = given
         return fits.family(name), fits
 
-    def _other_links(self, fits: Fits) -> bool:
-        """A PCIe-only GPU under a stand-in calibration: its collectives come from a PCIe-only GPU's fit."""
-        return fits.gpu != self.hardware.name and self.hardware.links.kind == "none"
+    def _of_other_links(self, name: str, fits: Fits) -> bool:
+        """Collectives of another GPU than this one, which talks over PCIe alone."""
+        return name.startswith("nccl/") and fits.gpu != self.hardware.name and self.hardware.links.kind == "none"
+
+    def has_own(self, name: str) -> bool:
+        """Whether a family was fitted for this GPU, or in the calibration that is named."""
+        return (self.given is not None and name in self.given.families) or has_fit(self.hardware.name, name)
+
+    def _check(self, fits: Fits) -> None:
+        if fits.name not in self._checked:
+            _check(fits)
+            self._checked.add(fits.name)
 
     def route(self, members: tuple[int, ...]) -> Route | None:
         """What lies between GPUs of a cluster; None is a node as the GPU's own file describes it."""
@@ -144,9 +148,13 @@ class Machine:
         assert form is not None
         timing, op = self._timing(choice), choice.op
         seconds = _plain(timing.seconds)
-        width = of_experts(family.residuals.interval(seconds), choice.map_widening, choice.spread)
+        relative = family.relatives.get(choice.relative)
+        width = family.residuals.interval(seconds)
+        # Where tables of a relative were priced by these constants, shapes beyond the fit are in what was seen.
+        width = width if relative is None else np.maximum(width, relative)
+        width = of_experts(width, choice.map_widening, choice.spread)
         reasons: list[Reason] = [] if choice.map_widening is None else [EXPERT_MAP]
-        octaves, outside = octaves_outside(family, op, form)
+        octaves, outside = octaves_outside(family, op, form) if relative is None else (0.0, "")
         if outside:
             width = width * (1 + (Why.OUT_OF_RANGE.factor - 1) * octaves) + OCTAVE_STEP * octaves
             reasons.append(out_of_range(outside))
@@ -155,17 +163,21 @@ class Machine:
             width = np.maximum(Why.OTHER_GPU.factor * width, seen)
             reasons.append(other_gpu(fits.gpu))
         if choice.related if isinstance(choice.related, bool) else choice.related.any():
-            width = np.where(choice.related, Why.RELATED_KERNEL.factor, 1.0) * width
+            factor = Why.RELATED_KERNEL.factor if relative is None else 1.0
+            width = np.where(choice.related, factor, 1.0) * width
             reasons.append(related_kernel(family.name))
         if self.engine.stands_in:
             width = Why.OTHER_VERSION.factor * width
             reasons.append(other_version(self.engine.asked, self.engine.title))
-        down, up = around(seconds, np.minimum(width, WIDEST))
+        terms = {family.name: np.minimum(width, WIDEST), MACHINES: sources().machine_half_width}
+        if self.engine.file.kernel_distance and choice.family != "host":
+            terms[VERSIONS] = self.engine.file.kernel_distance
+        least = floor_seconds(op, choice.gpu)
         deviation = choice.deviation
         return Cost(
             name,
             seconds,
-            {family.name: (_plain(down), _plain(up))},
+            {term: _within(seconds, least, half_width) for term, half_width in terms.items()},
             bound=_bound(timing),
             formula=form.text,
             source=f"{fits.name}:{family.name}",
@@ -174,6 +186,16 @@ class Machine:
             reasons=tuple(reasons),
             variance=0.0 if deviation is None else _plain((deviation * (timing.seconds - timing.launch)) ** 2),
         )
+
+
+MACHINES, VERSIONS = "machine", "engine version"
+"""Terms of every interval: another GPU of the same kind, and other kernels than those that were timed."""
+
+
+def _within(seconds: Any, least: Any, width: Any) -> tuple[Any, Any]:
+    """Seconds below and above, none below what the hardware allows."""
+    down, up = around(seconds, width)
+    return _plain(np.minimum(down, np.maximum(seconds - least, 0.0))), _plain(up)
 
 
 def _plain(x: Any) -> Any:

@@ -27,6 +27,8 @@ class Choice:
     """What the form takes beyond parameters, work and GPU: a tile, a route."""
     related: Any = False
     """Whether the family is another kernel's: everywhere, or where a mask says."""
+    relative: str = ""
+    """The family it stands in for, where that has a name."""
     parameters: Mapping[str, float] | None = None
     """Instead of the family's own."""
     map_widening: float | None = None

@@ -92,10 +92,10 @@ def marlin(rows: Any, experts: Any) -> Tile:
     return _grouped(_steps(mean, *((0.9 * b * (1 - 1e-12), b) for b in (8, 16, 32, 48)), above=64))
 
 
-def power_of_two(rows: Any, experts: Any) -> Tile:
-    """The power of two at or above the mean rows of an expert, from 16 to 128."""
+def power_of_two(rows: Any, experts: Any, least: int = 16) -> Tile:
+    """The power of two at or above the mean rows of an expert, from ``least`` to 128."""
     mean = np.maximum(rows / experts, 1.0)
-    return _grouped(np.clip(2.0 ** np.ceil(np.log2(mean)), 16, 128))
+    return _grouped(np.clip(2.0 ** np.ceil(np.log2(mean)), least, 128))
 
 
 def tile_for(kernel: str, weights: str, op: Any, tuned: TunedTiles) -> Tile:
@@ -107,6 +107,8 @@ def tile_for(kernel: str, weights: str, op: Any, tuned: TunedTiles) -> Tile:
         return _grouped(np.full(np.shape(tokens), 128.0))
     if kernel == "triton_kernels":
         return power_of_two(tokens * op.top_k, op.num_experts)
+    if kernel == "flashinfer_trtllm":
+        return power_of_two(tokens * op.top_k, op.num_experts, 8)
     found = tuned.tile(weights, op.num_experts, op.width, tokens)
     if found is not None:
         return found

@@ -18,7 +18,8 @@ from moesim import paths
 from moesim.engines.file import EngineFile
 from moesim.engines.settings import EngineSettings
 from moesim.errors import SpecError
-from moesim.files.validation import read_as
+from moesim.files import yaml
+from moesim.files.validation import validated
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Engine:
     file: EngineFile
     asked: str
     """The version a scenario named."""
+    oldest: str
+    newest: str
+    """The first and the last version that a file begins with."""
+    note: str = ""
+    """What to know about the choice of the version."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Engine) and (self.file.key, self.asked) == (other.file.key, other.asked)
@@ -56,7 +62,8 @@ class Engine:
     @property
     def stands_in(self) -> bool:
         """Whether this version stands in for another, which no file describes."""
-        return self.asked not in self.file.stands_for
+        asked, known = _number(self.asked), _number(self.newest)
+        return asked[:2] > known[:2] or asked < _number(self.oldest)
 
     def limits(self, settings: EngineSettings, memory_bytes: float, compute_capability: str) -> Limits:
         """A scenario's settings, what it leaves out as this version has it on such a GPU."""
@@ -66,7 +73,10 @@ class Engine:
         def given(value: Any, default: Any) -> Any:
             return default if value is None else value
 
-        tokens = defaults.max_num_batched_tokens.large_gpu if large else defaults.max_num_batched_tokens.other_gpu
+        sizes = defaults.max_num_batched_tokens
+        tokens = sizes.large_gpu if large else sizes.other_gpu
+        if sizes.huge_gpu and defaults.huge_gpu_from and memory_bytes >= defaults.huge_gpu_from:
+            tokens = sizes.huge_gpu
         if settings.all2all_backend == "deepep_low_latency":
             # Its kernels have room for few tokens.
             tokens = int(self.file.exchange.low_latency_tokens.value)
@@ -78,7 +88,7 @@ class Engine:
             and settings.data_parallel_size > 1
         )
         eager = settings.enforce_eager or waits_for_host
-        captured = given(settings.max_cudagraph_capture_size, self.file.graphs.largest)
+        captured = given(settings.max_cudagraph_capture_size, self.file.graphs.largest_for(compute_capability))
         return Limits(
             tokens,
             min(given(settings.max_num_seqs, seqs), tokens),
@@ -106,9 +116,10 @@ class Engine:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        if not self.stands_in:
-            return ()
-        return (f"engine: {self.file.name} {self.asked} is not described; {self.file.version} stands in",)
+        found = (self.note,) if self.note else ()
+        if self.stands_in:
+            found += (f"engine: {self.file.name} {self.asked} is not described; {self.file.version} stands in",)
+        return found
 
 
 @lru_cache(maxsize=64)
@@ -116,52 +127,73 @@ def _graph_sizes(engine: Engine, captured: int) -> np.ndarray[Any, Any]:
     return engine.file.graphs.sizes(captured)
 
 
-@lru_cache(maxsize=1)
-def engine_files() -> dict[str, dict[str, EngineFile]]:
-    """Shipped files by engine and version, each engine's newest last."""
-    found: dict[str, dict[str, EngineFile]] = {}
-    for path in sorted(paths.ENGINES.glob("*/*.yaml")):
-        file = read_as(EngineFile, path)[0]
-        found.setdefault(file.name, {})[file.version] = file
-    return {name: dict(sorted(of.items(), key=lambda item: _number(item[0]))) for name, of in found.items()}
+@lru_cache(maxsize=8)
+def versions_of(name: str) -> tuple[str, ...]:
+    """Versions that a file begins with, the newest last."""
+    return tuple(sorted((path.stem for path in (paths.ENGINES / name).glob("*.yaml")), key=_number))
+
+
+def engine_names() -> list[str]:
+    return sorted(path.name for path in paths.ENGINES.iterdir() if path.is_dir())
+
+
+@lru_cache(maxsize=32)
+def engine_file(name: str, version: str) -> EngineFile:
+    """The file of a version, what it leaves out taken from the one it is like. Raises SpecError."""
+    document = yaml.read(paths.ENGINES / name / f"{version}.yaml")
+    data = document.data
+    if data.get("like"):
+        data = _over(yaml.read(paths.ENGINES / name / f"{data['like']}.yaml").data, data)
+    found, problems = validated(EngineFile, data, document)
+    if found is None:
+        raise SpecError(problems)
+    return found
+
+
+def _over(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with what ``more`` says instead, map by map; a list or a value is replaced whole."""
+    merged = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
 
 
 def _number(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
 
 
+_NEWEST = ("latest", "nightly")
+
+
 @lru_cache(maxsize=64)
 def load_engine(name: str = "vllm", version: str | None = None) -> Engine:
-    """An engine by name and version; null is its newest file.
+    """An engine by name and version; null is its default version, ``latest`` and ``nightly`` the newest known.
 
     Raises
     ------
     SpecError
-        An engine without a file, or a version that no file describes or stands in for.
+        An engine without a file, no version, or one that no file describes or stands in for.
     """
-    files = engine_files()
-    if name not in files:
-        near = difflib.get_close_matches(name, list(files), 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(files)}"
+    if name not in engine_names():
+        near = difflib.get_close_matches(name, engine_names(), 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(engine_names())}"
         raise SpecError(f"there is no engine '{name}'; {hint}")
-    versions = files[name]
-    if version is None:
-        newest = next(reversed(versions.values()))
-        return Engine(newest, newest.version)
-    for file in versions.values():
-        if version in file.stands_for:
-            return Engine(file, version)
-    known = ", ".join(v for file in versions.values() for v in file.stands_for)
-    if not re.fullmatch(r"\d+(\.\d+){0,3}", version):
-        raise SpecError(f"'{version}' is no version of {name}; a number like '0.24' is; known: {known}")
-    wanted = _number(version)
-    nearest = min(versions.values(), key=lambda file: _distance(wanted, _number(file.version)))
-    if nearest.other_versions == "refused":
-        raise SpecError(f"{name} {version} is not known; known: {known}")
-    return Engine(nearest, version)
-
-
-def _distance(a: list[int], b: list[int]) -> float:
-    """How far apart two versions are, the first number counting most."""
-    one, other = (sum(part / 1000**i for i, part in enumerate(version)) for version in (a, b))
-    return abs(one - other)
+    versions = versions_of(name)
+    oldest, newest = versions[0], versions[-1]
+    if version in _NEWEST:
+        note = f"engine: {version} is taken as {name} {newest}, the newest that is described"
+        return Engine(engine_file(name, newest), newest, oldest, newest, note)
+    asked = version or str(yaml.read(paths.ENGINES / "defaults.yaml").data[name])
+    asked = asked.removeprefix("v")
+    if not re.fullmatch(r"\d+(\.\d+){0,3}((\.post|\.dev|rc)\d+)?", asked):
+        raise SpecError(
+            f"'{version}' is no version of {name}; a number like '0.24', or one of {', '.join(_NEWEST)}, is; "
+            f"described: {', '.join(versions)}"
+        )
+    wanted = _number(asked)
+    before = [known for known in versions if _number(known) <= wanted] or [oldest]
+    found = Engine(engine_file(name, before[-1]), asked, oldest, newest)
+    if found.stands_in and found.file.other_versions == "refused":
+        raise SpecError(f"{name} {asked} is not known; described: {', '.join(versions)}")
+    return found

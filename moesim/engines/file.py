@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
+from moesim.errors import SpecError
 from moesim.files.quantities import Bytes, Count, Seconds, Size, Strict
 
 
 class ByGpu(Strict):
     """A default that large GPUs have higher."""
 
+    huge_gpu: int | None = Field(None, ge=1)
     large_gpu: int = Field(ge=1)
     other_gpu: int = Field(ge=1)
 
@@ -24,6 +26,8 @@ class Defaults(Strict):
     source: str
     large_gpu_from: Size
     """GPU memory from which a GPU counts as large. [B]"""
+    huge_gpu_from: Size | None = None
+    """The same of the largest, where the version tells them apart. [B]"""
     never_large: list[str] = []
     """Compute capabilities that do not, whatever their memory."""
     max_num_batched_tokens: ByGpu
@@ -31,6 +35,11 @@ class Defaults(Strict):
     gpu_memory_utilization: float = Field(gt=0, le=1)
     block_size: int = Field(ge=1)
     async_scheduling: bool
+
+
+Padding = Literal["fresh_tokens", "first_expert", "first_experts", "not_routed"]
+"""Rows of a CUDA graph beyond the tokens: routed like other tokens, all k slots to expert 0, to experts 0 to k - 1, or
+left out."""
 
 
 class GraphSizes(Strict):
@@ -48,6 +57,19 @@ class Graphs(Strict):
     first: list[int]
     then: list[GraphSizes]
     largest: int = Field(ge=1)
+    largest_by_capability: dict[str, int] = {}
+    """The same for compute capabilities that begin so."""
+    padding: Padding
+    """What the routed experts do with rows beyond a step's tokens."""
+
+    def padding_of(self, grouped: bool) -> Padding:
+        """The same of a model; group-limited top-k knows nothing of rows that are not routed."""
+        return "first_experts" if grouped and self.padding == "not_routed" else self.padding
+
+    def largest_for(self, compute_capability: str) -> int:
+        """Tokens of the largest step that is captured on such a GPU."""
+        return next((n for begin, n in self.largest_by_capability.items() if compute_capability.startswith(begin)),
+                    self.largest)  # fmt: skip
 
     def sizes(self, largest: int) -> np.ndarray[Any, Any]:
         """Captured sizes up to ``largest`` tokens."""
@@ -132,19 +154,70 @@ class AllReduceRule(Strict):
         return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-class ExpertKernel(Strict):
-    """What runs experts of a weight format, and whose constants price it."""
+class Place(NamedTuple):
+    """Where experts run: what the choice of their kernel looks at."""
 
+    compute_capability: str
+    expert_parallel: bool = False
+    expert_slices: int = 1
+    """Ranks that each hold a slice of an expert."""
+
+
+class When(Strict):
+    """A condition: all that it names must hold."""
+
+    capability: list[str] | None = None
+    """Beginnings of compute capabilities: "9." is every Hopper."""
+    expert_parallel: bool | None = None
+    expert_slices_below: int | None = None
+    asked: bool = False
+    """Only where a scenario asks for it."""
+
+    def holds(self, place: Place) -> bool:
+        return (
+            self.on(place)
+            and not self.asked
+            and self.expert_parallel in (None, place.expert_parallel)
+            and (self.expert_slices_below is None or place.expert_slices < self.expert_slices_below)
+        )
+
+    def on(self, place: Place) -> bool:
+        """Whether the GPU is such a one."""
+        return self.capability is None or place.compute_capability.startswith(tuple(self.capability))
+
+
+Backend = Literal[
+    "triton", "marlin", "deepgemm", "flashinfer_cutlass", "flashinfer_trtllm", "flashinfer_trtllm_mxfp8"
+]  # fmt: skip
+
+
+class ExpertKernel(Strict):
+    """What runs experts of a weight format under a condition, and whose constants price it."""
+
+    backend: Backend
+    """vLLM's name of the choice."""
     family: str
-    kernel: Literal["triton", "marlin", "triton_kernels", "flashinfer_cutlass"]
+    kernel: Literal["triton", "marlin", "triton_kernels", "flashinfer_cutlass", "flashinfer_trtllm", "deepgemm"]
+    when: When = When()
+    sure: bool = True
+    """False where it is not known to run: the next that could is in the interval."""
+    needs: str = ""
+    """An optional package without which it does not run."""
+    source: str = Field(min_length=1)
     related: bool = False
     """The family is another kernel's, standing in."""
+    relative: str = ""
+    """The family it stands in for, where some GPU has tables of both."""
     padded: bool = False
     """Widths are padded to 128 and hidden sizes to 256 first (Marlin under mxfp4)."""
     sorts_own_rows: bool = False
     """Kernels around the products see a rank's own rows alone: they are sorted out first."""
     map_widening: float = Field(1.5, ge=1)
     """Widening of the interval under an expert map, which no fitted row ran."""
+    padded_experts: Literal["all", "few"] = "all"
+    """DeepGEMM: whether every local expert is padded to a block, or as many as there are rows."""
+    padded_rows: Literal["computed", "loaded"] = "loaded"
+    """DeepGEMM: what is done with the blocks of padding."""
 
 
 class LinearKernel(Strict):
@@ -155,16 +228,55 @@ class LinearKernel(Strict):
 
 
 class Kernels(Strict):
-    """Weight format -> kernel; ``experts_by_backend`` where a scenario asks for one by name."""
+    """Weight format -> kernels, the first whose condition holds runs."""
 
     source: str
-    experts: dict[str, ExpertKernel]
-    experts_by_backend: dict[str, dict[str, ExpertKernel]] = {}
+    experts: dict[str, list[ExpertKernel]]
     linear: dict[str, LinearKernel]
 
-    def of_experts(self, weights: str, backend: str) -> ExpertKernel:
+    def of_experts(self, weights: str, backend: str, place: Place) -> ExpertKernel:
         """The kernel for a format under a backend (``auto`` is the engine's own choice)."""
-        return self.experts_by_backend.get(backend, {}).get(weights) or self.experts[weights]
+        return self.candidates(weights, backend, place)[0]
+
+    def candidates(self, weights: str, backend: str, place: Place) -> list[ExpertKernel]:
+        """The kernel that runs, and while one is not sure, the next that could.
+
+        Raises
+        ------
+        SpecError
+            The version has no such backend for the format on such a GPU.
+        """
+        listed = [kernel for kernel in self.experts[weights] if kernel.when.on(place)]
+        if backend != "auto":
+            asked = [kernel for kernel in listed if kernel.backend == backend]
+            if not asked:
+                has = ", ".join(dict.fromkeys(kernel.backend for kernel in listed))
+                where = f"compute capability {place.compute_capability}"
+                raise SpecError(f"moe_backend '{backend}' does not run {weights} experts on {where}; {has} does")
+            return [next((kernel for kernel in asked if kernel.when.holds(place)), asked[0])]
+        found: list[ExpertKernel] = []
+        for kernel in listed:
+            if kernel.when.holds(place):
+                found.append(kernel)
+                if kernel.sure:
+                    break
+        return found
+
+    def others(self, weights: str, place: Place) -> list[ExpertKernel]:
+        """What else the version has for a format on such a GPU."""
+        chosen = {kernel.backend for kernel in self.candidates(weights, "auto", place)}
+        listed = [kernel for kernel in self.experts[weights] if kernel.when.on(place)]
+        return list({kernel.backend: kernel for kernel in listed if kernel.backend not in chosen}.values())
+
+
+class FusedNorm(Strict):
+    """Up to which message an all-reduce also does the norm that follows it."""
+
+    source: str
+    up_to: Sizes
+
+    def limit_bytes(self, compute_capability: str, ranks: int) -> float:
+        return self.up_to.get(compute_capability, self.up_to["default"]).get(ranks, 0.0)
 
 
 class EngineFile(Strict):
@@ -172,10 +284,14 @@ class EngineFile(Strict):
 
     name: str
     version: str
-    stands_for: list[str]
-    """Versions that this file describes."""
+    like: str | None = None
+    """The version whose file says what this one does not."""
     other_versions: Literal["nearest", "refused"]
     """Whether a version no file describes is taken as the nearest one, with wider intervals, or refused."""
+    kernel_stack: str
+    """The tables in which the version's kernels were timed."""
+    kernel_distance: float = Field(0.0, ge=0)
+    """Half-width, in the logarithm, of what its kernels may differ from those."""
     scheduler: str
     """Which of the engine's schedulers composes steps."""
     defaults: Defaults
@@ -184,6 +300,10 @@ class EngineFile(Strict):
     sampler: Sampler
     kernels: Kernels
     all_reduce: AllReduceRule
+    fused_all_reduce_norm: FusedNorm | None
+    """Null is never by default."""
+    shared_expert_stream: Count | None
+    """Tokens up to which the shared expert runs beside the routed ones."""
     exchange: Exchange
     front_end: FrontEndTimes
     doubts: list[str] = []

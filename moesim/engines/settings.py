@@ -22,7 +22,7 @@ class EngineSettings(Strict):
     name: str = "vllm"
     """An engine under calibration/engines/."""
     version: str | None = None
-    """Its version, like "0.24"; null is the engine's newest file."""
+    """Its version, like "0.24"; null is the one whose kernel tables are whole; latest is the newest described."""
     tensor_parallel_size: Whole = 1
     pipeline_parallel_size: Whole = 1
     data_parallel_size: Whole = 1
@@ -43,6 +43,8 @@ class EngineSettings(Strict):
     nccl_algo: Literal["auto", "ring", "tree", "nvls"] = "auto"
     """Forces NCCL's all-reduce, as NCCL_ALGO does."""
     disable_custom_all_reduce: bool = False
+    fuse_allreduce_rms: bool | None = None
+    """The norm after an all-reduce is part of it (vLLM's pass_config); null is the engine's default: from 0.17 on."""
     rank_order: tuple[Literal["tp", "pp", "dp"], ...] = ("tp", "pp", "dp")
     """Which ranks are neighbours: innermost axis first; vLLM's own order by default."""
     pipeline_micro_batches: Whole | None = None
@@ -67,8 +69,10 @@ class EngineSettings(Strict):
     front_end: Literal["server", "dynamo", "none"] = "server"
     """Who takes requests: the engine's own server, NVIDIA Dynamo's (fitted on runs it served), or none: prompts are
     handed to the engine in its own process."""
-    moe_backend: Literal["auto", "triton", "marlin"] = "auto"
-    """Kernel of the experts where a weight format has two (mxfp4); auto is what the engine's version picks."""
+    moe_backend: Literal[
+        "auto", "triton", "marlin", "deepgemm", "flashinfer_cutlass", "flashinfer_trtllm", "flashinfer_trtllm_mxfp8"
+    ] = "auto"  # fmt: skip
+    """Kernel of the experts; auto is what the engine's version picks for the GPU, the weight format and the plan."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     """null is the engine's default, 0.92 in vLLM 0.24."""
     block_size: Whole | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from moesim.assembly import assemble
 from moesim.errors import DoesNotFit
@@ -24,6 +26,9 @@ _SHARE_STEPS = 12
 QUEUE_RATIO = 3.0
 """A measured run queues for the cache when its time to first token is this multiple of the same at half the
 concurrency (or that one queues already): without a queue it at most doubles."""
+REPLICAS_QUEUE_RATIO = 2.0
+"""A measured run of data-parallel replicas queues when its time to first token is above this multiple of the smallest
+of its plan and prompt length. Both rules were written down before any prediction was compared."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Comparison:
         return self.value / self.measured - 1.0
 
     @property
+    def half_width(self) -> float:
+        """Of the interval, in the logarithm."""
+        return float(np.log(self.high / max(self.low, 1e-9)) / 2.0)
+
+    @property
     def covered(self) -> bool:
         return self.low <= self.measured <= self.high
 
@@ -64,23 +74,32 @@ def validate(
         A run set that cannot be read.
     """
     sets = [load_runs(path) for path in (paths or run_sets())]
-    jobs = [(group, run) for group in sets for run in group.runs]
+    many = sum(len(group.runs) for group in sets)
     found: list[Comparison] = []
+    marks = {group.name: (_queued(group), _bad_nodes(group, sets)) for group in sets}
+    for i, (group, run, values) in enumerate(predicted_runs(sets, workers), 1):
+        queued, bad = marks[group.name]
+        for metric, measured in run.measured.items():
+            value, low, high = values[metric] if values else (float("nan"),) * 3
+            queues = values["queues"][0] > 0 if values else True
+            found.append(
+                Comparison(
+                    group.name, run, metric, measured, value, low, high, queues, run.line in queued, run.line in bad
+                )
+            )
+        progress(i, many)
+    return sets, found
+
+
+def predicted_runs(
+    sets: Sequence[RunSet], workers: int = 2
+) -> Iterator[tuple[RunSet, Run, dict[str, tuple[float, float, float]]]]:
+    """Every run of the sets with its predicted metrics, in order; none where it does not fit."""
+    jobs = [(group, run) for group in sets for run in group.runs]
     with ProcessPoolExecutor(workers) as pool:
         results = pool.map(_predicted, [run for _, run in jobs], chunksize=4)
-        marks = {group.name: (_queued(group), _bad_nodes(group, sets)) for group in sets}
-        for i, ((group, run), values) in enumerate(zip(jobs, results, strict=True), 1):
-            queued, bad = marks[group.name]
-            for metric, measured in run.measured.items():
-                value, low, high = values[metric] if values else (float("nan"),) * 3
-                queues = values["queues"][0] > 0 if values else True
-                found.append(
-                    Comparison(
-                        group.name, run, metric, measured, value, low, high, queues, run.line in queued, run.line in bad
-                    )
-                )
-            progress(i, len(jobs))
-    return sets, found
+        for (group, run), values in zip(jobs, results, strict=True):
+            yield group, run, values
 
 
 def compared_memory(group: RunSet) -> list[tuple[str, float, float]]:
@@ -128,13 +147,24 @@ def _predicted(run: Run) -> dict[str, tuple[float, float, float]]:
 def _queued(group: RunSet) -> set[int]:
     """Lines of runs that queue for the cache, as measured."""
     first = {_key(run): _first_token_ms(run) for run in group.runs}
-    lines: set[int] = set()
+    lines = _replicas_queued(group)
     for run in sorted(group.runs, key=lambda run: run.scenario.workload.size):
         *rest, size = _key(run)
         half, now = first.get((*rest, size // 2)), _first_token_ms(run)
         if half and now and (now >= QUEUE_RATIO * half or _line(group, (*rest, size // 2)) in lines):
             lines.add(run.line)
     return lines
+
+
+def _replicas_queued(group: RunSet) -> set[int]:
+    """The same of data-parallel plans, by their own rule."""
+    plans: dict[Any, list[tuple[float, int]]] = {}
+    for run in group.runs:
+        engine, now = run.scenario.engine, _first_token_ms(run)
+        if now and engine.data_parallel_size > 1:
+            plan = (engine.tensor_parallel_size, engine.data_parallel_size, engine.enable_expert_parallel)
+            plans.setdefault((plan, run.scenario.workload.input_len), []).append((now, run.line))
+    return {line for times in plans.values() for now, line in times if now > REPLICAS_QUEUE_RATIO * min(times)[0]}
 
 
 def _first_token_ms(run: Run) -> float | None:

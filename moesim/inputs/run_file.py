@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,10 @@ from moesim.inputs.scenario import Scenario, dotted_fields
 FOLDER = paths.CALIBRATION / "runs"
 METRICS = tuple(f"{statistic}_{name}_ms" for statistic in ("mean", "median", "p90", "p99")
                 for name in ("ttft", "tpot", "itl", "e2el"))  # fmt: skip
+
+
+ID = "id"
+"""A column that names a row as its source does."""
 
 
 class MeasuredMemory(Strict):
@@ -53,6 +57,11 @@ class RunFile(Strict):
     """Rows of the published table this set was taken from."""
     seats_are_concurrency: bool = False
     """max_num_seqs was set to each run's concurrency."""
+    fitted_rows: Literal["odd"] | None = None
+    """Rows that a constant was fitted on, counted from one; a row that differs from an earlier one in a setting that is
+    not believed goes with that one. They are no part of any figure."""
+    not_believed: dict[str, str] = {}
+    """Setting of a row -> why it is not believed: a plan flag that moves nothing against its twin at the same load."""
     scenario: Scenario
     memory: MeasuredMemory | None = None
     doubts: list[str] = []
@@ -68,6 +77,10 @@ class Run:
     settings: dict[str, Any]
     """What the row says beyond the set's common scenario."""
     line: int
+    id: str = ""
+    """What the source calls it."""
+    fitted: bool = False
+    """A constant was fitted on it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ def load_runs(path: Path) -> RunSet:
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(io.StringIO("\n".join(line for _, line in lines)))
     columns = rows.fieldnames or []
-    unknown = [c for c in columns if c not in METRICS and c not in dotted_fields()]
+    unknown = [c for c in columns if c not in METRICS and c not in dotted_fields() and c != ID]
     if unknown or not set(columns) & set(METRICS):
         what = f"'{unknown[0]}' is neither a setting nor a metric" if unknown else "there is no measured column"
         raise SpecError([Problem(f"{what}; metrics are mean_ttft_ms, mean_tpot_ms and the like", f"{table}:1")])
@@ -119,7 +132,7 @@ def load_runs(path: Path) -> RunSet:
         try:
             if None in row or None in row.values():
                 raise SpecError([Problem(f"has not {len(columns)} cells, as the first line has")])
-            runs.append(_run(about.scenario, row, line))
+            runs.append(_run(about, row, line))
         except SpecError as error:
             problems += [Problem(problem.message, f"{table}:{line}") for problem in error.problems]
         except (ValueError, TypeError):
@@ -128,20 +141,32 @@ def load_runs(path: Path) -> RunSet:
         problems.append(Problem("holds no row; at least one is needed", str(table)))
     if problems:
         raise SpecError(problems)
-    return RunSet(path.stem, about, tuple(runs))
+    return RunSet(path.stem, about, _with_fitted(about, runs))
 
 
-def _run(common: Scenario, row: dict[str, str], line: int) -> Run:
+def _with_fitted(about: RunFile, runs: list[Run]) -> tuple[Run, ...]:
+    """Runs with those marked that a constant was fitted on."""
+    if about.fitted_rows is None:
+        return tuple(runs)
+    first: dict[Any, int] = {}
+    found: list[Run] = []
+    for number, run in enumerate(runs, 1):
+        key = tuple(sorted((k, v) for k, v in run.settings.items() if k not in about.not_believed))
+        found.append(replace(run, fitted=first.setdefault(key, number) % 2 == 1))
+    return tuple(found)
+
+
+def _run(about: RunFile, row: dict[str, str], line: int) -> Run:
     measured = {name: float(value) for name, value in row.items() if name in METRICS and value}
     if not measured or not all(0 < value < float("inf") for value in measured.values()):
         raise ValueError
-    settings = {name: _value(value) for name, value in row.items() if name not in METRICS and value}
-    scenario = common.with_(**settings)
+    settings = {name: _value(value) for name, value in row.items() if name not in METRICS and name != ID and value}
+    scenario = about.scenario.with_(**{k: v for k, v in settings.items() if k not in about.not_believed})
     if scenario.workload.arrivals == "batch":
         raise SpecError([Problem("says not how requests came; give max_concurrency or request_rate")])
     if scenario.workload.output_len == 1 and any("tpot" in name or "itl" in name for name in measured):
         raise SpecError([Problem("measures time between tokens of answers that have one; leave those cells empty")])
-    return Run(scenario, measured, settings, line)
+    return Run(scenario, measured, settings, line, row.get(ID, ""))
 
 
 def _value(text: str) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from moesim.engines.engine import load_engine
 from moesim.ops import Collective, Elementwise, Operation
 from moesim.ops.load import Load
 
@@ -37,8 +40,24 @@ class Frame:
 
     @cached_property
     def norm(self) -> Elementwise:
-        """Residual add and norm in one kernel: two rows read, two written."""
-        return Elementwise(self.tokens, 4 * BF16 * self.tokens * self.hidden)
+        """Residual add and norm in one kernel: two rows read, two written. None of its own after a fused all-reduce."""
+        launches = 1 - self.fuses_norm if self.rank.tp > 1 else 1
+        return Elementwise(self.tokens, 4 * BF16 * self.tokens * self.hidden, launches)
+
+    @cached_property
+    def fuses_norm(self) -> Any:
+        """1 where the all-reduce before a norm also does the norm, 0 elsewhere."""
+        plan, rank = self.rank.plan, self.rank
+        apart = plan.dp > 1 and rank.model.moe is not None
+        if apart or plan.pp > 1 or plan.fuse_norm is False:
+            return 0
+        rule = rank.engine.file.fused_all_reduce_norm
+        if rule is None and plan.fuse_norm:
+            # Asked for before it was the default: as far as the version does that has it.
+            rule = load_engine(rank.engine.file.name).file.fused_all_reduce_norm
+        limit = rule.limit_bytes(rank.compute_capability, plan.tp) if rule else 0.0
+        fused = BF16 * self.tokens * self.hidden <= limit
+        return fused.astype(int) if isinstance(fused, np.ndarray) else int(fused)
 
     @cached_property
     def reduce(self) -> tuple[Named, ...]:

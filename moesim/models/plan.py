@@ -29,6 +29,8 @@ class Plan:
     overlap: bool = False
     algorithm: str = "auto"
     custom_all_reduce: bool = True
+    fuse_norm: bool | None = None
+    """The all-reduce does the norm that follows it; None is the engine version's default."""
     rank_order: tuple[str, ...] = ("tp", "pp", "dp")
     """Axes from the one whose ranks are neighbours to the one whose ranks lie farthest apart."""
     expert_parallel: bool = False
@@ -49,6 +51,7 @@ class Plan:
             overlap=engine.enable_dbo,
             algorithm=engine.nccl_algo,
             custom_all_reduce=not engine.disable_custom_all_reduce,
+            fuse_norm=engine.fuse_allreduce_rms,
             rank_order=engine.rank_order,
             expert_parallel=engine.enable_expert_parallel and flat > 1,
             micro_batches=engine.pipeline_micro_batches or 0,

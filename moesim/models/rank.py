@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from moesim.engines.engine import Engine
+from moesim.engines.file import ExpertKernel, Place
 from moesim.experts.placement import group_loads
 from moesim.models.blocks.moe import Moe
 from moesim.models.model import Model
@@ -33,6 +35,14 @@ class Rank:
     """Holds the head."""
     stage: int = 0
     """Its place in the pipeline."""
+    compute_capability: str = "9.0"
+    """Of its GPU: the engine chooses kernels by it."""
+
+    @cached_property
+    def expert_kernels(self) -> list[ExpertKernel]:
+        """The kernel of the routed experts, and those that may run instead where that is not known."""
+        place = Place(self.compute_capability, self.plan.ep > 1, self.plan.expert_tp)
+        return self.engine.file.kernels.candidates(self.experts, self.moe_backend, place)
 
     @property
     def tp(self) -> int:

@@ -12,7 +12,7 @@ class Elementwise:
 
     rows: Any
     hbm_bytes: Any
-    launches: int = 1
+    launches: Any = 1
     of_context: bool = False
     """Its bytes depend on what is cached."""
 

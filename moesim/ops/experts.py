@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from moesim.ops.formats import ACTIVATION_BYTES, ARITHMETIC, BYTES_PER_WEIGHT
 
 
@@ -29,9 +31,57 @@ class FusedExperts:
     local_only: Any = False
     """The kernels around the products see this rank's rows alone, not all ``tokens x k`` of the group."""
     backend: str = "auto"
-    """The kernel asked for, where a format has more than one."""
+    """The kernel that runs; ``auto`` is the engine's choice for the GPU."""
+    others: tuple[str, ...] = ()
+    """Kernels that may run instead, where that is not known."""
+    real_tokens: Any = None
+    """Those of ``tokens`` that are a step's own, the rest being rows of its CUDA graph; None is all of them."""
+    padding: str = "fresh_tokens"
+    """What the rest does: see ``moesim.engines.file.Padding``."""
 
     of_context = False
+
+    @property
+    def launches(self) -> int:
+        """Alignment, sorting, two products, activation and sum; block-scaled inputs are quantised first."""
+        return 8 if self.weights.startswith("fp8") else 6
+
+    @property
+    def _drawn(self) -> Any:
+        """Tokens whose experts a router draws."""
+        return self.tokens if self.real_tokens is None or self.padding == "fresh_tokens" else self.real_tokens
+
+    @property
+    def _padding_rows(self) -> Any:
+        """Rows (token, expert) of padding that are computed and not drawn."""
+        routed = self.padding in {"first_expert", "first_experts"}
+        return (self.tokens - self._drawn) * self.top_k if routed else 0
+
+    def _untouched(self) -> Any:
+        """Chance that no drawn token picks a given expert."""
+        whole = self.all_experts if self.parallel else self.num_experts
+        return (1.0 - np.minimum(self.top_k / whole, 1.0)) ** self._drawn
+
+    @property
+    def distinct(self) -> Any:
+        """Distinct experts touched; padding adds those it picks that no token does."""
+        found = self.loads.distinct(self._drawn)
+        rows = self._padding_rows
+        if isinstance(rows, int) and not rows:
+            return found
+        picked = 1 if self.padding == "first_expert" else self.top_k
+        return found + (rows > 0) * picked * self._untouched()
+
+    def blocks(self, block: Any) -> Any:
+        """Row blocks after padding each expert's rows to ``block``; padding joins the rows its experts have."""
+        found = self.loads.blocks(self._drawn, block)
+        rows = self._padding_rows
+        if isinstance(rows, int) and not rows:
+            return found
+        picked = 1 if self.padding == "first_expert" else self.top_k
+        whole = self.all_experts if self.parallel else self.num_experts
+        joined = np.ceil((rows / picked + self._drawn * self.top_k / whole) / block) - 1.0
+        return found + (rows > 0) * picked * (self._untouched() + np.maximum(joined, 0.0))
 
     @property
     def parallel(self) -> Any:
@@ -45,7 +95,7 @@ class FusedExperts:
     @property
     def rows(self) -> Any:
         """Rows this rank's experts compute: tokens times k where it holds them all."""
-        return self.loads.rows(self.tokens)
+        return self.loads.rows(self._drawn) + self._padding_rows
 
     @property
     def rows_around(self) -> Any:
@@ -65,7 +115,7 @@ class FusedExperts:
     @property
     def weight_bytes(self) -> Any:
         """Weights of the distinct experts touched. [B]"""
-        return self.loads.distinct(self.tokens) * self.expert_bytes
+        return self.distinct * self.expert_bytes
 
     @property
     def expert_bytes(self) -> Any:

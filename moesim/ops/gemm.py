@@ -20,6 +20,11 @@ class Gemm:
     of_context = False
 
     @property
+    def launches(self) -> int:
+        """Input in 8 bits is quantised by a kernel of its own."""
+        return 2 if ACTIVATION_BYTES[self.arithmetic] < 2 else 1
+
+    @property
     def arithmetic(self) -> str:
         return ARITHMETIC[self.weights]
 

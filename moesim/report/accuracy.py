@@ -6,6 +6,7 @@ Written from the stored fits and the imported tables by ``moesim accuracy``; tes
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from moesim import paths
 from moesim.calibrate.dataset import read_table
 from moesim.calibrate.families import FAMILIES, implied_bound_broken
 from moesim.calibrate.family import Family
-from moesim.calibrate.unseen import power_law_errors
-from moesim.cost import fits as fits_module
+from moesim.calibrate.unseen import held_out_shape_errors, later_version_errors, power_law_errors
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.sources import fitted_gpus, own_fit
 from moesim.cost.tiles import tuned_tiles
 from moesim.hardware.catalogue import load_hardware
 from moesim.paths import write_whole
@@ -26,9 +27,10 @@ from moesim.report.accuracy_parallel import section as parallel_section
 from moesim.report.collective_plots import draw_collectives
 from moesim.report.figure import pyplot, save
 
-GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.24.0"
+GPU = "nvidia-h100-sxm5-80gb"
 OTHER = "nvidia-h200-sxm-141gb"
 _PLOT_ROWS = 6000
+SERVED_FAMILIES = ("host", "all_reduce_skew")
 
 TARGETS: tuple[tuple[str, tuple[str, ...], float, float | None], ...] = (
     ("fused MoE, bf16 Triton, EP=1, balanced: leave one shape out", ("fused_moe/bfloat16",), 0.08, 0.14),
@@ -38,7 +40,9 @@ TARGETS: tuple[tuple[str, tuple[str, ...], float, float | None], ...] = (
     ("GEMM, bf16 and fp8, unseen (n, k)", ("gemm/bfloat16", "gemm/fp8"), 0.07, None),
     ("attention prefill and decode, unseen (heads, KV heads, head_dim)",
      ("attention_prefill", "attention_decode"), 0.08, None),
+    ("GEMM, fp8 block-scaled, unseen (n, k)", ("gemm/fp8_block",), 0.08, None),
     ("MLA modules, unseen head counts", ("mla_prefill", "mla_decode"), 0.08, None),
+    ("fused MoE, fp8 block-scaled (CUTLASS, expert-parallel ranks)", ("fused_moe/fp8_block_cutlass",), 0.12, None),
     ("NCCL and custom all-reduce, 2/4/8 GPUs, unseen sizes",
      ("nccl/all_reduce", "nccl/all_gather", "nccl/reduce_scatter", "nccl/alltoall", "custom_all_reduce",
       "symmetric_memory_all_reduce"), 0.08, None),
@@ -47,8 +51,6 @@ TARGETS: tuple[tuple[str, tuple[str, ...], float, float | None], ...] = (
 
 
 MISSED: dict[str, str] = {
-    "fused_moe/mxfp4_marlin": "coverage below 85 %: one model shape, five widths, and the narrowest leaves the "
-    "pattern of the others; no prediction uses this family",
     "deepep_low_latency/combine": "coverage below 85 % on vLLM's table: two of six shapes are slower at 8 tokens than "
     "at 256; predictions use SGLang's",
 }
@@ -61,7 +63,7 @@ def write_accuracy(output: Path | None = None) -> list[Path]:
     page = folder / "accuracy.md"
     written = [page]
     for family in FAMILIES:
-        if family.name in _stored(GPU, STACK)["families"]:
+        if own_fit(GPU, family.name) is not None:
             written.append(_plot(family, folder / "plots" / f"{family.name.replace('/', '-')}.png"))
     written += draw_collectives(folder / "plots")
     write_whole(page, page_text())
@@ -70,7 +72,7 @@ def write_accuracy(output: Path | None = None) -> list[Path]:
 
 def page_text() -> str:
     """The page, from the stored fits and tables."""
-    data = _stored(GPU, STACK)["families"]
+    data = entries(GPU)
     lines = [
         "# Accuracy",
         "",
@@ -78,12 +80,12 @@ def page_text() -> str:
         "saw (whole groups left out). 'Roofline' is max(FLOP/peak, bytes/bandwidth) over one fitted efficiency, held",
         "out the same way.",
         "",
-        f"## Figures, {GPU}, {STACK}",
+        f"## Figures, {GPU}",
         "",
         "| what | target | reached | worst group | roofline | 90 % coverage |",
         "|---|---|---|---|---|---|",
         *(_target_line(data, *target) for target in TARGETS),
-        *_power_law_lines(),
+        *_unseen_lines(),
         "",
         *(f"Missed: {name}: {reason}." for name, reason in MISSED.items()),
         "",
@@ -115,8 +117,17 @@ def page_text() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stored(gpu: str, stack: str) -> dict[str, Any]:
-    return json.loads((paths.FITS / gpu / f"{stack}.json").read_text(encoding="utf-8"))
+@lru_cache(maxsize=16)
+def entries(gpu: str) -> dict[str, Any]:
+    """What is stored of every family that prices this GPU, from the stack that it is trusted from."""
+    names = (*(family.name for family in FAMILIES), *SERVED_FAMILIES)
+    found: dict[str, Any] = {}
+    for name in names:
+        fits = own_fit(gpu, name)
+        if fits is not None:
+            text = (paths.FITS / gpu / f"{fits.stack}.json").read_text(encoding="utf-8")
+            found[name] = json.loads(text)["families"][name]
+    return found
 
 
 def _percent(value: float) -> str:
@@ -141,14 +152,22 @@ def _target_line(
     return f"| {what} | {aim} | {_percent(error)} | {_percent(worst)} | {_percent(roofline)} | {_percent(coverage)} |"
 
 
-def _power_law_lines() -> list[str]:
+LATER = "vllm-0.31.0"
+"""Held out: experts of one model shape, a later version's."""
+
+
+def _unseen_lines() -> list[str]:
     lines = []
-    for name, error in power_law_errors(GPU, STACK).items():
-        lines.append(
-            f"| power-law rows of {name}, predicted by routing physics, none fitted | <= 12.0 % | "
-            f"{_percent(error.mean)} | {_percent(error.worst)} | {_percent(error.roofline)} | "
-            f"{_percent(error.coverage)} |"
-        )
+    for what, errors in (
+        ("power-law rows of {}, predicted by routing physics, none fitted", power_law_errors(GPU)),
+        ("the model shape no fit sees, {}", held_out_shape_errors(GPU)),
+        (f"GLM-5.3-Flash under {LATER}, {{}}, none fitted", later_version_errors(GPU, LATER)),
+    ):
+        for name, error in errors.items():
+            lines.append(
+                f"| {what.format(name)} | <= 12.0 % | {_percent(error.mean)} | {_percent(error.worst)} | "
+                f"{_percent(error.roofline)} | {_percent(error.coverage)} |"
+            )
     return lines
 
 
@@ -183,7 +202,7 @@ def _families_table(data: dict[str, Any]) -> list[str]:
 
 
 def _transfer_table(data: dict[str, Any]) -> list[str]:
-    own = _stored(OTHER, STACK)["families"]
+    own = entries(OTHER)
     lines = ["| family | H100 constants | fitted on H200, held out |", "|---|---|---|"]
     for name, entry in data.items():
         if OTHER in entry["transfer"]:
@@ -194,10 +213,7 @@ def _transfer_table(data: dict[str, Any]) -> list[str]:
 
 
 def _other_gpus() -> list[str]:
-    columns: dict[str, dict[str, Any]] = {}
-    for name, path in paths.stored_fits().items():
-        if not name.startswith((GPU, OTHER)) and "/vllm-" in name:
-            columns[name] = json.loads(path.read_text(encoding="utf-8"))["families"]
+    columns = {gpu: entries(gpu) for gpu in fitted_gpus() if gpu not in (GPU, OTHER)}
     lines = [f"| family | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for family in FAMILIES:
         cells = [
@@ -227,9 +243,11 @@ def _plots(data: dict[str, Any]) -> list[str]:
 def _plot(family: Family, target: Path) -> Path:
     """Measured over predicted against duration, all rows, with the 90 % band."""
     plt = pyplot()
-    stored = fits_module.load_fits(f"{GPU}/{STACK}").family(family.name)
+    fits = own_fit(GPU, family.name)
+    assert fits is not None
+    stored = fits.family(family.name)
     numbers = GpuNumbers.of(load_hardware(GPU))
-    rows = family.select(read_table(GPU, STACK, family.table), numbers)
+    rows = family.select(read_table(GPU, fits.stack, family.table), numbers)
     rows = rows[~implied_bound_broken(family, rows, numbers)]
     if len(rows) > _PLOT_ROWS:
         rows = rows.sample(_PLOT_ROWS, random_state=0)
@@ -256,7 +274,7 @@ def _plot(family: Family, target: Path) -> Path:
     )
     axes.set_yticks([0.5, 0.7, 1.0, 1.4, 2.0], ["0.5", "0.7", "1", "1.4", "2"])
     axes.minorticks_off()
-    axes.set_title(f"{family.name}, H100 SXM, vLLM 0.24: {len(rows):,} rows", fontsize=9)
+    axes.set_title(f"{family.name}, H100 SXM, {fits.stack}: {len(rows):,} rows", fontsize=9)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
     figure.tight_layout()
     return save(figure, target, metadata={"Software": None})

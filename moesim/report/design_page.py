@@ -14,7 +14,7 @@ from moesim.hardware.catalogue import load_hardware
 from moesim.paths import write_whole
 from moesim.report.figure import pyplot, save
 
-GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.24.0"
+GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.25.0"
 FAMILIES = ("fused_moe/bfloat16", "fused_moe/fp8_block", "gemm/bfloat16", "attention_prefill", "attention_decode")
 TARGETS = {300: 1.3, 100: 1.6}
 """Points -> most that their held-out error may be of that of all rows."""

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from moesim.cost.gpu import GpuNumbers
+from moesim.models.frame import Frame
+from moesim.models.model import Layers
 from moesim.models.rank import Rank
 from moesim.ops.load import Load
 
@@ -39,3 +42,27 @@ def hidden_seconds(rank: Rank, sm_count: int, moving_s: Any, computing_s: Any) -
         # Its kernels borrow SMs from what computes.
         saved = saved * (1.0 - rank.engine.file.exchange.deepep_sms.value / sm_count)
     return saved
+
+
+class Beside:
+    """The shared expert on a stream of its own: what of it hides behind the routed experts of a layer."""
+
+    def __init__(self, layers: Layers, at: Frame):
+        stream = at.rank.engine.file.shared_expert_stream
+        self._names = frozenset[str]().union(*(block.beside_experts for block in layers.blocks)) if stream else ()
+        self._runs = bool(self._names) and at.tokens <= stream.value if stream else False
+        self._shared: Any = 0.0
+        self._bytes: Any = 0.0
+        self._routed: Any = 0.0
+
+    def take(self, name: str, op: Any, seconds: Any) -> None:
+        """Note an operation of the layer."""
+        if name in self._names:
+            self._shared, self._bytes = self._shared + seconds, self._bytes + op.hbm_bytes
+        elif name == "experts":
+            self._routed = self._routed + seconds
+
+    def hidden_seconds(self, gpu: GpuNumbers) -> Any:
+        """No more than the routed experts take, nor what both draw from memory. [s]"""
+        free = np.maximum(self._shared - self._bytes / gpu.hbm_bytes_per_s, 0.0)
+        return np.where(self._runs, np.minimum(free, self._routed), 0.0)

@@ -15,7 +15,7 @@ from moesim.models.model import Layers
 from moesim.models.rank import Rank
 from moesim.ops import Host
 from moesim.ops.load import Group, Load
-from moesim.steps.overlap import FORMULA, half, hidden_seconds, splits
+from moesim.steps.overlap import FORMULA, Beside, half, hidden_seconds, splits
 
 
 class Steps(Protocol):
@@ -136,7 +136,7 @@ class StepModel:
         split = np.asarray(split) if layers.routed is not None else np.asarray(False)
         if split.all():
             return summed(layers.title, self._overlapped(layers, at), layers.count)
-        whole = self.operation_costs(layers, at)
+        whole = [*self.operation_costs(layers, at), *self._beside(layers, at)]
         if not split.any():
             return summed(layers.title, whole, layers.count)
         parts = [reduced(cost, lambda x: x * ~split) for cost in whole] + [
@@ -144,9 +144,22 @@ class StepModel:
         ]
         return summed(layers.title, parts, layers.count)
 
+    def _beside(self, layers: Layers, at: Frame) -> list[Cost]:
+        """What the shared expert's stream hides of it."""
+        beside = Beside(layers, at)
+        for cost in self.operation_costs(layers, at):
+            beside.take(cost.name, cost.op, cost.seconds)
+        hidden = beside.hidden_seconds(self.machine.gpu)
+        if not np.any(hidden):
+            return []
+        text = "-min(shared - its bytes / HBM, routed)"
+        hidden = hidden.item() if np.ndim(hidden) == 0 else hidden
+        return [Cost("shared expert beside routed", -hidden, {}, bound="overlap", formula=text, source="both above")]
+
     def _overlapped(self, layers: Layers, at: Frame) -> list[Cost]:
         """Two half batches, and what their overlap hides."""
-        operations = [replace(c, count=2) for c in self.operation_costs(layers, Frame(at.rank, half(at.load)))]
+        part = Frame(at.rank, half(at.load))
+        operations = [replace(c, count=2) for c in [*self.operation_costs(layers, part), *self._beside(layers, part)]]
         exchanges = exchanges_of(layers)
         moving = sum((cost.total for cost in operations if cost.name in exchanges), 0.0)
         computing = sum((cost.total for cost in operations if cost.name not in exchanges), 0.0)
@@ -172,8 +185,15 @@ def exchanges_of(layers: Layers) -> frozenset[str]:
 
 
 def kernels_of(parts: list[Cost]) -> int:
-    """Operations that a step's parts launch."""
-    return sum(part.count * sum(c.count for c in part.children if c.bound != "overlap") for part in parts)
+    """Kernels that a step's parts launch."""
+    return sum(
+        part.count * sum(c.count * launches_of(c.op) for c in part.children if c.bound != "overlap") for part in parts
+    )
+
+
+def launches_of(op: Any) -> int:
+    """Kernels of an operation; one where it does not say."""
+    return getattr(op, "launches", 1)
 
 
 def one_number(x: Any) -> Any:

@@ -19,8 +19,8 @@ from moesim.models.model import Layers
 from moesim.models.rank import Rank
 from moesim.ops import Host
 from moesim.ops.load import Group, Load
-from moesim.steps.overlap import half, hidden_seconds, splits
-from moesim.steps.step import StepModel, exchanges_of
+from moesim.steps.overlap import Beside, half, hidden_seconds, splits
+from moesim.steps.step import StepModel, exchanges_of, launches_of
 
 
 class Composition(NamedTuple):
@@ -80,9 +80,11 @@ class StepTable:
         fullest = max(loads, key=lambda load: load.tokens) if len(loads) > 1 else loads[0]
         sampled, sequences = (max(getattr(part, name) for part in replicas) for name in ("sampled", "sequences"))
         split = all(bool(splits(steps.rank, load)) for load in loads)
+        # What is routed comes from all replicas.
+        tokens = sum(load.tokens for load in loads) / len(loads) if len(loads) > 1 else loads[0].tokens
         stages, kernels = [], []
         for stage in self._stages:
-            found = [stage.seconds(load, fullest.padded_tokens, sampled, split) for load in loads]
+            found = [stage.seconds(load, fullest, tokens, sampled, split) for load in loads]
             stages.append(found[0][0] if len(found) == 1 else max(seconds for seconds, _ in found))
             kernels.append(max(count for _, count in found))
         return self._with_host(stages, kernels, sequences, fullest.graph)
@@ -109,56 +111,62 @@ class _Stage:
     def __init__(self, steps: StepModel, rank: Rank):
         self._steps, self._rank, self._machine = steps, rank, steps.machine
         self._layers = [layers for layers in rank.model.layers if not layers.encoder]
-        self._by_tokens: dict[int, tuple[list[_Tokens], float, int]] = {}
+        self._by_tokens: dict[tuple[int, float, bool], tuple[list[_Tokens], float, int]] = {}
+        self._routed = rank.model.moe is not None
         self._by_sampled: dict[int, tuple[float, int]] = {}
         self._cached = [_blocks_of_context(steps, rank, layers) for layers in self._layers]
 
-    def seconds(self, load: Load, padded: int, sampled: int, split: bool) -> tuple[Any, int]:
-        """(the GPU's time, operations launched) of a step padded to ``padded`` rows."""
-        kinds, ends, kernels = self._of_tokens(padded)
+    def seconds(self, load: Load, fullest: Load, tokens: float, sampled: int, split: bool) -> tuple[Any, int]:
+        """(the GPU's time, kernels launched) of a step padded as the fullest, ``tokens`` a replica on average."""
+        padded, graph = fullest.padded_tokens, bool(fullest.graph)
+        tokens = tokens if self._routed else padded
+        kinds, ends, kernels = self._of_tokens(padded, tokens, graph)
         head, more = self._of_sampled(sampled)
         total, kernels = ends + head, kernels + more
         contexts = _Contexts(self._machine, Frame(self._rank, load))
         halves = None
-        for layers, tokens, blocks in zip(self._layers, kinds, self._cached, strict=True):
+        for layers, whole, blocks in zip(self._layers, kinds, self._cached, strict=True):
             if not (split and layers.routed is not None):
                 context, launched = contexts.seconds(blocks)
-                total = total + layers.count * (tokens.moving + tokens.computing + context)
-                kernels += layers.count * (tokens.kernels + launched)
+                total = total + layers.count * (whole.moving + whole.computing + context)
+                kernels += layers.count * (whole.kernels + launched)
                 continue
             if halves is None:
                 halves = _Contexts(self._machine, Frame(self._rank, half(load)))
             context, launched = halves.seconds(blocks)
-            part = self._of_tokens(-(-padded // 2))[0][self._layers.index(layers)]
+            part = self._of_tokens(-(-padded // 2), tokens / 2, graph)[0][self._layers.index(layers)]
             moving, computing = 2 * part.moving, 2 * (part.computing + context)
             hidden = hidden_seconds(self._rank, self._machine.gpu.sm_count, moving, computing)
             total = total + layers.count * (moving + computing - hidden)
             kernels += layers.count * 2 * (part.kernels + launched)
         return total, kernels
 
-    def _of_tokens(self, padded: int) -> tuple[list[_Tokens], float, int]:
-        """(each kind of layer, the ends and hop in seconds, operations of those)."""
-        found = self._by_tokens.get(padded)
+    def _of_tokens(self, padded: int, tokens: float, graph: bool) -> tuple[list[_Tokens], float, int]:
+        """(each kind of layer, the ends and hop in seconds, operations of those) of a step padded to so many rows."""
+        key = (padded, min(tokens, padded), graph)
+        found = self._by_tokens.get(key)
         if found is None:
-            at = Frame(self._rank, Load((Group(1, padded, 0),), padded, True))
+            at = Frame(self._rank, Load((Group(1, key[1], 0),), padded, graph))
             ends, hops = list(end_operations(at)), [] if self._rank.last else list(hop_operations(at))
             seconds = sum(float(self._machine.seconds(name, op)) for name, op in [*ends, *hops])
             kinds = [self._layer(layers, at) for layers in self._layers]
-            found = self._by_tokens[padded] = (kinds, seconds, len(ends))
+            found = self._by_tokens[key] = (kinds, seconds, sum(launches_of(op) for _, op in ends))
         return found
 
     def _layer(self, layers: Layers, at: Frame) -> _Tokens:
         exchanges, moving, computing, kernels = exchanges_of(layers), 0.0, 0.0, 0
+        beside = Beside(layers, at)
         for name, op in layers.operations(at):
             if op.of_context:
                 continue
             seconds = float(self._machine.seconds(name, op))
-            kernels += 1
+            beside.take(name, op, seconds)
+            kernels += launches_of(op)
             if name in exchanges:
                 moving += seconds
             else:
                 computing += seconds
-        return _Tokens(moving, computing, kernels)
+        return _Tokens(moving, computing - float(beside.hidden_seconds(self._machine.gpu)), kernels)
 
     def _of_sampled(self, sampled: int) -> tuple[float, int]:
         found = self._by_sampled.get(sampled)
@@ -166,7 +174,7 @@ class _Stage:
             at = Frame(self._rank, Load((Group(1, 1, 0),), 1, True))
             operations = list(sampling_operations(at, sampled))
             seconds = sum(float(self._machine.seconds(name, op)) for name, op in operations)
-            found = self._by_sampled[sampled] = (seconds, len(operations))
+            found = self._by_sampled[sampled] = (seconds, sum(launches_of(op) for _, op in operations))
         return found
 
 
@@ -184,8 +192,10 @@ class _Contexts:
         for block in blocks:
             found = self._found.get(block)
             if found is None:
-                priced = [self._machine.seconds(name, op) for name, op in block.context_operations(self._at)]
-                found = self._found[block] = (sum(priced), len(priced))
+                operations = list(block.context_operations(self._at))
+                priced = [self._machine.seconds(name, op) for name, op in operations]
+                launches = sum(launches_of(op) for _, op in operations)
+                found = self._found[block] = (sum(priced), launches)
             total, kernels = total + found[0], kernels + found[1]
         return total, kernels
 

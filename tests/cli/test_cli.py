@@ -93,7 +93,7 @@ def test_bad_input_is_exit_code_2_and_a_sentence(capsys, arguments, message):
 def test_strict_refuses_extrapolation(capsys):
     assert main(["predict", str(paths.SCENARIOS / "molmoe.yaml"), "--strict"]) == 4
     captured = capsys.readouterr()
-    assert "fitted on nvidia-h100-sxm5-80gb" in captured.err and not captured.out
+    assert "fitted on nvidia-l40s-48gb" in captured.err and not captured.out
     assert main(["predict", MIXTRAL, "--strict"]) == 0
 
 

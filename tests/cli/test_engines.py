@@ -12,33 +12,37 @@ MIXTRAL = str(paths.SCENARIOS / "mixtral_tp4.yaml")
 APART = (paths.SCENARIOS / "mixtral_disaggregated.yaml").read_text(encoding="utf-8")
 
 
-def test_a_described_version_changes_nothing(capsys):
+def test_versions_of_the_same_file_say_the_same(capsys):
     main(["predict", MIXTRAL])
-    newest = capsys.readouterr().out
-    for version in (["--set", "engine.version=0.24"], ["--engine-version", "0.25.1"]):
+    default = capsys.readouterr().out
+    for version in (["--set", "engine.version=0.25"], ["--engine-version", "0.25.1"]):
         assert main(["predict", MIXTRAL, *version]) == 0
-        assert capsys.readouterr().out == newest
+        assert capsys.readouterr().out == default
 
 
-def test_another_version_is_said_widens_and_is_refused_under_strict(capsys):
+def test_another_version_widens_and_one_beyond_all_is_refused_under_strict(capsys):
     main(["predict", MIXTRAL, "--json"])
     known = json.loads(capsys.readouterr().out)["metrics"]["mean_tpot_ms"]
-    assert main(["predict", MIXTRAL, "--json", "--set", "engine.version=0.11"]) == 0
-    data = json.loads(capsys.readouterr().out)
-    found = data["metrics"]["mean_tpot_ms"]
-    assert found["value"] == known["value"]
+    assert main(["predict", MIXTRAL, "--json", "--set", "engine.version=0.12"]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]["mean_tpot_ms"]
     widths = [math.log(metric["high"] / metric["low"]) for metric in (found, known)]
-    assert widths[0] > 1.4 * widths[1]
-    assert any("0.11" in note for note in data["notes"])
-    assert main(["predict", MIXTRAL, "--set", "engine.version=0.11", "--strict"]) == 4
-    assert "kernels of vllm 0.24, not of 0.11" in capsys.readouterr().err
+    assert widths[0] > 1.05 * widths[1] and found["value"] > known["value"], "synchronous, norms on their own"
+    assert main(["predict", MIXTRAL, "--json", "--set", "engine.version=0.40"]) == 0
+    assert any("vllm 0.40 is not described" in note for note in json.loads(capsys.readouterr().out)["notes"])
+    assert main(["predict", MIXTRAL, "--set", "engine.version=0.40", "--strict"]) == 4
+    assert "kernels of vllm 0.33, not of 0.40" in capsys.readouterr().err
+
+
+def test_the_newest_version_is_said(capsys):
+    assert main(["predict", MIXTRAL, "--set", "engine.version=nightly"]) == 0
+    assert "nightly is taken as vllm 0.33" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
         ("engine.name=vlm", "there is no engine 'vlm'; did you mean 'vllm'?"),
-        ("engine.version=latest", "'latest' is no version of vllm"),
+        ("engine.version=newest", "'newest' is no version of vllm"),
     ],
 )
 def test_unknown_engines(capsys, setting, sentence):

@@ -116,4 +116,4 @@ def test_the_picture_names_the_links_each_operation_uses(tmp_path):
     drawn = draw_plan(result, tmp_path / "plan.svg").read_text()
     lines = {line.split(" among ")[0].split("<!-- ")[-1]: line for line in drawn.splitlines() if " among " in line}
     assert "over NVSwitch" in lines["prefill: dispatch slices"]
-    assert "over 2 nodes" in lines["prefill: dispatch"]
+    assert "over 2 nodes" in lines["decode: dispatch"]

@@ -12,6 +12,7 @@ from moesim.cli import main
 from moesim.inputs.request_trace import check_requests, read_lengths, read_requests, trace_extent
 from moesim.inputs.run_file import load_runs, run_sets
 from moesim.inputs.vllm_command import scenario_from_vllm
+from moesim.models.catalogue import load_model
 
 MIXTRAL = str(paths.SCENARIOS / "mixtral_tp4.yaml")
 HARDWARE = "model: Mixtral-8x7B-v0.1\nhardware: h100-sxm\nengine: {tp: 4}\n"
@@ -247,8 +248,11 @@ def test_run_sets_that_cannot_be_read(tmp_path, capsys, table, said):
 def test_every_shipped_run_set_loads(path):
     runs = load_runs(path)
     assert runs.runs and runs.about.source
-    roles = {"h100-vllm-qwen3-32b": "fit", "h100-vllm-llama31-70b": "control"}
-    assert runs.about.role == roles.get(path.stem, "validation")
+    fitted = {"h100-vllm-qwen3-32b", "h100-vllm-0.15.1-meta-llama-3.1-8b", "h100-vllm-0.15.1-qwen3-14b",
+              "h100-vllm-0.15.1-codellama-34b-instruct-hf"}  # fmt: skip
+    dense = load_model(runs.about.scenario.model).moe is None
+    assert runs.about.role == ("fit" if path.stem in fitted else "control" if dense else "validation")
+    assert any(run.fitted for run in runs.runs) == (path.stem == "h200-vllm-qwen3-235b")
 
 
 @pytest.mark.parametrize(

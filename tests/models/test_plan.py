@@ -175,7 +175,7 @@ ROUTES = Route(16, 2, 100e9, 40e9, 40e9, 5e-6, 1e-6, False)
 )  # fmt: skip
 def test_more_bandwidth_never_slows_and_nodes_never_speed(size, kind, nodes, algorithm):
     machine = Machine(load_hardware("h100-sxm"), load_engine())
-    p = machine.fits.family(f"nccl/{kind}").parameters
+    p = machine.family(f"nccl/{kind}")[0].parameters
     algorithm = algorithm if kind == "alltoall" else "auto"
 
     def seconds(many_nodes, speed):

@@ -46,7 +46,9 @@ def test_lockstep_takes_the_slowest_replica():
     table = StepTable(assemble(load(paths.SCENARIOS / "qwen3_235b_dp8_ep8.yaml")).steps)
     small, large = Composition((), 4, 100.0, 4), Composition(((900, 0),), 4, 100.0, 5)
     both, alone = table.time([small, large]).through, table.time([large]).through
-    assert both == pytest.approx(float(alone)) and both > table.time([small]).through
+    assert table.time([large, large]).through == pytest.approx(float(alone))
+    # Dense parts wait for the fuller replica; what is routed comes from both.
+    assert table.time([small]).through < both < alone
 
 
 # Dual-batch overlap under load: attention leaves two halves and comes back in halves.
@@ -54,9 +56,9 @@ def test_lockstep_takes_the_slowest_replica():
 
 def test_overlap_under_load_is_that_of_the_step_model():
     table = StepTable(assemble(load(paths.SCENARIOS / "deepseek_v3_overlap.yaml")).steps)
-    assert 1e3 * table.time([Composition((), 32, 8192, 32)]).through == pytest.approx(58.67, abs=0.01)
+    assert 1e3 * table.time([Composition((), 32, 8192, 32)]).through == pytest.approx(51.50, abs=0.01)
     # A prompt of 400 tokens is below the threshold of prompts, above that of decodes: not split.
-    assert 1e3 * table.time([Composition(((400, 0),), 0, 0, 1)]).through == pytest.approx(107.36, abs=0.01)
+    assert 1e3 * table.time([Composition(((400, 0),), 0, 0, 1)]).through == pytest.approx(122.23, abs=0.01)
 
 
 # Pipelines

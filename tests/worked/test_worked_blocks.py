@@ -262,17 +262,20 @@ def test_moe_computes(tp):
 
 
 def test_the_kernel_asked_for():
-    assert operations(MOE, replace(rank(), moe_backend="marlin"))["experts"].backend == "marlin"
-    assert operations(MOE, rank())["experts"].backend == "auto"
+    marlin = replace(rank(experts="mxfp4"), moe_backend="marlin")
+    assert operations(MOE, marlin)["experts"].backend == "marlin" and not operations(MOE, marlin)["experts"].others
+    unsure = operations(MOE, rank(experts="mxfp4"))["experts"]
+    assert (unsure.backend, unsure.others) == ("triton", ("marlin",))
+    assert (operations(MOE, rank())["experts"].backend, operations(MOE, rank())["experts"].others) == ("triton", ())
 
 
 def test_moe_computes_under_expert_parallelism():
     op = operations(MOE, rank(4, expert_tp=1, ep=4))["experts"]
     assert (op.tokens, op.width, op.num_experts, op.all_experts) == (16, 32, 2, 8)
-    assert float(op.rows) == 16 * 2 / 4 and op.rows_around == 32 and not op.local_only
+    # 10 tokens of a graph of 16: their share, and 6 rows that all go where expert 0 sits.
+    assert float(op.rows) == 10 * 2 / 4 + 6 * 2 and op.rows_around == 32 and not op.local_only
     found = operations(MOE, rank(1, dp=4, ep=4))
     assert (found["experts"].tokens, found["experts"].num_experts) == (64, 2)
     assert found["shared_up_proj"].n == 2 * 24, "whole, on the rank's own tokens"
     sent = operations(MOE, rank(1, dp=4, ep=4, backend="deepep_high_throughput"))["experts"]
-    assert sent.local_only and sent.rows_around == 64 * 2 / 4
-    assert operations(MOE, rank(4, experts="mxfp4", expert_tp=1, ep=4))["experts"].local_only, "sorts its own rows"
+    assert sent.local_only and sent.rows_around == 40 * 2 / 4 + 24 * 2

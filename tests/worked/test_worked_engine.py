@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from moesim import SpecError, load_hardware
 from moesim.engines import engine
 from moesim.engines.engine import load_engine
+from moesim.engines.file import Place
 from moesim.engines.kv_cache import CountedBlocks
 from moesim.engines.scheduling import SchedulerLimits, scheduler_of
 from moesim.engines.settings import EngineSettings
@@ -109,35 +112,98 @@ def test_high_throughput_waits_for_its_host():
 # --- versions
 
 
-@pytest.mark.parametrize("version", [None, "0.24", "0.24.0", "0.25", "0.25.0", "0.25.1"])
-def test_described_versions(version):
+@pytest.mark.parametrize(
+    ("version", "file"),
+    [
+        (None, "0.25"), ("0.24", "0.24"), ("0.24.3", "0.24"), ("0.25.1", "0.25"), ("v0.25.0", "0.25"), ("0.28", "0.25"),
+        ("0.10.2", "0.10"), ("0.11.0", "0.10"), ("0.11.1", "0.11.1"), ("0.11.2", "0.11.1"), ("0.12", "0.12"),
+        ("0.13.0", "0.13"), ("0.15.1", "0.15"), ("0.16", "0.15"), ("0.18.0", "0.17"), ("0.22", "0.20"),
+        ("0.30", "0.29"), ("0.32", "0.31"), ("0.33.1", "0.33"), ("0.15.1rc2", "0.15"),
+    ],
+)  # fmt: skip
+def test_described_versions(version, file):
+    """A file describes from its own version until the next."""
     found = load_engine("vllm", version)
-    assert not found.stands_in and found.notes == () and found.title == "vllm 0.24"
+    assert not found.stands_in and found.notes == () and found.file.version == file
 
 
-@pytest.mark.parametrize("version", ["0.15", "0.23.1", "0.26.0", "1.0"])
-def test_other_versions_are_taken_as_the_nearest(version):
+@pytest.mark.parametrize(("version", "file"), [("0.9", "0.10"), ("0.34", "0.33"), ("1.0", "0.33")])
+def test_versions_beyond_those_described(version, file):
     found = load_engine("vllm", version)
-    assert found.stands_in and found.asked == version and found.file.version == "0.24"
-    assert found.notes == (f"engine: vllm {version} is not described; 0.24 stands in",)
+    assert found.stands_in and found.asked == version and found.file.version == file
+    assert found.notes == (f"engine: vllm {version} is not described; {file} stands in",)
     assert found != ENGINE and found == load_engine("vllm", version)
 
 
-def test_the_nearest_of_several(monkeypatch):
-    """By minors, where majors are equal: 0.26 is two from 0.24 and four from 0.30."""
-    later = ENGINE.file.model_copy(update={"version": "0.30", "stands_for": ["0.30"]})
-    files = {"vllm": {"0.24": ENGINE.file, "0.30": later}}
-    monkeypatch.setattr(engine, "engine_files", lambda: files)
-    load = load_engine.__wrapped__
-    nearest = {v: load("vllm", v).file.version for v in ("0.15", "0.24.7", "0.25", "0.26", "0.28", "0.31.2", "1.2")}
-    assert list(nearest.values()) == ["0.24", "0.24", "0.24", "0.24", "0.30", "0.30", "0.30"]
-    assert load("vllm").file.version == "0.30", "the newest where none is named"
-    assert not load("vllm", "0.25").stands_in and load("vllm", "0.26").stands_in
-    strict = {"vllm": {"0.24": ENGINE.file.model_copy(update={"other_versions": "refused"})}}
-    monkeypatch.setattr(engine, "engine_files", lambda: strict)
-    assert not load("vllm", "0.25.1").stands_in
-    with pytest.raises(SpecError, match=r"vllm 0\.26 is not known; known: 0\.24"):
-        load("vllm", "0.26")
+@pytest.mark.parametrize("name", ["latest", "nightly"])
+def test_the_newest(name):
+    found = load_engine("vllm", name)
+    assert found.file.version == engine.versions_of("vllm")[-1] and not found.stands_in
+    assert found.notes == (f"engine: {name} is taken as vllm 0.33, the newest that is described",)
+
+
+def test_a_version_says_what_differs():
+    """0.12 is like 0.25 but for what its file says: maps merge, lists and values replace."""
+    old, base = load_engine("vllm", "0.12").file, load_engine("vllm", "0.25").file
+    assert old.defaults.gpu_memory_utilization == 0.9 and not old.defaults.async_scheduling
+    assert old.defaults.block_size == base.defaults.block_size and old.reserves == base.reserves
+    assert old.graphs.padding == "first_expert" and old.graphs.largest == base.graphs.largest
+    assert old.fused_all_reduce_norm is None and base.fused_all_reduce_norm is not None
+    assert old.kernels.experts["bfloat16"] == base.kernels.experts["bfloat16"]
+    assert old.sampler.sharded + old.sampler.gathered == 38 and base.sampler.sharded + base.sampler.gathered == 14
+
+
+@pytest.mark.parametrize("version", engine.versions_of("vllm"))
+def test_every_version_can_run_every_format_everywhere(version):
+    kernels = load_engine("vllm", version).file.kernels
+    for weights, capability, parallel in itertools.product(
+        kernels.experts, ("8.0", "8.9", "9.0", "10.3", "12.0"), (0, 1)
+    ):
+        found = kernels.candidates(weights, "auto", Place(capability, bool(parallel)))
+        assert found and found[-1].sure and all(kernel.source for kernel in found), (weights, capability)
+
+
+HOPPER, HOPPER_EP, HOPPER_TP8 = Place("9.0", False, 4), Place("9.0", True, 1), Place("9.0", False, 8)
+
+
+@pytest.mark.parametrize(
+    ("version", "weights", "place", "backends"),
+    [
+        ("0.10.2", "fp8_block", HOPPER, ["triton"]),
+        ("0.11.2", "fp8_block", HOPPER_TP8, ["deepgemm"]),
+        ("0.12", "fp8_block", HOPPER, ["deepgemm"]),
+        ("0.12", "fp8_block", HOPPER_TP8, ["triton"]),
+        ("0.14", "fp8_block", HOPPER_EP, ["deepgemm"]),
+        ("0.16", "fp8_block", HOPPER, ["flashinfer_cutlass"]),
+        ("0.18", "fp8_block", HOPPER, ["triton"]),
+        ("0.18", "fp8_block", HOPPER_EP, ["flashinfer_cutlass"]),
+        ("0.25", "fp8_block", HOPPER_EP, ["flashinfer_cutlass"]),
+        ("0.25", "fp8_block", HOPPER, ["triton"]),
+        ("0.25", "fp8_block", Place("8.0"), ["triton"]),
+        ("0.25", "fp8_block", Place("10.0", True), ["flashinfer_trtllm"]),
+        ("0.18", "mxfp4", HOPPER, ["marlin"]),
+        ("0.22", "mxfp4", HOPPER, ["marlin", "triton"]),
+        ("0.25", "mxfp4", HOPPER, ["triton", "marlin"]),
+        ("0.25", "mxfp4", Place("8.0"), ["marlin"]),
+        ("0.25", "mxfp4", Place("10.0"), ["flashinfer_trtllm"]),
+        ("0.25", "bfloat16", Place("12.0"), ["flashinfer_cutlass"]),
+        ("0.25", "bfloat16", HOPPER, ["triton"]),
+    ],
+)
+def test_which_backend_runs(version, weights, place, backends):
+    """Row by row what docs and sources say of a version; an entry that is not sure brings the next that could."""
+    kernels = load_engine("vllm", version).file.kernels
+    assert [kernel.backend for kernel in kernels.candidates(weights, "auto", place)] == backends
+
+
+def test_a_backend_asked_for():
+    kernels = load_engine("vllm", "0.25").file.kernels
+    assert kernels.of_experts("fp8_block", "deepgemm", HOPPER).family == "fused_moe/deepgemm"
+    assert [k.backend for k in kernels.others("fp8_block", HOPPER)] == ["flashinfer_cutlass", "deepgemm"]
+    with pytest.raises(
+        SpecError, match=r"moe_backend 'marlin' does not run bfloat16 experts on compute capability 9\.0"
+    ):
+        kernels.of_experts("bfloat16", "marlin", HOPPER)
 
 
 def test_what_is_refused():
@@ -158,7 +224,9 @@ def test_the_scheduler_is_found_by_its_name():
     assert type(found) is V1Scheduler and found.limits.max_num_seqs == 8
     unknown = ENGINE.file.model_copy(update={"scheduler": "v0"})
     with pytest.raises(KeyError):
-        scheduler_of(type(ENGINE)(unknown, "0.24"), SchedulerLimits(256, 8), CountedBlocks(10, 16, float))
+        scheduler_of(
+            type(ENGINE)(unknown, "0.25", "0.10", "0.33"), SchedulerLimits(256, 8), CountedBlocks(10, 16, float)
+        )
 
 
 def test_steps_under_way():
@@ -194,11 +262,7 @@ def test_which_all_reduce_runs(capability, ranks, custom, symmetric):
 
 def test_kernels_of_experts():
     kernels = ENGINE.file.kernels
-    assert kernels.of_experts("mxfp4", "auto").family == "fused_moe/mxfp4"
-    marlin = kernels.of_experts("mxfp4", "marlin")
+    marlin = kernels.of_experts("mxfp4", "marlin", HOPPER)
     assert (marlin.family, marlin.padded, marlin.related, marlin.map_widening) == ("fused_moe/int4", True, True, 3)
-    assert kernels.of_experts("bfloat16", "marlin").family == "fused_moe/bfloat16"
-    widened = {name for name, kernel in kernels.experts.items() if kernel.map_widening == 3}
-    assert widened == {"int8_weight_only", "int4", "mxfp4"}
-    assert all(k.map_widening == 1.5 for name, k in kernels.experts.items() if name not in widened)
-    assert kernels.experts["fp8"].related and not kernels.experts["fp8_block"].related
+    assert not kernels.of_experts("fp8_block", "auto", HOPPER).related
+    assert kernels.of_experts("fp8", "auto", HOPPER).related

@@ -259,8 +259,9 @@ def test_kernels_and_loads():
     long = steps.load((Group(1, 513, 0),))
     assert (long.padded_tokens, long.graph) == (513, False)
     parts = steps.gpu_costs(steps.rank, load, 17)
-    # 32 layers of 2 norms, qkv, rope, attention, output, router, top-k, experts; embedding, norm, head, sampling.
-    assert kernels_of(parts) == 32 * 9 + 4
+    # 32 layers of 2 norms, qkv, rope, attention, output, router, top-k, 6 of experts; embedding, norm, head, 4 of
+    # sampling.
+    assert kernels_of(parts) == 32 * 14 + 7
     split = Cost("l", 1.0, {}, count=3, children=[Cost("a", 1.0, {}, count=2), Cost("h", -1.0, {}, bound="overlap")])
     assert kernels_of([split]) == 6
     assert one_number(np.array([3, 3])) == 3 and one_number(np.array([7])) == 7

@@ -252,7 +252,22 @@ CUSTOM = Form(
     ("message_bytes", "ranks"),
 )
 
-families({"nccl": NCCL, "custom_all_reduce": CUSTOM, "symmetric_memory_all_reduce": SYMMETRIC})
+SKEW_PARAMETERS = (
+    Parameter("t_skew", "s", 1e-6, 0.0, 2e-5, "wait for the last rank of an all-reduce, per doubling of ranks"),
+)
+
+
+def skew_seconds(p: Mapping[str, float], op: Collective, gpu: GpuNumbers) -> Timing:
+    """Ranks of a running model reach an all-reduce one after the other; those of a benchmark's loop together. [s]"""
+    waiting = p["t_skew"] * log2(real(op.ranks)) + 0.0 * real(op.message_bytes)
+    return Timing(waiting, waiting, 0.0 * waiting, 0.0 * waiting)
+
+
+SKEW = Form("all_reduce_skew", "t_skew log2(n)", SKEW_PARAMETERS, skew_seconds, ("ranks",))
+
+families({
+    "nccl": NCCL, "custom_all_reduce": CUSTOM, "symmetric_memory_all_reduce": SYMMETRIC, "all_reduce_skew": SKEW,
+})  # fmt: skip
 
 
 @prices(Collective)
@@ -261,7 +276,8 @@ def price(machine: Any, name: str, op: Collective) -> Cost:
     way = machine.route(op.members)
     switched = way.switched if way else machine.hardware.links.kind == "NVSwitch"
     kernels: dict[str, Any] = {"nccl": True}
-    if op.kind == "all_reduce" and switched:
+    inside = op.kind == "all_reduce" and switched
+    if inside:
         rule, capability = machine.engine.file.all_reduce, machine.hardware.compute_capability
         kernels = rule.kernels(capability, int(op.ranks), op.message_bytes, op.custom)
     costs = []
@@ -272,16 +288,26 @@ def price(machine: Any, name: str, op: Collective) -> Cost:
         else:
             chosen = Choice(f"{kernel}_all_reduce", op, machine.gpu)
         costs.append((mask, machine.with_bottleneck(machine.priced(name, chosen), way)))
-    return costs[0][1] if len(costs) == 1 else _where_each_runs(costs)
+    found = costs[0][1] if len(costs) == 1 else _where_each_runs(costs)
+    return _with_skew(found, machine.priced(name, Choice("all_reduce_skew", op, machine.gpu))) if inside else found
+
+
+def _with_skew(cost: Cost, skew: Cost) -> Cost:
+    """An all-reduce with the wait before it."""
+    spread = dict(cost.spread)
+    for term, (down, up) in skew.spread.items():
+        below, above = spread.get(term, (0.0, 0.0))
+        spread[term] = (below + down, above + up)
+    return replace(cost, seconds=cost.seconds + skew.seconds, spread=spread, formula=f"{cost.formula} + t_skew log2(n)")
 
 
 def _where_each_runs(costs: list[tuple[Any, Cost]]) -> Cost:
     """Each cost where its mask holds, step by step."""
-    spread = {
-        family: (where(mask, down, 0.0), where(mask, up, 0.0))
-        for mask, cost in costs
-        for family, (down, up) in cost.spread.items()
-    }
+    spread: dict[str, tuple[Any, Any]] = {}
+    for mask, cost in costs:
+        for family, (down, up) in cost.spread.items():
+            below, above = spread.get(family, (0.0, 0.0))
+            spread[family] = (below + where(mask, down, 0.0), above + where(mask, up, 0.0))
     parts = [where(mask, cost.seconds, 0.0) for mask, cost in costs]
     mostly = costs[int(np.argmax([np.sum(part) for part in parts]))][1]
     reasons = tuple(dict.fromkeys(reason for _, cost in costs for reason in cost.reasons))

@@ -92,7 +92,7 @@ OWN_FAMILY = {
 @chooses(Elementwise)
 def choose(machine: Any, name: str, op: Elementwise) -> Choice:
     own = OWN_FAMILY.get(name, "")
-    if own in machine.fits.families:
+    if own and machine.has_own(own):
         return Choice(own, op, machine.gpu)
     return Choice("elementwise", op, machine.gpu, related=True)
 

@@ -22,11 +22,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from moesim.cost.forms.arithmetic import ceil, clip, floor, maximum, minimum, where
+from moesim.cost.cost import Cost
+from moesim.cost.forms import deepgemm
+from moesim.cost.forms.arithmetic import ceil, clip, floor, least, maximum, minimum, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
-from moesim.cost.registry import Choice, chooses, families
+from moesim.cost.registry import Choice, chooses, families, prices
 from moesim.cost.tiles import Tile, tile_for
+from moesim.engines.file import Place
 from moesim.ops.experts import FusedExperts
 from moesim.ops.formats import ACTIVATION_BYTES, BYTES_PER_WEIGHT
 
@@ -110,8 +113,8 @@ def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Tim
         As the kernel picks it for this op.
     """
     tokens, rows, width, hidden = op.tokens, op.rows, op.width, op.hidden
-    distinct = maximum(op.loads.distinct(tokens), _LEAST)
-    blocks = maximum(op.loads.blocks(tokens, tile.block_m), _LEAST)
+    distinct = maximum(op.distinct, _LEAST)
+    blocks = maximum(op.blocks(tile.block_m), _LEAST)
     unaligned = where((width % 16) != 0, 1.0, 0.0)
     first = (blocks, distinct, (1.0 + op.gated) * width, hidden, minimum(tokens, rows), rows, 0.0)
     second = (blocks, distinct, hidden, width, rows, rows, unaligned)
@@ -132,28 +135,74 @@ TEXT = (
     "t_fixed + t_align + sum over gate-up and down of [t_kernel + smax(weight bytes of distinct experts and rows / "
     "(HBM e_hbm), waves of padded tiles x (FLOP/(P e_mma) + loads/bw_l2 + t_tile))] + rows/(HBM e_rows) + generic sum"
 )
-FORM = Form("fused_moe", TEXT, PARAMETERS, seconds, ("tokens", "hidden", "width", "num_experts", "top_k"))
+_RANGED = ("tokens", "hidden", "width", "num_experts", "top_k")
+FORM = Form("fused_moe", TEXT, PARAMETERS, seconds, _RANGED)
 
-families({"fused_moe": FORM})
+CUTLASS_PARAMETERS = (
+    *PARAMETERS,
+    Parameter("t_expert", "s", 0.2e-6, 0.0, 5e-6, "each expert of the rank, with tokens or without"),
+    Parameter("c_token", "1", 2.0, 0.0, 50.0, "HBM passes over every token of the group: quantise, expand, finish"),
+    Parameter("t_index", "s", 1e-10, 0.0, 1e-7, "sorting a routed row of the group, the rank's own or not"),
+)
+
+
+def cutlass_seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, tile: Tile) -> Timing:
+    """FlashInfer's CUTLASS kernel on block-scaled fp8: every thread block walks all experts of its rank. [s]"""
+    found = seconds(p, op, gpu, tile)
+    walk = p["t_expert"] * op.num_experts
+    tokens = p["c_token"] * 2.0 * op.tokens * op.hidden / gpu.hbm_bytes_per_s + p["t_index"] * op.tokens * op.top_k
+    return Timing(found.seconds + walk + tokens, found.launch + walk, found.memory + tokens, found.compute)
+
+
+CUTLASS = Form(
+    "fused_moe_cutlass",
+    f"{TEXT} + experts x t_expert + tokens x (H c_token/HBM + k t_index)",
+    CUTLASS_PARAMETERS,
+    cutlass_seconds,
+    _RANGED,
+)
+
+families({"fused_moe": FORM, "fused_moe/fp8_block_cutlass": CUTLASS, "fused_moe/deepgemm": deepgemm.FORM})
 
 
 @chooses(FusedExperts)
 def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
-    """The engine's kernel for a weight format, with the tile it picks."""
-    kernel = machine.engine.file.kernels.of_experts(op.weights, op.backend)
+    """The kernel that runs for a weight format, with the tile it picks."""
+    place = Place(machine.hardware.compute_capability, op.parallel)
+    kernel = machine.engine.file.kernels.of_experts(op.weights, op.backend, place)
     parallel = op.parallel
+    if kernel.sorts_own_rows:
+        op = replace(op, local_only=True)
     if kernel.padded:
         op = padded(op)
+    own = {} if kernel.kernel != "deepgemm" else deepgemm.with_constants(machine, kernel)
     return Choice(
         kernel.family,
         op,
         machine.gpu,
-        (tile_for(kernel.kernel, op.weights, op, machine.tuned),),
+        own.get("extra") or (tile_for(kernel.kernel, op.weights, op, machine.tuned),),
         related=kernel.related,
+        relative=kernel.relative,
+        parameters=own.get("parameters"),
         map_widening=kernel.map_widening if parallel else None,
         spread=op.loads.spread(op.tokens),
         deviation=op.loads.deviation(op.tokens) if parallel else None,
     )
+
+
+@prices(FusedExperts)
+def price(machine: Any, name: str, op: FusedExperts) -> Cost:
+    """The same with what is not known about it: the kernel, and what rows of padding pick."""
+    cost = machine.priced(name, choose(machine, name, op))
+    terms: dict[str, tuple[Any, Any]] = {}
+    other = [machine.seconds(name, replace(op, backend=backend, others=())) - cost.seconds for backend in op.others]
+    if other:
+        terms["backend"] = (maximum(-least(other), 0.0), maximum(-least([-gap for gap in other]), 0.0))
+    if op.real_tokens is not None and op.padding in {"first_expert", "first_experts"}:
+        fresh = machine.seconds(name, replace(op, padding="fresh_tokens"))
+        terms["rows of padding"] = (0.0 * cost.seconds, maximum(fresh - cost.seconds, 0.0))
+    remarks = (f"{' or '.join((op.backend, *op.others))} may run",) if op.others else ()
+    return replace(cost, spread=cost.spread | terms, remarks=(*cost.remarks, *remarks)) if terms else cost
 
 
 def padded(op: FusedExperts) -> FusedExperts:

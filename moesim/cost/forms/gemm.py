@@ -68,9 +68,8 @@ FP8_PARAMETERS = (
     _THROTTLE,
 )
 FP8_BLOCK_PARAMETERS = (
-    Parameter("t_host", "s", 83e-6, 1e-6, 3e-4, "host time a launch outside CUDA graphs cannot beat"),
-    Parameter("t_align", "s", 9e-6, 0.0, 5e-5, "extra host time where m is no multiple of 4"),
     _LAUNCH,
+    Parameter("t_align", "s", 2e-6, 0.0, 2e-5, "aligning scales where m is no multiple of 4"),
     _TILE,
     _MMA,
     _FEED,
@@ -78,7 +77,6 @@ FP8_BLOCK_PARAMETERS = (
     Parameter("t_element", "s", 0.33e-9, 1e-12, 1e-8, "quantising one input element, on one SM"),
     _WAVE,
     _JOIN,
-    Parameter("p_host", "1", 6.0, 1.0, 30.0, "sharpness of the maximum of host and GPU time"),
 )
 
 
@@ -157,9 +155,9 @@ def fp8_block_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timi
         depth = max(2.0 * bm * bn * sms / (peak * p["e_mma"]), (bm + bn) / p["bw_feed"])
         options.append(rounds * (p["t_tile"] * bm * bn / 16384 + k * depth))
     compute = least(options)
-    on_gpu = p["t_launch"] + m * k * p["t_element"] / sms + smooth_max(compute, memory, p["p_join"])
-    host = p["t_host"] + p["t_align"] * ((m % 4) != 0)
-    return Timing(smooth_max(host, on_gpu, p["p_host"]), host, memory, compute)
+    launch = p["t_launch"] + p["t_align"] * ((m % 4) != 0)
+    quantise = m * k * p["t_element"] / sms
+    return Timing(launch + quantise + smooth_max(compute, memory, p["p_join"]), launch, memory + quantise, compute)
 
 
 _RANGED = ("m", "n", "k")
@@ -179,7 +177,7 @@ FP8 = Form(
 )
 FP8_BLOCK = Form(
     "gemm_fp8_block",
-    "smax(t_host, t_launch + quantise elements + smax(waves x tile, bytes/(HBM e_hbm)))",
+    "t_launch + t_align + quantise elements + smax(waves x tile, bytes/(HBM e_hbm))",
     FP8_BLOCK_PARAMETERS,
     fp8_block_seconds,
     _RANGED,
@@ -190,13 +188,6 @@ families({"gemm/bfloat16": BF16, "gemm/fp8": FP8, "gemm/fp8_block": FP8_BLOCK})
 
 @chooses(Gemm)
 def choose(machine: Any, name: str, op: Gemm) -> Choice:
-    """The family of a weight format, weights cold; block-scaled fp8 without the host that bounds its table."""
+    """The family of a weight format, weights cold."""
     kernel = machine.engine.file.kernels.linear[op.weights]
-    if kernel.family != "gemm/fp8_block":
-        return Choice(kernel.family, op, machine.cold_gpu, related=kernel.related)
-    own = machine.family(kernel.family)[0].parameters
-    launch = machine.family("gemm/fp8")[0].parameters["t_launch"]
-    # The table is host-bound; a CUDA graph is not. Its GPU floor is the per-tensor kernel's.
-    p = {**own, "t_host": launch, "t_align": 0.0, "t_launch": launch}
-    below_host = fp8_block_seconds(p, op, machine.cold_gpu).seconds < own["t_host"]
-    return Choice(kernel.family, op, machine.cold_gpu, related=below_host, parameters=p)
+    return Choice(kernel.family, op, machine.cold_gpu, related=kernel.related)

@@ -49,6 +49,9 @@ class Block(ABC):
     exchanges: ClassVar[frozenset[str]] = frozenset()
     """Its operations that move tokens between ranks, beside which another half batch may compute."""
 
+    beside_experts: ClassVar[frozenset[str]] = frozenset()
+    """Its operations that an engine may run beside the routed experts, on a stream of their own."""
+
     @property
     def attention_heads(self) -> int:
         """Query heads, where it attends."""

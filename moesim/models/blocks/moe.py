@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moesim.models.blocks.block import Block, Refusal
 from moesim.models.blocks.dense import feed_forward, width_refused
 from moesim.models.frame import BF16, Frame, Named
@@ -41,6 +43,8 @@ class Moe(Block):
     exchanges = frozenset(
         {"gather_tokens", "scatter_tokens", "dispatch", "dispatch_slices", "combine", "combine_slices"}
     )
+
+    beside_experts = frozenset({"shared_up_proj", "shared_act", "shared_down_proj", "shared_gate"})
 
     @property
     def label(self) -> str:
@@ -108,18 +112,12 @@ class Moe(Block):
         expert parallelism the TP ranks of a replica then split its tokens among themselves (vLLM's sequence-parallel
         MoE).
         """
-        rank, plan, tokens = at.rank, at.rank.plan, at.tokens
+        plan, tokens = at.rank.plan, at.tokens
         mine = _share(tokens, plan.tp) if plan.exchanges and plan.tp > 1 else tokens
         yield "router", Gemm(mine, max(self.num_experts, _ROUTER_COLUMNS), at.hidden)
         yield "top_k", Elementwise(mine, mine * (BF16 * self.num_experts + 8.0 * self.num_experts_per_tok))
         everyone = tokens * plan.dp
-        experts = FusedExperts(
-            everyone, at.hidden, self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
-            rank.loads(self), self.gated, rank.experts,
-            all_experts=self.num_experts if plan.ep > 1 else None,
-            local_only=_sorts_own_rows(rank),
-            backend=rank.moe_backend,
-        )  # fmt: skip
+        experts = self._experts(at)
         if plan.dp == 1:
             yield "experts", experts
         elif plan.exchanges:
@@ -138,6 +136,23 @@ class Moe(Block):
             yield from at.reduce
         elif plan.tp > 1 and plan.backend != "coordinated":
             yield "gather_sequence", at.collective(("tp",), "all_gather", BF16 * tokens * at.hidden)
+
+    def _experts(self, at: Frame) -> FusedExperts:
+        """The routed experts over all replicas' rows: padded alike where a graph runs them, as they are elsewhere."""
+        rank, plan, load = at.rank, at.rank.plan, at.load
+        kernel, *others = rank.expert_kernels
+        real = load.tokens * plan.dp
+        rows = _where(load.graph, at.tokens * plan.dp, real)
+        return FusedExperts(
+            rows, at.hidden, self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
+            rank.loads(self), self.gated, rank.experts,
+            all_experts=self.num_experts if plan.ep > 1 else None,
+            local_only=plan.exchanges and plan.backend != "allgather_reducescatter",
+            backend=kernel.backend,
+            others=tuple(other.backend for other in others),
+            real_tokens=None if bool(np.all(real >= rows)) else real,
+            padding=rank.engine.file.graphs.padding_of(self.n_group > 1),
+        )  # fmt: skip
 
     def _token_bytes(self, at: Frame) -> float:
         """A token as it is sent to experts, its expert numbers and their weights."""
@@ -223,11 +238,11 @@ def _share(tokens: Any, ranks: int) -> Any:
     return -(-tokens // ranks)
 
 
-def _sorts_own_rows(rank: Rank) -> bool:
-    """Whether kernels around the experts see a rank's own rows only: sent to it alone, or sorted out first."""
-    plan = rank.plan
-    sent = plan.exchanges and plan.backend != "allgather_reducescatter"
-    return sent or rank.engine.file.kernels.of_experts(rank.experts, rank.moe_backend).sorts_own_rows
+def _where(mask: Any, inside: Any, outside: Any) -> Any:
+    """Numbers stay numbers where the mask is one."""
+    if isinstance(mask, (bool, np.bool_)):
+        return inside if mask else outside
+    return np.where(mask, inside, outside)
 
 
 def _sent_element(rank: Rank) -> float:
