@@ -99,7 +99,7 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
     kv_bytes = 1.0 if settings.kv_cache_dtype == "fp8" else 2.0
     return Rank(
         model, Plan.of(settings), experts, linear, kv_bytes, routing, engine, settings.moe_backend,
-        compute_capability=hardware.compute_capability,
+        compute_capability=hardware.compute_capability, sampling=scenario.workload.sampling,
     )  # fmt: skip
 
 

@@ -209,7 +209,7 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
     with it (``host`` and ``front_end``: both of these alone) and keeps the others as they are stored. None where this
     dataset is trusted most for nothing.
     """
-    from moesim.calibrate import deepgemm, engine
+    from moesim.calibrate import deepgemm, engine, sampling
     from moesim.calibrate.front_end import fit_front_end
 
     gpu, stack = dataset.gpu, dataset.stack
@@ -219,7 +219,7 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
         gpu == engine.GPU
         and stack == engine.STACK
         and engine.RUNS.is_file()
-        and _named(only, "host", "front_end", "all_reduce_skew")
+        and _named(only, "host", "front_end", "all_reduce_skew", sampling.FAMILY)
     )
     padded = gpu == deepgemm.GPU and stack == deepgemm.STACK and _named(only, deepgemm.FAMILY)
     if not (mine or served or padded):
@@ -232,13 +232,16 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
         data["families"] = fitted
     if served:
         with tempfile.TemporaryDirectory() as folder:
-            kernels_only, with_host = (Path(folder) / f"{what}.json" for what in ("kernels", "host"))
+            kernels_only, with_host, no_sort = (Path(folder) / f"{what}.json" for what in ("kernels", "host", "sort"))
             data["families"]["all_reduce_skew"] = engine.without_skew()
             write_whole(kernels_only, json.dumps(data))
             data["families"] |= engine.fit_host(str(kernels_only))
             write_whole(with_host, json.dumps(data))
             front_end, served_token = fit_front_end(str(with_host))
             data["families"] |= {"front_end": front_end, "served_token": served_token}
+            data["families"][sampling.FAMILY] = sampling.none_yet()
+            write_whole(no_sort, json.dumps(data))
+            data["families"][sampling.FAMILY] = sampling.fit_sort(str(no_sort))
         progress("host and front end")
     if padded:
         with tempfile.TemporaryDirectory() as folder:

@@ -106,6 +106,8 @@ class Sampler(Strict):
     """Of a rank's own slice of the vocabulary."""
     gathered: float = Field(gt=0)
     """Of the whole vocabulary, on every rank."""
+    sorts: bool = False
+    """Top-p and top-k sort the whole vocabulary."""
 
 
 class Exchange(Strict):

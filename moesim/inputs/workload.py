@@ -77,6 +77,9 @@ class Workload(Strict):
     """Share of each prompt that all requests have in common: prefix-cache hits once it is there."""
     ignore_eos: bool = True
     """Every request generates its full output_len. False makes output_len the mean of a geometric length."""
+    sampling: Literal["greedy", "top_p"] = "greedy"
+    """How the next token is drawn: benchmarks take the likeliest; top_p (and top-k, a model's generation_config) sorts
+    the vocabulary in engine versions that need to."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
     @model_validator(mode="after")

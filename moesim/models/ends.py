@@ -9,6 +9,7 @@ import numpy as np
 
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import Collective, Elementwise, Gemm
+from moesim.ops.sampling import Sort
 
 
 def hop_operations(at: Frame) -> Iterator[Named]:
@@ -40,3 +41,5 @@ def sampling_operations(at: Frame, sampled: Any) -> Iterator[Named]:
     if rank.tp > 1:
         yield "gather_logits", at.collective(("tp",), "all_gather", BF16 * sampled * vocabulary)
     yield "sampling", Elementwise(sampled, 4 * 4.0 * sampled * vocabulary, 4)
+    if rank.sampling != "greedy" and rank.engine.file.sampler.sorts:
+        yield "sampling_sort", Sort(sampled, vocabulary)

@@ -37,6 +37,8 @@ class Rank:
     """Its place in the pipeline."""
     compute_capability: str = "9.0"
     """Of its GPU: the engine chooses kernels by it."""
+    sampling: str = "greedy"
+    """How the next token is drawn."""
 
     @cached_property
     def expert_kernels(self) -> list[ExpertKernel]:
