@@ -99,7 +99,10 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
     kv_bytes = 1.0 if settings.kv_cache_dtype == "fp8" else 2.0
     return Rank(
         model, Plan.of(settings), experts, linear, kv_bytes, routing, engine, settings.moe_backend,
-        compute_capability=hardware.compute_capability, sampling=scenario.workload.sampling,
+        compute_capability=hardware.compute_capability,
+        compiled=not settings.enforce_eager,
+        switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,
+        sampling=scenario.workload.sampling,
     )  # fmt: skip
 
 

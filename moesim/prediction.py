@@ -10,7 +10,7 @@ import numpy as np
 from moesim.advice import offload_ways_out, ways_out
 from moesim.assembly import Parts, assemble, room_of
 from moesim.cost.cost import Cost, summed
-from moesim.errors import SpecError
+from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.checks import check
 from moesim.inputs.scenario import Locality, Scenario
 from moesim.memory import Room, fullest_stage, require_room
@@ -24,6 +24,7 @@ from moesim.serving.static import static_batch
 from moesim.serving.static_metrics import metrics
 from moesim.serving.steady import steady_state
 from moesim.serving.under_load import memory_side, served
+from moesim.units import bytes_text
 
 if TYPE_CHECKING:
     from moesim.offload.plan import OffloadPlan
@@ -110,6 +111,16 @@ def _fitting(scenario: Scenario, parts: Parts) -> Room:
     room = room_of(scenario, parts)
     if not room.fits:
         require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(scenario))
+    asked = scenario.engine.max_model_len
+    if asked is not None and room.longest_alone < asked:
+        missing = (asked - room.longest_alone) * room.kv_bytes_per_token
+        raise DoesNotFit(
+            f"does not start on {parts.hardware.title}: the KV cache holds one request of {room.longest_alone:,} "
+            f"tokens, and max_model_len asks for {asked:,}; {bytes_text(missing)} too much on each GPU",
+            missing,
+            room,
+            (f"max_model_len up to {room.longest_alone:,}",),
+        )
     return room
 
 

@@ -39,7 +39,9 @@ def fit_sort(calibration: str) -> dict[str, Any]:
     models = np.array([run.scenario.model for run in runs])
     value = float(entries @ missing / (entries @ entries))
     refits = [
-        float(e @ m / (e @ e)) for name in np.unique(models) for e, m in [(entries[models != name], missing[models != name])]
+        float(e @ m / (e @ e))
+        for name in np.unique(models)
+        for e, m in [(entries[models != name], missing[models != name])]
     ]
     spread = float(np.sqrt((len(refits) - 1) / len(refits) * ((np.array(refits) - np.mean(refits)) ** 2).sum()))
     (constant,) = FORM.parameters

@@ -59,8 +59,12 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
         raise SpecError([Problem(f"there is no folder '{options.output}' to write into", "--output")])
     if options.first_look:
         from moesim.explore.first_look import write_predictions
+        from moesim.inputs.run_file import run_sets
 
-        print(write_predictions(options.runs, options.first_look))
+        if options.first_look.exists() or not options.first_look.parent.is_dir():
+            message = f"'{options.first_look}' must be a new file in a folder that exists: a first look is had once"
+            raise SpecError([Problem(message, "--first-look")])
+        print(write_predictions(options.runs or run_sets(), options.first_look))
         return 0
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("runs", total=None)

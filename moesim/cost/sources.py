@@ -16,7 +16,7 @@ from moesim.files.validation import read_as
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 
-_LINKED = ("nccl", "custom_all_reduce", "symmetric_memory")
+_LINKED = ("nccl", "custom_all_reduce", "symmetric_memory_all_reduce", "all_reduce_skew")
 _NO_VERSION = 999.0
 
 
@@ -81,7 +81,7 @@ def own_fit(gpu: str, family: str) -> Fits | None:
     """A GPU's own fit of a family; None where it has none."""
     known = {stack for source in sources().families for stack in source.stacks}
     stored = stacks_of(gpu)
-    for stack in (*(s for s in stored if s not in known), *trusted(family)):
+    for stack in (*(s for s in stored if s not in known), *(trusted(family) or stored)):
         if stack in stored:
             fits = load_fits(f"{gpu}/{stack}")
             if family in fits.families:

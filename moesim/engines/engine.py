@@ -17,7 +17,7 @@ import numpy as np
 from moesim import paths
 from moesim.engines.file import EngineFile
 from moesim.engines.settings import EngineSettings
-from moesim.errors import SpecError
+from moesim.errors import Problem, SpecError
 from moesim.files import yaml
 from moesim.files.validation import validated
 
@@ -141,13 +141,26 @@ def engine_names() -> list[str]:
 def engine_file(name: str, version: str) -> EngineFile:
     """The file of a version, what it leaves out taken from the one it is like. Raises SpecError."""
     document = yaml.read(paths.ENGINES / name / f"{version}.yaml")
-    data = document.data
-    if data.get("like"):
-        data = _over(yaml.read(paths.ENGINES / name / f"{data['like']}.yaml").data, data)
-    found, problems = validated(EngineFile, data, document)
+    found, problems = validated(EngineFile, _whole(name, document, (version,)), document)
+    if found is not None and found.version != version:
+        problems = [Problem(f"says it is version {found.version}", document.where(("version",)))]
+        found = None
     if found is None:
         raise SpecError(problems)
     return found
+
+
+def _whole(name: str, document: yaml.Document, seen: tuple[str, ...]) -> dict[str, Any]:
+    """What a file says over what the one it is like says, and so on."""
+    like = document.data.get("like")
+    if like is None:
+        return document.data
+    if like in seen or like not in versions_of(name):
+        known = ", ".join(version for version in versions_of(name) if version not in seen)
+        message = f"'like': '{like}' is no other version's file; {known} are"
+        raise SpecError([Problem(message, document.where(("like",)))])
+    base = yaml.read(paths.ENGINES / name / f"{like}.yaml")
+    return _over(_whole(name, base, (*seen, like)), document.data)
 
 
 def _over(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

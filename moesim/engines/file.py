@@ -188,6 +188,9 @@ class When(Strict):
         return self.capability is None or place.compute_capability.startswith(tuple(self.capability))
 
 
+_MARLIN_WIDTH, _MARLIN_HIDDEN = 128, 256
+"""Multiples that vLLM pads mxfp4 experts to for Marlin (quantization/mxfp4.py)."""
+
 Backend = Literal[
     "triton", "marlin", "deepgemm", "flashinfer_cutlass", "flashinfer_trtllm", "flashinfer_trtllm_mxfp8"
 ]  # fmt: skip
@@ -216,6 +219,13 @@ class ExpertKernel(Strict):
     """Kernels around the products see a rank's own rows alone: they are sorted out first."""
     map_widening: float = Field(1.5, ge=1)
     """Widening of the interval under an expert map, which no fitted row ran."""
+
+    def stored(self, width: int, hidden: int) -> tuple[int, int]:
+        """A rank's slice of an expert as the kernel keeps it: (width, hidden size)."""
+        if not self.padded:
+            return width, hidden
+        return -(-width // _MARLIN_WIDTH) * _MARLIN_WIDTH, -(-hidden // _MARLIN_HIDDEN) * _MARLIN_HIDDEN
+
     padded_experts: Literal["all", "few"] = "all"
     """DeepGEMM: whether every local expert is padded to a block, or as many as there are rows."""
     padded_rows: Literal["computed", "loaded"] = "loaded"

@@ -81,6 +81,11 @@ class EngineSettings(Strict):
     hf_overrides: dict[str, Any] = {}
     """Fields of config.json to replace, as vLLM's --hf-overrides."""
 
+    @field_validator("moe_backend", mode="before")
+    @classmethod
+    def _as_vllm_spells_it(cls, value: Any) -> Any:
+        return "deepgemm" if value == "deep_gemm" else value
+
     @field_validator("version", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from moesim import paths
 from moesim.engines.engine import Engine, Limits, load_engine
+from moesim.engines.file import Place
 from moesim.engines.settings import EngineSettings
 from moesim.errors import SpecError
 from moesim.experts.trace import read_trace
@@ -227,6 +228,7 @@ def _hardware(
             ("engine", "max_num_batched_tokens"),
             f"{most_tokens} exceeds the {room} tokens DeepEP's low-latency kernels were measured with",
         )
+    yield from _backend(scenario, hardware, model, engine)
     scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
     where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
     if scheme in {"fp8", "fp8_block"} and hardware.gpu.dense_fp8 is None:
@@ -236,3 +238,16 @@ def _hardware(
             ("engine", "kv_cache_dtype"),
             f"{hardware.name} has no fp8 arithmetic; accepted there: auto, bfloat16",
         )
+
+
+def _backend(scenario: Scenario, hardware: Hardware, model: Model | None, engine: Engine) -> Iterator[Finding]:
+    """Whether the engine's version has the kernel that is asked for, for such experts on such a GPU."""
+    asked = scenario.engine.moe_backend
+    if asked == "auto" or model is None or model.moe is None:
+        return
+    chosen = scenario.engine.quantization
+    weights = "bfloat16" if chosen == "none" else chosen or model.quantization.experts
+    try:
+        engine.file.kernels.candidates(weights, asked, Place(hardware.compute_capability))
+    except SpecError as error:
+        yield ("engine", "moe_backend"), str(error).removeprefix("moe_backend ")

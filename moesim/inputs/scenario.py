@@ -24,10 +24,21 @@ ALIASES = {
 """Short names people type, accepted on input."""
 
 
+_USUAL_SKEW = 1.2
+"""The skewed setting of public kernel tables."""
+
+
 class Uniform(Strict):
     """Every token picks its k distinct experts evenly."""
 
     kind: Literal["uniform"] = "uniform"
+    known: bool = True
+    """False where nobody said how tokens are routed: the interval then reaches to a skewed routing."""
+
+    @property
+    def other(self) -> PowerLaw | None:
+        """What cannot be excluded."""
+        return None if self.known else PowerLaw(kind="power_law", alpha=_USUAL_SKEW)
 
 
 class Balanced(Strict):
@@ -48,6 +59,13 @@ class PowerLaw(Strict):
 
     kind: Literal["power_law"]
     alpha: Annotated[float, Field(gt=0, le=10)]
+    known: bool = True
+    """False where it is assumed: the interval then reaches to uniform routing."""
+
+    @property
+    def other(self) -> Uniform | None:
+        """What cannot be excluded."""
+        return None if self.known else Uniform()
 
 
 class Correlated(Strict):
@@ -119,7 +137,8 @@ class Scenario(Strict):
     """A GPU or a cluster: a name under hwspecs/, or a YAML file of that form."""
     workload: Workload
     engine: EngineSettings = EngineSettings()
-    routing: Routing = Uniform()
+    routing: Routing = Uniform(known=False)
+    """Left out it is uniform, and not known."""
     disaggregation: Disaggregation | None = None
     """Null is one engine for both."""
     offload: Offload | None = None

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim.models.frame import BF16, Frame, Named
-from moesim.ops import Collective, Elementwise, Gemm
-from moesim.ops.sampling import Sort
+from moesim.ops import Collective, Elementwise, Gemm, Sort
 
 
 def hop_operations(at: Frame) -> Iterator[Named]:

@@ -49,7 +49,8 @@ class Frame:
         """1 where the all-reduce before a norm also does the norm, 0 elsewhere."""
         plan, rank = self.rank.plan, self.rank
         apart = plan.dp > 1 and rank.model.moe is not None
-        if apart or plan.pp > 1 or plan.fuse_norm is False:
+        possible = rank.compiled and rank.switched and plan.pp == 1 and not apart
+        if not possible or plan.fuse_norm is False:
             return 0
         rule = rank.engine.file.fused_all_reduce_norm
         if rule is None and plan.fuse_norm:

@@ -37,14 +37,26 @@ class Rank:
     """Its place in the pipeline."""
     compute_capability: str = "9.0"
     """Of its GPU: the engine chooses kernels by it."""
+    compiled: bool = True
+    """The engine compiles the model: false where it runs eagerly."""
+    switched: bool = True
+    """A switch joins the GPUs of its tensor-parallel group."""
     sampling: str = "greedy"
     """How the next token is drawn."""
 
     @cached_property
     def expert_kernels(self) -> list[ExpertKernel]:
         """The kernel of the routed experts, and those that may run instead where that is not known."""
-        place = Place(self.compute_capability, self.plan.ep > 1, self.plan.expert_tp)
-        return self.engine.file.kernels.candidates(self.experts, self.moe_backend, place)
+        return self.engine.file.kernels.candidates(self.experts, self.moe_backend, self._place)
+
+    @property
+    def other_kernels(self) -> list[ExpertKernel]:
+        """What else the engine's version has for them."""
+        return self.engine.file.kernels.others(self.experts, self._place)
+
+    @property
+    def _place(self) -> Place:
+        return Place(self.compute_capability, self.plan.ep > 1, self.plan.expert_tp)
 
     @property
     def tp(self) -> int:
@@ -66,7 +78,13 @@ class Rank:
 
     def loads(self, ffn: Moe) -> Any:
         """What the busiest rank does of the routed work: see ``routing.Loads``."""
+        return self._loads_under(self.routing, ffn)
+
+    def other_loads(self, ffn: Moe) -> Any:
+        """The same under another routing that cannot be excluded; None where the routing is known."""
+        other = getattr(self.routing, "other", None)
+        return None if other is None else self._loads_under(other, ffn)
+
+    def _loads_under(self, routing: Any, ffn: Moe) -> Any:
         plan = self.plan
-        return group_loads(
-            self.routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant
-        )
+        return group_loads(routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant)

@@ -12,10 +12,11 @@ from moesim.ops.elementwise import Elementwise, Host
 from moesim.ops.experts import FusedExperts
 from moesim.ops.gemm import Gemm
 from moesim.ops.load import Group, Load
+from moesim.ops.sampling import Sort
 
-Operation = Gemm | FusedExperts | Attention | MlaModule | Collective | ExpertAllToAll | Elementwise | Host
+Operation = Gemm | FusedExperts | Attention | MlaModule | Collective | ExpertAllToAll | Elementwise | Host | Sort
 
 __all__ = [
     "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Group", "Host", "Load",
-    "MlaModule", "Operation", "attended_pairs",
+    "MlaModule", "Operation", "Sort", "attended_pairs",
 ]  # fmt: skip

@@ -36,6 +36,8 @@ class FusedExperts:
     """Kernels that may run instead, where that is not known."""
     real_tokens: Any = None
     """Those of ``tokens`` that are a step's own, the rest being rows of its CUDA graph; None is all of them."""
+    other_loads: Any = None
+    """Of another routing that cannot be excluded."""
     padding: str = "fresh_tokens"
     """What the rest does: see ``moesim.engines.file.Padding``."""
 
@@ -47,41 +49,52 @@ class FusedExperts:
         return 8 if self.weights.startswith("fp8") else 6
 
     @property
-    def _drawn(self) -> Any:
+    def drawn(self) -> Any:
         """Tokens whose experts a router draws."""
         return self.tokens if self.real_tokens is None or self.padding == "fresh_tokens" else self.real_tokens
 
     @property
+    def _picked(self) -> Any:
+        """Experts of this rank that rows of padding pick: one, or as many of the first k as it holds."""
+        if self.padding == "first_expert":
+            return 1
+        if not self.parallel:
+            return self.top_k
+        ranks = max(self.all_experts // self.num_experts, 1)
+        spread = getattr(self.loads, "strategy", "linear") != "linear"
+        return -(-self.top_k // ranks) if spread else min(self.top_k, self.num_experts)
+
+    @property
     def _padding_rows(self) -> Any:
-        """Rows (token, expert) of padding that are computed and not drawn."""
-        routed = self.padding in {"first_expert", "first_experts"}
-        return (self.tokens - self._drawn) * self.top_k if routed else 0
+        """Rows (token, expert) of padding that this rank computes and no router drew."""
+        if self.padding not in {"first_expert", "first_experts"} or self.real_tokens is None:
+            return 0
+        slots = self.top_k if self.padding == "first_expert" else self._picked
+        return (self.tokens - self.drawn) * slots
 
     def _untouched(self) -> Any:
         """Chance that no drawn token picks a given expert."""
         whole = self.all_experts if self.parallel else self.num_experts
-        return (1.0 - np.minimum(self.top_k / whole, 1.0)) ** self._drawn
+        return (1.0 - np.minimum(self.top_k / whole, 1.0)) ** self.drawn
 
     @property
     def distinct(self) -> Any:
         """Distinct experts touched; padding adds those it picks that no token does."""
-        found = self.loads.distinct(self._drawn)
+        found = self.loads.distinct(self.drawn)
         rows = self._padding_rows
         if isinstance(rows, int) and not rows:
             return found
-        picked = 1 if self.padding == "first_expert" else self.top_k
-        return found + (rows > 0) * picked * self._untouched()
+        return np.minimum(found + (rows > 0) * self._picked * self._untouched(), self.num_experts)
 
     def blocks(self, block: Any) -> Any:
         """Row blocks after padding each expert's rows to ``block``; padding joins the rows its experts have."""
-        found = self.loads.blocks(self._drawn, block)
+        found = self.loads.blocks(self.drawn, block)
         rows = self._padding_rows
         if isinstance(rows, int) and not rows:
             return found
-        picked = 1 if self.padding == "first_expert" else self.top_k
         whole = self.all_experts if self.parallel else self.num_experts
-        joined = np.ceil((rows / picked + self._drawn * self.top_k / whole) / block) - 1.0
-        return found + (rows > 0) * picked * (self._untouched() + np.maximum(joined, 0.0))
+        joined = np.ceil((rows / self._picked + self.drawn * self.top_k / whole) / block) - 1.0
+        return found + (rows > 0) * self._picked * (self._untouched() + np.maximum(joined, 0.0))
 
     @property
     def parallel(self) -> Any:
@@ -95,7 +108,7 @@ class FusedExperts:
     @property
     def rows(self) -> Any:
         """Rows this rank's experts compute: tokens times k where it holds them all."""
-        return self.loads.rows(self._drawn) + self._padding_rows
+        return self.loads.rows(self.drawn) + self._padding_rows
 
     @property
     def rows_around(self) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from moesim.cost.cost import Cost
+from moesim.engines.engine import load_engine
 from moesim.errors import DoesNotFit
 from moesim.inputs.workload import Workload
 from moesim.memory import Room
@@ -56,6 +58,10 @@ def _memory(prediction: Prediction) -> list[str]:
     return [*memory_lines(room), *_start_note(prediction, room)]
 
 
+def routing_words(routing: Any) -> str:
+    return f"{routing.kind} routing" if getattr(routing, "known", True) else f"{routing.kind} routing assumed"
+
+
 def title(prediction: Prediction) -> str:
     """What is predicted, in a line."""
     scenario = prediction.scenario
@@ -70,9 +76,12 @@ def title(prediction: Prediction) -> str:
         plans = {name: Plan.of(side.engine).describe() for name, side in sides(scenario).items()}
         counts = {"prefill": apart.prefill_replicas, "decode": apart.decode_replicas}
         how = f" ({', '.join(f'{counts[name]} {name} engines of {text}' for name, text in plans.items())})"
+    if scenario.offload is None:
+        engine = load_engine(scenario.engine.name, scenario.engine.version)
+        how += f" under {engine.file.name} {engine.asked}"
     return (
         f"{scenario.model} on {gpus_of(scenario)} x {scenario.hardware}{how}: "
-        f"{workload_words(load)}, {scenario.routing.kind} routing"
+        f"{workload_words(load)}, {routing_words(scenario.routing)}"
     )
 
 
@@ -183,9 +192,45 @@ def explain_text(prediction: Prediction) -> str:
     lines = [head]
     formulas: dict[str, str] = {}
     _tree(prediction.cost, 0, 1.0, total, lines, formulas)
+    lines += ["", *_interval_lines(prediction.cost), *_kernel_lines(prediction)]
     lines += ["", "formulas:"]
     lines += [f"  {source.rsplit(':', 1)[-1]}: {formula}" for source, formula in formulas.items()]
     return "\n".join(lines)
+
+
+_LEAST_TERM = 0.01
+
+
+def _interval_lines(cost: Cost) -> list[str]:
+    """What the interval of each phase is made of: terms that err independently, each with its share of the time."""
+    lines = []
+    for part in cost.children or [cost]:
+        terms = {
+            name: (float(down / part.seconds), float(up / part.seconds)) for name, (down, up) in part.spread.items()
+        }
+        shown = sorted(((name, *ends) for name, ends in terms.items() if max(ends) >= _LEAST_TERM), key=lambda t: -t[2])
+        if shown:
+            words = ", ".join(f"{name} -{down:.0%} +{up:.0%}" for name, down, up in shown)
+            lines.append(f"interval of {part.name}: {words}")
+    return lines
+
+
+def _kernel_lines(prediction: Prediction) -> list[str]:
+    """Which kernel runs the experts, why, and what else this version has for them."""
+    from moesim.assembly import assemble
+
+    rank = assemble(prediction.scenario).rank
+    if rank.model.moe is None:
+        return []
+    chosen, *unsure = rank.expert_kernels
+    asked = "asked for" if rank.moe_backend != "auto" else chosen.source
+    needs = f", where {chosen.needs} is installed" if chosen.needs else ""
+    version = f"{rank.engine.file.name} {rank.engine.asked}"
+    lines = [f"experts ({rank.experts}): {version} runs {chosen.backend}{needs}: {asked}"]
+    for other in unsure:
+        lines.append(f"  or {other.backend}, which is in the interval; moe_backend narrows it: {other.source}")
+    rest = [other for other in rank.other_kernels if other not in (chosen, *unsure)]
+    return lines + [f"  it also has {other.backend}: {other.source}" for other in rest]
 
 
 def _tree(cost: Any, depth: int, times: float, total: float, lines: list[str], formulas: dict[str, str]) -> None:

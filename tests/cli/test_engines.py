@@ -7,6 +7,7 @@ import pytest
 
 from moesim import paths
 from moesim.cli import main
+from moesim.inputs.vllm_command import scenario_from_vllm
 
 MIXTRAL = str(paths.SCENARIOS / "mixtral_tp4.yaml")
 APART = (paths.SCENARIOS / "mixtral_disaggregated.yaml").read_text(encoding="utf-8")
@@ -17,7 +18,8 @@ def test_versions_of_the_same_file_say_the_same(capsys):
     default = capsys.readouterr().out
     for version in (["--set", "engine.version=0.25"], ["--engine-version", "0.25.1"]):
         assert main(["predict", MIXTRAL, *version]) == 0
-        assert capsys.readouterr().out == default
+        # But for the version in the title.
+        assert capsys.readouterr().out.splitlines()[1:] == default.splitlines()[1:]
 
 
 def test_another_version_widens_and_one_beyond_all_is_refused_under_strict(capsys):
@@ -82,3 +84,80 @@ def test_the_closed_form_as_json(capsys):
     assert data["steady"]["limited_by"] == "clients"
     assert 31 < data["steady"]["running"] < 32
     assert data["metrics"]["mean_tpot_ms"]["low"] < data["metrics"]["mean_tpot_ms"]["value"]
+
+
+def test_a_backend_that_does_not_run_there(capsys):
+    assert main(["predict", MIXTRAL, "--set", "engine.moe_backend=marlin"]) == 2
+    said = capsys.readouterr().err
+    assert "'marlin' does not run bfloat16 experts on compute capability 9.0; triton" in said
+
+
+def test_explain_says_what_runs_and_what_the_interval_is_made_of(capsys):
+    qwen = str(paths.SCENARIOS / "qwen3_235b_fp8.yaml")
+    assert main(["predict", qwen, "--engine-version", "0.12", "--explain"]) == 0
+    said = capsys.readouterr().out
+    assert "experts (fp8_block): vllm 0.12 runs deepgemm, where deep_gemm is installed" in said
+    assert "it also has triton" in said and "engine version -7% +8%" in said and "machine -4% +4%" in said
+    oss = str(paths.SCENARIOS / "gpt_oss_120b_served.yaml")
+    arguments = ["--engine-version", "0.25", "--set", "engine.moe_backend=auto", "--set", "workload.num_prompts=8"]
+    assert main(["predict", oss, *arguments, "--explain"]) == 0
+    assert "or marlin, which is in the interval; moe_backend narrows it" in capsys.readouterr().out
+
+
+def test_an_image_names_the_version(capsys):
+    command = "docker run --gpus all vllm/vllm-openai:v0.12.0 --model Mixtral-8x7B-v0.1 -tp 4"
+    arguments = ["--hardware", "h100-sxm", "--isl", "64", "--osl", "16", "--explain"]
+    assert main(["predict", "--from-vllm", command, *arguments]) == 0
+    assert "vllm 0.12.0 runs triton" in capsys.readouterr().out
+
+
+def test_a_length_that_does_not_start(capsys):
+    """vLLM asks at start that one request of max_model_len fits."""
+    arguments = ["--set", "engine.max_model_len=32768", "--tp", "2", "--set", "engine.gpu_memory_utilization=0.59"]
+    assert main(["predict", MIXTRAL, *arguments, "--batch-size", "1", "--isl", "64", "--osl", "16"]) == 3
+    assert "max_model_len asks for 32,768" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("vllm serve Mixtral-8x7B-v0.1 --tensor-parallel-size", "--tensor-parallel-size needs a value"),
+        ("vllm serve Mixtral-8x7B-v0.1 --max-num-seqs --enforce-eager", "--max-num-seqs needs a value"),
+        ("docker run vllm/vllm-openai:gptoss --model Mixtral-8x7B-v0.1", "the image's tag 'gptoss' names no version"),
+        ("docker run vllm/vllm-openai@sha256:abc --model Mixtral-8x7B-v0.1", "'sha256:abc' names no version"),
+        ("docker run ubuntu sleep 1", "runs no image of vLLM"),
+    ],
+)
+def test_command_lines_that_say_too_little(capsys, command, sentence):
+    given = ["--hardware", "h100-sxm", "--isl", "64", "--osl", "16"]
+    assert main(["predict", "--from-vllm", command, *given]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "version"),
+    [
+        ("docker run -e HF_TOKEN=x vllm/vllm-openai --model M -tp 4", "latest"),
+        ("docker run --entrypoint vllm registry.example:5000/vllm/vllm-openai:v0.18.0-cu130 serve M", "0.18.0"),
+        ("podman run vllm/vllm-openai:nightly vllm serve M", "nightly"),
+    ],
+)
+def test_images(command, version):
+    data, notes = scenario_from_vllm(command)
+    assert data["engine"]["version"] == version and data["model"] == "M" and notes == []
+
+
+def test_what_is_not_used_is_said():
+    _, notes = scenario_from_vllm("VLLM_MXFP4_USE_MARLIN=1 HF_TOKEN=x vllm serve M --moe-backend deep_gemm more words")
+    assert notes == [
+        "VLLM_MXFP4_USE_MARLIN is not used: its effect is not known here",
+        "'more words' is not used: it is no flag",
+    ]
+    _, notes = scenario_from_vllm("docker run -e VLLM_USE_DEEP_GEMM=1 vllm/vllm-openai:v0.12.0 --model M")
+    assert notes == ["VLLM_USE_DEEP_GEMM is not used: its effect is not known here"]
+
+
+def test_kernels_of_hopper_do_not_run_elsewhere(capsys):
+    minimax = str(paths.SCENARIOS / "minimax_m25.yaml")
+    assert main(["predict", minimax, "--hardware", "mi300x", "--engine-version", "0.12", "--explain"]) == 0
+    assert "vllm 0.12 runs triton" in capsys.readouterr().out

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
-from moesim import SpecError, load_hardware
+from moesim import SpecError, load_hardware, paths
+from moesim.cost.fits import load_fits
 from moesim.engines import engine
 from moesim.engines.engine import load_engine
 from moesim.engines.file import Place
@@ -266,3 +268,30 @@ def test_kernels_of_experts():
     assert (marlin.family, marlin.padded, marlin.related, marlin.map_widening) == ("fused_moe/int4", True, True, 3)
     assert not kernels.of_experts("fp8_block", "auto", HOPPER).related
     assert kernels.of_experts("fp8", "auto", HOPPER).related
+
+
+@pytest.mark.parametrize("version", engine.versions_of("vllm"))
+def test_every_family_an_engine_names_is_one_that_some_gpu_has(version):
+    kernels = load_engine("vllm", version).file.kernels
+    named = {kernel.family for listed in kernels.experts.values() for kernel in listed}
+    named |= {kernel.family for kernel in kernels.linear.values()}
+    fitted = {family for name in paths.stored_fits() for family in load_fits(name).families}
+    assert named <= fitted
+
+
+def test_what_a_file_is_like_may_be_like_another(tmp_path, monkeypatch):
+    folder = tmp_path / "vllm"
+    shutil.copytree(paths.ENGINES / "vllm", folder)
+    (folder / "0.41.yaml").write_text('name: vllm\nversion: "0.41"\nlike: "0.33"\n')
+    (folder / "0.42.yaml").write_text('name: vllm\nversion: "0.42"\nlike: "0.99"\n')
+    (folder / "0.43.yaml").write_text('name: vllm\nversion: "0.44"\nlike: "0.33"\n')
+    monkeypatch.setattr(paths, "ENGINES", tmp_path)
+    engine.versions_of.cache_clear()
+    read = engine.engine_file.__wrapped__
+    assert read("vllm", "0.41").graphs.largest_by_capability == {"10.": 1024}
+    with pytest.raises(SpecError, match=r"0\.42\.yaml:3: 'like': '0\.99' is no other version's file"):
+        read("vllm", "0.42")
+    with pytest.raises(SpecError, match=r"0\.43\.yaml:2: says it is version 0\.44"):
+        read("vllm", "0.43")
+    monkeypatch.undo()
+    engine.versions_of.cache_clear()

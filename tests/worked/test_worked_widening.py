@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from moesim import load_hardware, paths
+from moesim import load, load_hardware, paths
+from moesim.assembly import assemble
 from moesim.cost.fits import FittedFamily, Residuals
 from moesim.cost.limits import floor_seconds
 from moesim.cost.machine import Machine
 from moesim.cost.reasons import Why
 from moesim.engines.engine import load_engine
+from moesim.models.frame import Frame
 from moesim.ops import Attention, Collective, Elementwise, FusedExperts, Gemm
 from moesim.ops.load import Group
 
@@ -31,6 +33,7 @@ class Even:
 
     draws: float = 0.0
     varies: float = 0.0
+    strategy: str = "linear"
 
     def rows(self, tokens):
         return 8.0 * tokens
@@ -192,6 +195,32 @@ def test_a_kernel_that_is_not_known():
     assert unsure.seconds == one
     assert unsure.spread["backend"] == pytest.approx((max(one - other, 0), max(other - one, 0)))
     assert "triton or marlin may run" in unsure.notes
+
+
+def test_a_rank_touches_no_more_experts_than_it_holds():
+    """Experts 0 to 7 of 256 over 64 ranks: this one holds four of them, or one where they are dealt out."""
+    op = experts(tokens=32, real_tokens=24, padding="first_experts", parallel=True)
+    op = replace(op, num_experts=4, all_experts=256, top_k=8)
+    assert float(op.distinct) == 4.0
+    assert float(op.rows - op.loads.rows(24)) == 8 * 4
+    dealt = replace(op, loads=Even(strategy="round_robin"))
+    assert float(dealt.rows - dealt.loads.rows(24)) == 8 * 1
+    one = replace(op, padding="first_expert")
+    assert float(one.rows - one.loads.rows(24)) == 8 * 8, "all slots of a row"
+    assert float(replace(op, padding="not_routed").rows) == op.loads.rows(24)
+
+
+def test_a_norm_is_fused_where_a_kernel_can():
+    def launches(**changes):
+        scenario = load(paths.SCENARIOS / "mixtral_tp4.yaml").with_(**changes)
+        steps = assemble(scenario).steps
+        return Frame(steps.rank, steps.load((Group.decode(8, 100),))).norm.launches
+
+    assert launches() == 0
+    for apart in ({"enforce_eager": True}, {"hardware": "nvidia-h100-nvl-94gb", "tp": 2}, {"fuse_allreduce_rms": False},
+                  {"engine__version": "0.16"}, {"tp": 1}, {"tp": 2, "pp": 2}):  # fmt: skip
+        assert launches(**apart) == 1, apart
+    assert launches(engine__version="0.16", fuse_allreduce_rms=True) == 0, "asked for"
 
 
 def test_rows_of_padding():

@@ -289,7 +289,11 @@ def price(machine: Any, name: str, op: Collective) -> Cost:
             chosen = Choice(f"{kernel}_all_reduce", op, machine.gpu)
         costs.append((mask, machine.with_bottleneck(machine.priced(name, chosen), way)))
     found = costs[0][1] if len(costs) == 1 else _where_each_runs(costs)
-    return _with_skew(found, machine.priced(name, Choice("all_reduce_skew", op, machine.gpu))) if inside else found
+    if not inside:
+        return found
+    # Waiting moves nothing: no link bounds it.
+    waiting = replace(op, message_bytes=0.0 * op.message_bytes)
+    return _with_skew(found, machine.priced(name, Choice("all_reduce_skew", waiting, machine.gpu)))
 
 
 def _with_skew(cost: Cost, skew: Cost) -> Cost:

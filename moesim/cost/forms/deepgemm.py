@@ -77,8 +77,8 @@ def seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers, few: bool, compute
 
 FORM = Form(
     "fused_moe_deepgemm",
-    "t_fixed + sum over gate-up and down of [max(weights/HBM, real tiles) + padded tiles x (256 K/bw_padding + t_tile)/"
-    "SMs] + buffers/(HBM e_rows)",
+    "t_fixed + sum over gate-up and down of [max(weights/HBM, tiles with rows) + tiles of padding] x (t_tile + "
+    "256 K/bw_feed)/SMs + buffers/(HBM e_rows)",
     PARAMETERS,
     seconds,
     ("tokens", "hidden", "width", "num_experts", "top_k"),

@@ -174,7 +174,8 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
     if kernel.sorts_own_rows:
         op = replace(op, local_only=True)
     if kernel.padded:
-        op = padded(op)
+        width, hidden = kernel.stored(op.width, op.hidden)
+        op = replace(op, width=width, hidden=hidden)
     own = {} if kernel.kernel != "deepgemm" else deepgemm.with_constants(machine, kernel)
     return Choice(
         kernel.family,
@@ -185,9 +186,14 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
         relative=kernel.relative,
         parameters=own.get("parameters"),
         map_widening=kernel.map_widening if parallel else None,
-        spread=op.loads.spread(op.tokens),
-        deviation=op.loads.deviation(op.tokens) if parallel else None,
+        spread=op.loads.spread(op.drawn),
+        deviation=op.loads.deviation(op.drawn) if parallel else None,
     )
+
+
+def _reach(gaps: list[Any]) -> tuple[Any, Any]:
+    """How far below and above the central time the others lie. [s]"""
+    return maximum(-least(gaps), 0.0), maximum(-least([-gap for gap in gaps]), 0.0)
 
 
 @prices(FusedExperts)
@@ -195,9 +201,11 @@ def price(machine: Any, name: str, op: FusedExperts) -> Cost:
     """The same with what is not known about it: the kernel, and what rows of padding pick."""
     cost = machine.priced(name, choose(machine, name, op))
     terms: dict[str, tuple[Any, Any]] = {}
-    other = [machine.seconds(name, replace(op, backend=backend, others=())) - cost.seconds for backend in op.others]
-    if other:
-        terms["backend"] = (maximum(-least(other), 0.0), maximum(-least([-gap for gap in other]), 0.0))
+    gaps = [machine.seconds(name, replace(op, backend=backend, others=())) - cost.seconds for backend in op.others]
+    if gaps:
+        terms["backend"] = _reach(gaps)
+    if op.other_loads is not None:
+        terms["routing"] = _reach([machine.seconds(name, replace(op, loads=op.other_loads)) - cost.seconds])
     if op.real_tokens is not None and op.padding in {"first_expert", "first_experts"}:
         fresh = machine.seconds(name, replace(op, padding="fresh_tokens"))
         terms["rows of padding"] = (0.0 * cost.seconds, maximum(fresh - cost.seconds, 0.0))

@@ -85,7 +85,8 @@ class Moe(Block):
     def weight_bytes(self, rank: Rank) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
         slots = rank.slots(self)
-        experts = slots * self.expert_parameters(hidden) / plan.expert_tp * BYTES_PER_WEIGHT[rank.experts]
+        width, wide = rank.expert_kernels[0].stored(self.width // plan.expert_tp, hidden)
+        experts = slots * self.matrices_per_expert * wide * width * BYTES_PER_WEIGHT[rank.experts]
         # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
         shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * BYTES_PER_WEIGHT[rank.linear]
         extra = self.extra_parameters * slots / self.num_experts / plan.expert_tp
@@ -141,7 +142,8 @@ class Moe(Block):
         """The routed experts over all replicas' rows: padded alike where a graph runs them, as they are elsewhere."""
         rank, plan, load = at.rank, at.rank.plan, at.load
         kernel, *others = rank.expert_kernels
-        real = load.tokens * plan.dp
+        # Tokens a replica may be a mean over replicas.
+        real = np.rint(load.tokens * plan.dp) if isinstance(load.tokens, (float, np.ndarray)) else load.tokens * plan.dp
         rows = _where(load.graph, at.tokens * plan.dp, real)
         return FusedExperts(
             rows, at.hidden, self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
@@ -151,6 +153,7 @@ class Moe(Block):
             backend=kernel.backend,
             others=tuple(other.backend for other in others),
             real_tokens=None if bool(np.all(real >= rows)) else real,
+            other_loads=rank.other_loads(self),
             padding=rank.engine.file.graphs.padding_of(self.n_group > 1),
         )  # fmt: skip
 
