@@ -58,7 +58,7 @@ def test_does_not_fit_is_exit_code_3_without_latency(capsys):
 
 def test_overrides(capsys):
     assert main(["predict", TOO_BIG, "--tensor-parallel-size", "2", "--set", "workload.batch_size=4"]) == 0
-    assert "on 2 x h100-sxm: batch 4" in capsys.readouterr().out
+    assert "on 2 x h100-sxm under vllm 0.25: batch 4" in capsys.readouterr().out
     assert main(["predict", MIXTRAL, "--tp=8", "--set", "routing={kind: zipf, s: 1}", "--json"]) == 0
     scenario = json.loads(capsys.readouterr().out)["scenario"]
     assert scenario["engine"]["tensor_parallel_size"] == 8
