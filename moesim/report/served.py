@@ -330,12 +330,14 @@ def _plot(sets: Sequence[RunSet], found: Sequence[Comparison], target: Path) -> 
     """Predicted against measured, log-log, with a band of 10 %."""
     plt = pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.8), dpi=110)
+    colours = plt.get_cmap("tab20")
     for axes, metric, title in zip(panels, (TPOT, TTFT), ("time per output token", "time to first token"), strict=True):
         for i, group in enumerate(sets):
             rows = [c for c in found if c.runs == group.name and c.metric == metric]
             marker = {"fit": "x", "control": "+", "validation": "o"}[group.about.role]
             axes.scatter(
-                [c.measured for c in rows], [c.value for c in rows], s=14, marker=marker, color=f"C{i}", alpha=0.7,
+                [c.measured for c in rows], [c.value for c in rows], s=14, marker=marker, alpha=0.7,
+                color=colours(i % colours.N),
                 linewidths=1 if marker != "o" else 0, label=f"{group.about.title}",
             )  # fmt: skip
         ends = [min(c.measured for c in found if c.metric == metric) / 1.3,
@@ -345,9 +347,10 @@ def _plot(sets: Sequence[RunSet], found: Sequence[Comparison], target: Path) -> 
         axes.plot(line, line, color="black", linewidth=0.8)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured [ms]", ylabel="predicted [ms]")
         axes.set_title(f"{title} (band: 10 %)", fontsize=10)
-    panels[0].legend(fontsize=6, loc="upper left", frameon=False)
     figure.tight_layout()
-    return save(figure, target, metadata={"Software": None})
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5),
+                  frameon=False)  # fmt: skip
+    return save(figure, target, metadata={"Software": None}, bbox_inches="tight")
 
 
 def drifted(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
