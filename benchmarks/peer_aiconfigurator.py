@@ -26,7 +26,8 @@ SYSTEMS = {
     "h200-sxm": "h200_sxm",
     "a100-sxm": "a100_sxm",
     "l40s": "l40s",
-    "b200-sxm": "b200_sxm",
+    "b200": "b200_sxm",
+    "b300": "b300_sxm",
 }
 MODELS = {
     "gpt-oss-120b": "openai/gpt-oss-120b", "MiniMax-M2.5": "MiniMaxAI/MiniMax-M2.5",
@@ -77,7 +78,7 @@ def main() -> None:
         if options.runs and path.stem not in options.runs:
             continue
         rows = []
-        for run in load_runs(path).runs[:: options.every]:
+        for run in [run for run in load_runs(path).runs if not run.fitted][:: options.every]:
             (mine, t_mine), (theirs, t_theirs) = timed(ours, run), timed(peer_estimate, run)
             if mine and theirs:
                 measured = run.measured["mean_ttft_ms"], run.measured["mean_tpot_ms"]
