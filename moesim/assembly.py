@@ -89,16 +89,10 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
         from moesim.inputs.locality_file import resolved
 
         routing = resolved(routing, model.name)
-    shipped, chosen = model.quantization, settings.quantization
-    if chosen == "none":
-        experts = linear = "bfloat16"
-    elif chosen == "mxfp4":
-        experts, linear = "mxfp4", "bfloat16"
-    else:
-        experts, linear = chosen or shipped.experts, chosen or shipped.linear
+    weights = model.quantization.under(settings.quantization)
     kv_bytes = 1.0 if settings.kv_cache_dtype == "fp8" else 2.0
     return Rank(
-        model, Plan.of(settings), experts, linear, kv_bytes, routing, engine, settings.moe_backend,
+        model, Plan.of(settings), weights.experts, weights.linear, kv_bytes, routing, engine, settings.moe_backend,
         compute_capability=hardware.compute_capability,
         compiled=not settings.enforce_eager,
         switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
-from moesim.assembly import assemble
+from moesim.calibrate.served_runs import constant, simulated_run
 from moesim.cost.forms.deepgemm import FORM
 from moesim.inputs.run_file import FOLDER, Run, load_runs
-from moesim.memory import fullest_stage
-from moesim.serving.engine import simulated
-from moesim.serving.report import LoadReport
 
 RUNS = FOLDER / "h200-vllm-qwen3-235b.yaml"
 GPU, STACK = "nvidia-h200-sxm-141gb", "vllm-0.25.0"
@@ -36,13 +33,13 @@ def fit_padding_feed(price: Any) -> dict[str, Any]:
     """
     every = load_runs(RUNS).runs
     runs = [run for run in every if run.fitted]
-    (constant,) = FORM.parameters
+    (feed,) = FORM.parameters
 
     def errors(value: float) -> Any:
         calibration = price(value)
         return np.array([_log_ratio(run, calibration) for run in runs])
 
-    low, high = np.log(constant.low), np.log(constant.high)
+    low, high = np.log(feed.low), np.log(feed.high)
     inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
     found = [errors(np.exp(x)) for x in inner]
     for _ in range(_STEPS):
@@ -63,10 +60,7 @@ def fit_padding_feed(price: Any) -> dict[str, Any]:
         "form": FORM.name,
         "note": "fitted on half of the served runs of Qwen3-235B under vLLM 0.12, and judged on the other half; the "
         "other constants are those of DeepGEMM's dense kernel and of the Triton path's small ones",
-        "parameters": {
-            constant.name: {"value": float(f"{value:.4g}"), "unit": constant.unit,
-                            "standard_error": float(f"{spread:.3g}"), "meaning": constant.meaning}
-        },
+        "parameters": {feed.name: constant(feed, value, spread, digits=4)},
         "valid_range": {"tokens": [1.0, 2048.0], "hidden": [4096.0, 4096.0], "width": [384.0, 1536.0]},
         "residuals": {
             "what": "90 % quantile of |log(measured/predicted)| of the time per token, fitted rows",
@@ -83,8 +77,5 @@ def fit_padding_feed(price: Any) -> dict[str, Any]:
 
 def _log_ratio(run: Run, calibration: str) -> float:
     """ln(predicted/measured) of the mean time per token."""
-    scenario = run.scenario.model_copy(update={"calibration": calibration})
-    parts = assemble(scenario)
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
-    report = simulated(parts.steps.resident, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport())
+    report = simulated_run(run, calibration)
     return float(np.log(1e3 * report.tpot.mean / run.measured["mean_tpot_ms"]))

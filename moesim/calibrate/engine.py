@@ -16,6 +16,7 @@ import numpy as np
 
 from moesim import paths
 from moesim.assembly import assemble
+from moesim.calibrate.served_runs import constant
 from moesim.cost.forms.collective import SKEW
 from moesim.cost.forms.elementwise import HOST
 from moesim.inputs.run_file import FOLDER, load_runs
@@ -60,16 +61,6 @@ def _gpu_seconds(scenario: Scenario, calibration: str) -> dict[str, float]:
     }
 
 
-def without_skew() -> dict[str, Any]:
-    """The family of waits in all-reduces before it is fitted: none."""
-    (constant,) = SKEW.parameters
-    return {
-        "parameters": {constant.name: {"value": 0.0}},
-        "valid_range": {},
-        "residuals": {"edges_s": [], "half_width": [0.0]},
-    }
-
-
 def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
     """The families ``host`` and ``all_reduce_skew`` as stored beside the kernels of ``calibration``, which has neither.
 
@@ -108,10 +99,7 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
     waits = {
         "form": SKEW.name,
         "note": "fitted with the host's time on served dense Qwen3-32B on 2, 4 and 8 GPUs, vLLM 0.12",
-        "parameters": {
-            skew.name: {"value": float(f"{everything[2]:.6g}"), "unit": skew.unit,
-                        "standard_error": float(f"{errors[2]:.3g}"), "meaning": skew.meaning}
-        },
+        "parameters": {skew.name: constant(skew, everything[2], errors[2])},
         "valid_range": {"ranks": [2.0, 8.0]},
         "residuals": {"what": "90 % quantile of |log(measured/fitted)|: assumed as wide as its standard error tells",
                       "edges_s": [],
@@ -126,11 +114,7 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
         "form": HOST.name,
         "note": "t_kernel_eager is what vLLM's eager all-reduce takes on the host in its tables; the others are "
         "fitted on served dense Qwen3-32B, vLLM 0.12",
-        "parameters": {
-            q.name: {"value": float(f"{values[q.name]:.6g}"), "unit": q.unit,
-                     "standard_error": float(f"{spread[q.name]:.3g}"), "meaning": q.meaning}
-            for q in HOST.parameters
-        },
+        "parameters": {q.name: constant(q, values[q.name], spread[q.name]) for q in HOST.parameters},
         "valid_range": {"sequences": [float(design[:, 1].min()), float(design[:, 1].max())]},
         "residuals": {
             "what": "90 % quantile of |log(measured/fitted host time)|, held out",

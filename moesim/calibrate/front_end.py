@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
-from moesim.assembly import assemble, engine_of
+from moesim.assembly import engine_of
 from moesim.calibrate.engine import RUNS
+from moesim.calibrate.served_runs import constant, simulated_run
 from moesim.cost.forms.front_end import FORM, SERVED_TOKEN
 from moesim.cost.sources import sources
 from moesim.inputs.run_file import Run, load_runs
-from moesim.memory import fullest_stage
-from moesim.serving.engine import simulated
-from moesim.serving.report import LoadReport
 from moesim.serving.simulation import FrontEnd
 
 _REQUEST_S = (0.0, 0.005, 0.01)
@@ -66,11 +64,7 @@ def fit_front_end(calibration: str) -> tuple[dict[str, Any], dict[str, Any]]:
     front_end = {
         "form": FORM.name,
         "note": "Dynamo's front end, fitted on served dense Qwen3-32B; the interval is how far simulated queues miss",
-        "parameters": {
-            q.name: {"value": grid[chosen][i], "unit": q.unit, "standard_error": float(f"{spread[i]:.3g}"),
-                     "meaning": q.meaning}
-            for i, q in enumerate(FORM.parameters)
-        },
+        "parameters": {q.name: constant(q, grid[chosen][i], spread[i]) for i, q in enumerate(FORM.parameters)},
         "valid_range": {"prompt_len": [float(min(lengths)), float(max(lengths))]},
         "residuals": residuals("time to first token", held_out),
         "held_out": {
@@ -107,12 +101,7 @@ def _kept(run: Run) -> bool:
 
 def _log_ratios(run: Run, calibration: str, front: FrontEnd) -> tuple[float, float]:
     """ln(predicted/measured) of the mean times to first token and per token."""
-    scenario = run.scenario.model_copy(update={"calibration": calibration})
-    parts = assemble(scenario)
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
-    report = simulated(
-        parts.steps.resident, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport(), front=front
-    )
+    report = simulated_run(run, calibration, front)
     found = (report.ttft.mean, report.tpot.mean)
     names = ("mean_ttft_ms", "mean_tpot_ms")
     first, token = (float(np.log(1e3 * x / run.measured[n])) for x, n in zip(found, names, strict=True))

@@ -11,25 +11,13 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
-from moesim.assembly import assemble
+from moesim.calibrate.served_runs import constant, simulated_run
 from moesim.cost.forms.sampling import FORM
 from moesim.inputs.run_file import FOLDER, Run, load_runs
-from moesim.memory import fullest_stage
 from moesim.models.catalogue import load_model
-from moesim.serving.engine import simulated
-from moesim.serving.report import LoadReport
 
 RUNS = tuple(FOLDER / f"h100-vllm-0.15.1-{model}.yaml" for model in ("meta-llama-3.1-8b", "qwen3-14b"))
 FAMILY = "sampling_sort"
-
-
-def none_yet() -> dict[str, Any]:
-    """The family before it is fitted: a sort that takes no time."""
-    return {
-        "parameters": {q.name: {"value": 0.0} for q in FORM.parameters},
-        "valid_range": {},
-        "residuals": {"edges_s": [], "half_width": [0.0]},
-    }
 
 
 def fit_sort(calibration: str) -> dict[str, Any]:
@@ -44,15 +32,12 @@ def fit_sort(calibration: str) -> dict[str, Any]:
         for e, m in [(entries[models != name], missing[models != name])]
     ]
     spread = float(np.sqrt((len(refits) - 1) / len(refits) * ((np.array(refits) - np.mean(refits)) ** 2).sum()))
-    (constant,) = FORM.parameters
+    (sort,) = FORM.parameters
     return {
         "form": FORM.name,
         "note": "torch's sort in vLLM 0.15.1, from what served runs take a token beyond their prediction without it; "
         f"one model at a time: {' and '.join(f'{x:.3g}' for x in refits)} s an entry",
-        "parameters": {
-            constant.name: {"value": float(f"{value:.4g}"), "unit": constant.unit,
-                            "standard_error": float(f"{spread:.2g}"), "meaning": constant.meaning}
-        },
+        "parameters": {sort.name: constant(sort, value, spread, digits=4, error_digits=2)},
         "valid_range": {"rows": [1.0, 128.0]},
         "residuals": {"what": "as wide as its standard error tells", "edges_s": [],
                       "half_width": [round(float(np.log1p(1.645 * spread / value)), 4)]},
@@ -65,10 +50,7 @@ def fit_sort(calibration: str) -> dict[str, Any]:
 
 def _missing(run: Run, calibration: str) -> tuple[float, float]:
     """(seconds a token takes beyond its prediction, sequences in a step times the vocabulary)."""
-    scenario = run.scenario.model_copy(update={"calibration": calibration})
-    parts = assemble(scenario)
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
-    report = simulated(parts.steps.resident, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport())
+    report = simulated_run(run, calibration)
     measured = run.measured["mean_tpot_ms"] * 1e-3
-    running = (scenario.workload.request_rate or 0.0) * run.measured["mean_e2el_ms"] * 1e-3
-    return measured - report.tpot.mean, running * load_model(scenario.model).vocab_size
+    running = (run.scenario.workload.request_rate or 0.0) * run.measured["mean_e2el_ms"] * 1e-3
+    return measured - report.tpot.mean, running * load_model(run.scenario.model).vocab_size

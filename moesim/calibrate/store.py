@@ -211,6 +211,7 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
     """
     from moesim.calibrate import deepgemm, engine, sampling
     from moesim.calibrate.front_end import fit_front_end
+    from moesim.calibrate.served_runs import held_at
 
     gpu, stack = dataset.gpu, dataset.stack
     target = paths.FITS / gpu / f"{stack}.json"
@@ -233,13 +234,13 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
     if served:
         with tempfile.TemporaryDirectory() as folder:
             kernels_only, with_host, no_sort = (Path(folder) / f"{what}.json" for what in ("kernels", "host", "sort"))
-            data["families"]["all_reduce_skew"] = engine.without_skew()
+            data["families"]["all_reduce_skew"] = held_at(engine.SKEW, 0.0)
             write_whole(kernels_only, json.dumps(data))
             data["families"] |= engine.fit_host(str(kernels_only))
             write_whole(with_host, json.dumps(data))
             front_end, served_token = fit_front_end(str(with_host))
             data["families"] |= {"front_end": front_end, "served_token": served_token}
-            data["families"][sampling.FAMILY] = sampling.none_yet()
+            data["families"][sampling.FAMILY] = held_at(sampling.FORM, 0.0)
             write_whole(no_sort, json.dumps(data))
             data["families"][sampling.FAMILY] = sampling.fit_sort(str(no_sort))
         progress("host and front end")
@@ -247,8 +248,7 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
         with tempfile.TemporaryDirectory() as folder:
 
             def priced(value: float) -> str:
-                held = {"parameters": {"bw_feed": {"value": value}}, "valid_range": {},
-                        "residuals": {"edges_s": [], "half_width": [0.1]}}  # fmt: skip
+                held = held_at(deepgemm.FORM, value, 0.1)
                 path = Path(folder) / f"{value:.6g}.json"
                 write_whole(path, json.dumps(data | {"families": data["families"] | {deepgemm.FAMILY: held}}))
                 return str(path)

@@ -59,10 +59,15 @@ def summed(name: str, children: list[Cost], count: int = 1) -> Cost:
     for child in children:
         seconds = seconds + child.total
         variance = variance + child.count * child.variance
-        for family, (down, up) in child.spread.items():
-            before = spread.get(family, (0.0, 0.0))
-            spread[family] = (before[0] + child.count * down, before[1] + child.count * up)
+        add_spread(spread, child.spread, child.count)
     return Cost(name, seconds, spread, bound="sum", count=count, children=children, variance=variance)
+
+
+def add_spread(total: Spread, more: Spread, count: Any = 1) -> None:
+    """``count`` times what another may err by, term by term: the same term errs the same way everywhere."""
+    for term, (down, up) in more.items():
+        below, above = total.get(term, (0.0, 0.0))
+        total[term] = (below + count * down, above + count * up)
 
 
 def interval(seconds: Any, spread: Spread) -> tuple[Any, Any]:

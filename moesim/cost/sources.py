@@ -68,9 +68,13 @@ def is_artefact(family: str, stack: str) -> bool:
     return any(family in source.of and stack in source.stacks for source in sources().artefacts)
 
 
+def _named_stacks() -> set[str]:
+    return {stack for source in sources().families for stack in source.stacks}
+
+
 def stacks_of(gpu: str) -> list[str]:
     """Stacks with a stored fit of a GPU: those made here first, newest first; those held out nowhere."""
-    known = {stack for source in sources().families for stack in source.stacks}
+    known = _named_stacks()
     stored = [name.partition("/")[2] for name in paths.stored_fits() if name.startswith(f"{gpu}/")]
     own = sorted((stack for stack in stored if stack not in known), key=_numbers, reverse=True)
     return [stack for stack in (*own, *sorted(known)) if stack in stored and stack not in sources().held_out]
@@ -79,7 +83,7 @@ def stacks_of(gpu: str) -> list[str]:
 @lru_cache(maxsize=512)
 def own_fit(gpu: str, family: str) -> Fits | None:
     """A GPU's own fit of a family; None where it has none."""
-    known = {stack for source in sources().families for stack in source.stacks}
+    known = _named_stacks()
     stored = stacks_of(gpu)
     for stack in (*(s for s in stored if s not in known), *(trusted(family) or stored)):
         if stack in stored:

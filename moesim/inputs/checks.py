@@ -245,8 +245,7 @@ def _backend(scenario: Scenario, hardware: Hardware, model: Model | None, engine
     asked = scenario.engine.moe_backend
     if asked == "auto" or model is None or model.moe is None:
         return
-    chosen = scenario.engine.quantization
-    weights = "bfloat16" if chosen == "none" else chosen or model.quantization.experts
+    weights = model.quantization.under(scenario.engine.quantization).experts
     try:
         engine.file.kernels.candidates(weights, asked, Place(hardware.compute_capability))
     except SpecError as error:

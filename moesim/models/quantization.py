@@ -16,6 +16,14 @@ class Quantization:
     experts: str = "bfloat16"
     linear: str = "bfloat16"
 
+    def under(self, chosen: str | None) -> Quantization:
+        """The same where an engine is told a scheme (``none`` is bfloat16); null is the model's own."""
+        if chosen is None:
+            return self
+        if chosen == "none":
+            return Quantization()
+        return Quantization(chosen, "bfloat16" if chosen == "mxfp4" else chosen)
+
 
 def quantization(f: Fields) -> Quantization:
     config = f.section("quantization_config")

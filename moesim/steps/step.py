@@ -136,7 +136,7 @@ class StepModel:
         split = np.asarray(split) if layers.routed is not None else np.asarray(False)
         if split.all():
             return summed(layers.title, self._overlapped(layers, at), layers.count)
-        whole = [*self.operation_costs(layers, at), *self._beside(layers, at)]
+        whole = self._side_by_side(layers, at)
         if not split.any():
             return summed(layers.title, whole, layers.count)
         parts = [reduced(cost, lambda x: x * ~split) for cost in whole] + [
@@ -144,22 +144,23 @@ class StepModel:
         ]
         return summed(layers.title, parts, layers.count)
 
-    def _beside(self, layers: Layers, at: Frame) -> list[Cost]:
-        """What the shared expert's stream hides of it."""
-        beside = Beside(layers, at)
-        for cost in self.operation_costs(layers, at):
+    def _side_by_side(self, layers: Layers, at: Frame) -> list[Cost]:
+        """Every operation of a layer, and what the shared expert's stream hides of it."""
+        costs, beside = self.operation_costs(layers, at), Beside(layers, at)
+        for cost in costs:
             beside.take(cost.name, cost.op, cost.seconds)
         hidden = beside.hidden_seconds(self.machine.gpu)
         if not np.any(hidden):
-            return []
+            return costs
         text = "-min(shared - its bytes / HBM, routed)"
         hidden = hidden.item() if np.ndim(hidden) == 0 else hidden
-        return [Cost("shared expert beside routed", -hidden, {}, bound="overlap", formula=text, source="both above")]
+        saved = Cost("shared expert beside routed", -hidden, {}, bound="overlap", formula=text, source="both above")
+        return [*costs, saved]
 
     def _overlapped(self, layers: Layers, at: Frame) -> list[Cost]:
         """Two half batches, and what their overlap hides."""
         part = Frame(at.rank, half(at.load))
-        operations = [replace(c, count=2) for c in [*self.operation_costs(layers, part), *self._beside(layers, part)]]
+        operations = [replace(c, count=2) for c in self._side_by_side(layers, part)]
         exchanges = exchanges_of(layers)
         moving = sum((cost.total for cost in operations if cost.name in exchanges), 0.0)
         computing = sum((cost.total for cost in operations if cost.name not in exchanges), 0.0)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost
+from moesim.cost.cost import Cost, add_spread
 from moesim.cost.forms.arithmetic import exp, log2, maximum, minimum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
@@ -299,9 +299,7 @@ def price(machine: Any, name: str, op: Collective) -> Cost:
 def _with_skew(cost: Cost, skew: Cost) -> Cost:
     """An all-reduce with the wait before it."""
     spread = dict(cost.spread)
-    for term, (down, up) in skew.spread.items():
-        below, above = spread.get(term, (0.0, 0.0))
-        spread[term] = (below + down, above + up)
+    add_spread(spread, skew.spread)
     return replace(cost, seconds=cost.seconds + skew.seconds, spread=spread, formula=f"{cost.formula} + t_skew log2(n)")
 
 
@@ -309,9 +307,7 @@ def _where_each_runs(costs: list[tuple[Any, Cost]]) -> Cost:
     """Each cost where its mask holds, step by step."""
     spread: dict[str, tuple[Any, Any]] = {}
     for mask, cost in costs:
-        for family, (down, up) in cost.spread.items():
-            below, above = spread.get(family, (0.0, 0.0))
-            spread[family] = (below + where(mask, down, 0.0), above + where(mask, up, 0.0))
+        add_spread(spread, {t: (where(mask, down, 0.0), where(mask, up, 0.0)) for t, (down, up) in cost.spread.items()})
     parts = [where(mask, cost.seconds, 0.0) for mask, cost in costs]
     mostly = costs[int(np.argmax([np.sum(part) for part in parts]))][1]
     reasons = tuple(dict.fromkeys(reason for _, cost in costs for reason in cost.reasons))
