@@ -17,6 +17,8 @@ _LOST = (
     "illegal memory access", "device-side assert", "unspecified launch failure", "misaligned address",
     "illegal instruction",
 )  # fmt: skip
+_TRIES = 3
+"""Of a point whose samples lie apart: another process may have had the machine meanwhile."""
 _GIVEN_UP = 20
 """A table whose first points all fail is given up: its kernel does not run here."""
 
@@ -50,6 +52,10 @@ def measure(
             continue
         told("begin", point)
         row = measured(point, device, watch)
+        for _ in range(_TRIES - 1):
+            if not row.get("unstable") or time.monotonic() >= deadline:
+                break
+            row = measured(point, device, watch)
         log.add(point, row)
         if "failed" in row:
             failed[point.table] = failed.get(point.table, 0) + 1
