@@ -1,7 +1,7 @@
 """The engine's own time per step, from served dense models: what is left when the GPU's time is taken away.
 
-A step waits for the host, as long whatever the plan, and in every all-reduce for the last rank, longer the more ranks
-there are: runs on 2, 4 and 8 GPUs tell the two apart.
+A step waits for the host, as long whatever the plan, and for the last rank's process to begin it, longer the more ranks
+there are: runs on 2, 4 and 8 GPUs tell the two apart. They schedule synchronously; asynchronous scheduling hides both.
 
 Only H100 runs of the dense Qwen3-32B under vLLM are used; every MoE run stays unseen. In a closed loop of c
 requests, each output token waits for a decode step of c sequences and for its share of the other requests'
@@ -17,8 +17,8 @@ import numpy as np
 from moesim import paths
 from moesim.assembly import assemble
 from moesim.calibrate.served_runs import constant
-from moesim.cost.forms.collective import SKEW
 from moesim.cost.forms.elementwise import HOST
+from moesim.cost.sources import sources
 from moesim.inputs.run_file import FOLDER, load_runs
 from moesim.inputs.scenario import Scenario
 from moesim.ops.load import Group
@@ -52,17 +52,15 @@ def _gpu_seconds(scenario: Scenario, calibration: str) -> dict[str, float]:
         return float(sum(part.total for part in steps.gpu_costs(steps.rank, steps.load(groups), 1)))
 
     decode = gpu_seconds((Group.decode(c, isl + osl // 2),))
-    model = steps.rank.model
-    waits = (2 * model.num_hidden_layers + 1) * np.log2(steps.rank.tp)
     return {
         "gpu_s": decode,
         "interference_s": (c - 1) / osl * gpu_seconds((Group(1, isl, 0),)),
-        "all_reduces": float(waits),
+        "doublings": float(np.log2(steps.rank.tp)),
     }
 
 
 def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
-    """The families ``host`` and ``all_reduce_skew`` as stored beside the kernels of ``calibration``, which has neither.
+    """The family ``host`` as stored beside the kernels of ``calibration``, which lacks it.
 
     The kernels price the GPU's share of a token.
     """
@@ -72,7 +70,7 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
     share = table["interference_s"] / (table["mean_tpot_ms"] * 1e-3)
     kept = (share <= _MAX_PREFILL_SHARE) & (table["max_concurrency"] <= _MAX_CONCURRENCY)
     rows = table[kept]
-    columns = (np.ones(len(rows)), rows["max_concurrency"].to_numpy(float), rows["all_reduces"].to_numpy(float))
+    columns = (np.ones(len(rows)), rows["max_concurrency"].to_numpy(float), rows["doublings"].to_numpy(float))
     design = np.stack(columns, axis=1)
     target = rows["host_s"].to_numpy()
     groups = rows["tensor_parallel_size"].astype(str) + "/" + rows["max_concurrency"].astype(str)
@@ -91,29 +89,15 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
     values = {
         "t_step": everything[0],
         "t_sequence": everything[1],
-        "t_kernel_eager": HOST.parameters[2].start,
+        "t_last_rank": everything[2],
+        "t_kernel_eager": sources().eager_operation_s,
     }
-    spread = {"t_step": errors[0], "t_sequence": errors[1], "t_kernel_eager": 0.0}
-    (skew,) = SKEW.parameters
+    spread = {"t_step": errors[0], "t_sequence": errors[1], "t_last_rank": errors[2], "t_kernel_eager": 0.0}
     data = {"file": RUNS.with_suffix(".csv").relative_to(paths.CALIBRATION).as_posix()}
-    waits = {
-        "form": SKEW.name,
-        "note": "fitted with the host's time on served dense Qwen3-32B on 2, 4 and 8 GPUs, vLLM 0.12",
-        "parameters": {skew.name: constant(skew, everything[2], errors[2])},
-        "valid_range": {"ranks": [2.0, 8.0]},
-        "residuals": {"what": "90 % quantile of |log(measured/fitted)|: assumed as wide as its standard error tells",
-                      "edges_s": [],
-                      "half_width": [round(float(1.645 * errors[2] / max(everything[2], 1e-9)), 4)]},
-        "held_out": {"left_out": "one (TP, concurrency) at a time", "rows": len(rows), "groups": many,
-                     "mean_absolute_error_of_tpot": round(float(tpot_error.mean()), 4)},
-        "set_aside": {},
-        "transfer": {},
-        "data": data,
-    }  # fmt: skip
     host = {
         "form": HOST.name,
-        "note": "t_kernel_eager is what vLLM's eager all-reduce takes on the host in its tables; the others are "
-        "fitted on served dense Qwen3-32B, vLLM 0.12",
+        "note": "t_kernel_eager is assumed (calibration/fits/sources.yaml); the others are fitted on served dense "
+        "Qwen3-32B, vLLM 0.12",
         "parameters": {q.name: constant(q, values[q.name], spread[q.name]) for q in HOST.parameters},
         "valid_range": {"sequences": [float(design[:, 1].min()), float(design[:, 1].max())]},
         "residuals": {
@@ -134,4 +118,4 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
         "transfer": {},
         "data": data,
     }  # fmt: skip
-    return {"host": host, "all_reduce_skew": waits}
+    return {"host": host}

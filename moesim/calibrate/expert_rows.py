@@ -166,7 +166,7 @@ def _fused_moe(
     parallel: bool = False, **more: Any,
 ) -> Family:  # fmt: skip
     by_shape = {"group": moe_shape, "scheme": "one model shape at a time"}
-    rows = {"dtype": dtype, "source": source, "parallel": parallel, "relatives": more.pop("relatives", ())}
+    rows = {"dtype": dtype, "source": source, "parallel": parallel, "relatives": more.pop("relatives", {})}
     return Family(
         name=f"fused_moe/{name}",
         form=form,
@@ -203,8 +203,8 @@ EXPERT_FAMILIES: tuple[Family, ...] = (
         parallel=True,
         note="measured on expert-parallel ranks alone, as the engine runs it",
     ),
-    _fused_moe("int4", "int4_wo", "marlin", "int4", "marlin", "bfloat16", relatives=("fused_moe/mxfp4_marlin",),
-               **_BY_WIDTH),
+    _fused_moe("int4", "int4_wo", "marlin", "int4", "marlin", "bfloat16", **_BY_WIDTH,
+               relatives={"mxfp4": ("fused_moe/mxfp4_marlin", "fused_moe/mxfp4_marlin_situ")}),
     _fused_moe("mxfp4", "w4a16_mxfp4", "gptossmxfp4moe_triton", "mxfp4", "triton_kernels", "bfloat16"),
     _fused_moe("mxfp4_trtllm", "w4a16_mxfp4", "gptossmxfp4moe_flashinfer_trtllm", "mxfp4", "flashinfer_trtllm",
                "bfloat16"),

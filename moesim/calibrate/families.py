@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.calibrate.collective_rows import COLLECTIVE_FAMILIES
+from moesim.calibrate.dataset import Dataset, stored
 from moesim.calibrate.expert_rows import EXPERT_FAMILIES
 from moesim.calibrate.family import Family
 from moesim.calibrate.groups import by
 from moesim.calibrate.machine_rows import GPU_FAMILIES, HOST_FAMILIES
 from moesim.cost.forms import attention, elementwise, gemm, mla
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.sources import trusted
+from moesim.hardware.catalogue import load_hardware
 from moesim.ops import Attention, Elementwise, Gemm, MlaModule
 from moesim.ops.load import Group
 
@@ -156,3 +159,13 @@ def implied_bound_broken(family: Family, table: pd.DataFrame, gpu: GpuNumbers) -
         weights = np.asarray(op.weight_bytes)
         broken = broken | ((weights > 2 * gpu.l2_bytes) & (weights / seconds > gpu.hbm_bytes_per_s))
     return np.broadcast_to(broken, seconds.shape)
+
+
+def measured_best(family: Family, gpu: str) -> Dataset | None:
+    """The dataset of a GPU that is trusted most for a family, among those that hold rows of it."""
+    numbers = GpuNumbers.of(load_hardware(gpu))
+    for stack in trusted(family.name):
+        dataset = stored(gpu, stack)
+        if dataset.has(family.table) and not family.select(dataset.table(family.table), numbers).empty:
+            return dataset
+    return None

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moesim import paths
-from moesim.calibrate.dataset import Dataset, sha256, stored, stored_datasets
-from moesim.calibrate.families import FAMILIES, implied_bound_broken
+from moesim.calibrate.dataset import Dataset, sha256, stored_datasets
+from moesim.calibrate.families import FAMILIES, implied_bound_broken, measured_best
 from moesim.calibrate.family import Family
-from moesim.calibrate.fitting import FamilyFit, fit_family, solve
+from moesim.calibrate.fitting import FamilyFit, fit_family
+from moesim.calibrate.relatives import relatives
 from moesim.cost.fits import LEVEL
-from moesim.cost.forms import fused_moe
 from moesim.cost.forms.form import Parameter
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.sources import is_artefact, source_of, sources, trusted
@@ -50,16 +49,6 @@ def fit_all(
             "measured are kept, so measure for longer"
         )
     return fits
-
-
-def measured_best(family: Family, gpu: str) -> Dataset | None:
-    """The dataset of a GPU that is trusted most for a family, among those that hold rows of it."""
-    numbers = GpuNumbers.of(load_hardware(gpu))
-    for stack in trusted(family.name):
-        dataset = stored(gpu, stack)
-        if dataset.has(family.table) and not family.select(dataset.table(family.table), numbers).empty:
-            return dataset
-    return None
 
 
 def transfer_errors(fit: FamilyFit, own_gpu: str) -> dict[str, dict[str, Any]]:
@@ -101,35 +90,6 @@ def _errors_on(fit: FamilyFit, other: Dataset) -> dict[str, float]:
         "mean_absolute_error": round(float(np.abs(np.expm1(-log_ratio)).mean()), 4),
         "half_width": round(float(np.quantile(np.abs(log_ratio), LEVEL)), 4),
     }
-
-
-_SLICES = 8
-"""An expert is cut for a node's GPUs at most."""
-
-
-def _relative_errors(family: Family, relative: str) -> dict[str, Any]:
-    """How well a family's formula prices a relative it stands in for, where a GPU has tables of both.
-
-    Each GPU by constants fitted to its own rows of the family. Widths of the relative are as the engine pads them.
-    """
-    other = next(one for one in FAMILIES if one.name == relative)
-    errors: list[Any] = []
-    gpus: list[str] = []
-    for gpu in dict.fromkeys(dataset.gpu for dataset in stored_datasets()):
-        own, theirs = measured_best(family, gpu), measured_best(other, gpu)
-        if own is None or theirs is None:
-            continue
-        numbers, tuned = GpuNumbers.of(load_hardware(gpu)), tuned_tiles(gpu)
-        p = solve(family, family.select(own.table(family.table), numbers), numbers, tuned)
-        rows = other.select(theirs.table(other.table), numbers)
-        rows = rows[rows["moe_tp_size"] <= _SLICES].reset_index(drop=True)
-        padded = replace(other, operation=lambda table: fused_moe.padded(other.operation(table)))
-        predicted = padded.evaluator(rows, numbers, tuned)(p).seconds
-        errors.append(np.abs(np.log(rows["seconds"].to_numpy() / predicted)))
-        gpus.append(gpu)
-    if not errors:
-        return {}
-    return {"half_width": round(float(np.quantile(np.concatenate(errors), LEVEL)), 4), "gpus": gpus}
 
 
 def at_bound(q: Parameter, value: float) -> bool:
@@ -175,7 +135,7 @@ def as_json(fit: FamilyFit, dataset: Dataset) -> dict[str, Any]:
         "set_aside": fit.set_aside,
         "transfer": transfer_errors(fit, dataset.gpu),
         "versions": version_errors(fit, dataset),
-        "relatives": {name: _relative_errors(fit.family, name) for name in fit.family.extra.get("relatives", ())},
+        "relatives": relatives(fit.family, dataset.gpu),
         "data": {"file": f"{dataset.label}/{fit.family.table}.parquet",
                  "sha256": sha256(dataset.path(fit.family.table))},
     }  # fmt: skip
@@ -220,7 +180,7 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
         gpu == engine.GPU
         and stack == engine.STACK
         and engine.RUNS.is_file()
-        and _named(only, "host", "front_end", "all_reduce_skew", sampling.FAMILY)
+        and _named(only, "host", "front_end", sampling.FAMILY)
     )
     padded = gpu == deepgemm.GPU and stack == deepgemm.STACK and _named(only, deepgemm.FAMILY)
     if not (mine or served or padded):
@@ -234,7 +194,8 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
     if served:
         with tempfile.TemporaryDirectory() as folder:
             kernels_only, with_host, no_sort = (Path(folder) / f"{what}.json" for what in ("kernels", "host", "sort"))
-            data["families"]["all_reduce_skew"] = held_at(engine.SKEW, 0.0)
+            for fitted_before in ("host", "front_end", "served_token", sampling.FAMILY):
+                data["families"].pop(fitted_before, None)
             write_whole(kernels_only, json.dumps(data))
             data["families"] |= engine.fit_host(str(kernels_only))
             write_whole(with_host, json.dumps(data))

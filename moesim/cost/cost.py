@@ -70,6 +70,24 @@ def add_spread(total: Spread, more: Spread, count: Any = 1) -> None:
         total[term] = (below + count * down, above + count * up)
 
 
+_OF_ONE = " of "
+
+
+def of_one(term: str, name: str) -> str:
+    """The term of what one operation errs by beside what its family does."""
+    return f"{term}{_OF_ONE}{name}"
+
+
+def by_family(spread: Spread) -> Spread:
+    """Terms with what belongs to one family put together, in quadrature."""
+    found: Spread = {}
+    for term, ends in spread.items():
+        family = term.partition(_OF_ONE)[0]
+        before = found.get(family, (0.0, 0.0))
+        found[family] = (np.hypot(before[0], ends[0]), np.hypot(before[1], ends[1]))
+    return found
+
+
 def interval(seconds: Any, spread: Spread) -> tuple[Any, Any]:
     """90 % interval of a sum: families in quadrature. [s]"""
     down = np.sqrt(sum((np.asarray(d) ** 2 for d, _ in spread.values()), np.asarray(0.0)))

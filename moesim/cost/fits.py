@@ -57,6 +57,14 @@ def _conformal(error: Array) -> float:
 
 
 @dataclass(frozen=True)
+class Relative:
+    """The same kernel on another weight format: how much slower its arithmetic, and the half-width left then."""
+
+    slower_arithmetic: float
+    half_width: float
+
+
+@dataclass(frozen=True)
 class FittedFamily:
     """One family's constants as a prediction needs them."""
 
@@ -66,8 +74,8 @@ class FittedFamily:
     residuals: Residuals
     transfer: Mapping[str, float]
     """Compute capability -> half-width, in the logarithm, seen when these constants priced such a GPU."""
-    relatives: Mapping[str, float] = field(default_factory=dict)
-    """Family it stands in for -> half-width seen where both were measured."""
+    relatives: Mapping[str, Relative] = field(default_factory=dict)
+    """Weight format that the same kernel runs, priced by these constants -> what was seen where both were measured."""
 
     def transfer_half_width(self, compute_capability: str) -> float:
         """Interval on a GPU that was not fitted: as seen on its own architecture, else the widest seen."""
@@ -129,7 +137,10 @@ def _family(name: str, data: Mapping[str, Any]) -> FittedFamily:
         {key: (float(low), float(high)) for key, (low, high) in data["valid_range"].items()},
         Residuals(tuple(residuals["edges_s"]), tuple(residuals["half_width"])),
         _widest_by_capability(data.get("transfer", {})),
-        {key: float(found["half_width"]) for key, found in data.get("relatives", {}).items() if found},
+        {
+            key: Relative(float(found["slower_arithmetic"]), float(found["half_width"]))
+            for key, found in data.get("relatives", {}).items()
+        },
     )
 
 

@@ -14,6 +14,7 @@ class GpuNumbers:
     """Datasheet rates of one GPU, in SI."""
 
     bf16_flop_per_s: float
+    fp32_flop_per_s: float
     fp8_flop_per_s: float
     int8_flop_per_s: float
     hbm_bytes_per_s: float
@@ -29,6 +30,7 @@ class GpuNumbers:
         gpu = hardware.gpu
         return cls(
             bf16_flop_per_s=gpu.dense_bf16.value,
+            fp32_flop_per_s=hardware.peak_flop_per_s("float32"),
             fp8_flop_per_s=hardware.peak_flop_per_s("fp8"),
             int8_flop_per_s=hardware.peak_flop_per_s("int8"),
             hbm_bytes_per_s=gpu.hbm_bandwidth.value,
@@ -41,5 +43,6 @@ class GpuNumbers:
         )
 
     def flop_per_s(self, arithmetic: str) -> float:
-        """Dense peak for bfloat16, fp8 or int8 operands. [FLOP/s]"""
-        return {"fp8": self.fp8_flop_per_s, "int8": self.int8_flop_per_s}.get(arithmetic, self.bf16_flop_per_s)
+        """Dense peak for float32, bfloat16, fp8 or int8 operands. [FLOP/s]"""
+        other = {"float32": self.fp32_flop_per_s, "fp8": self.fp8_flop_per_s, "int8": self.int8_flop_per_s}
+        return other.get(arithmetic, self.bf16_flop_per_s)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost
+from moesim.cost.cost import Cost, Spread, of_one
 from moesim.cost.fits import Fits, FittedFamily, load_fits
 from moesim.cost.forms import load_forms
 from moesim.cost.forms.form import Timing
@@ -148,10 +148,10 @@ class Machine:
         assert form is not None
         timing, op = self._timing(choice), choice.op
         seconds = _plain(timing.seconds)
-        relative = family.relatives.get(choice.relative)
+        relative = choice.relative
         width = family.residuals.interval(seconds)
         # Where tables of a relative were priced by these constants, shapes beyond the fit are in what was seen.
-        width = width if relative is None else np.maximum(width, relative)
+        width = width if relative is None else np.maximum(width, relative.half_width)
         width = of_experts(width, choice.map_widening, choice.spread)
         reasons: list[Reason] = [] if choice.map_widening is None else [EXPERT_MAP]
         octaves, outside = octaves_outside(family, op, form) if relative is None else (0.0, "")
@@ -169,15 +169,17 @@ class Machine:
         if self.engine.stands_in:
             width = Why.OTHER_VERSION.factor * width
             reasons.append(other_version(self.engine.asked, self.engine.title))
-        terms = {family.name: np.minimum(width, WIDEST), MACHINES: sources().machine_half_width}
+        least = floor_seconds(op, choice.gpu)
+        spread = _shared(family.name, name, _within(seconds, least, np.minimum(width, WIDEST)))
+        terms = {MACHINES: sources().machine_half_width}
         if self.engine.file.kernel_distance and choice.family != "host":
             terms[VERSIONS] = self.engine.file.kernel_distance
-        least = floor_seconds(op, choice.gpu)
+        spread |= {term: _within(seconds, least, half_width) for term, half_width in terms.items()}
         deviation = choice.deviation
         return Cost(
             name,
             seconds,
-            {term: _within(seconds, least, half_width) for term, half_width in terms.items()},
+            spread,
             bound=_bound(timing),
             formula=form.text,
             source=f"{fits.name}:{family.name}",
@@ -196,6 +198,17 @@ def _within(seconds: Any, least: Any, width: Any) -> tuple[Any, Any]:
     """Seconds below and above, none below what the hardware allows."""
     down, up = around(seconds, width)
     return _plain(np.minimum(down, np.maximum(seconds - least, 0.0))), _plain(up)
+
+
+def _shared(family: str, name: str, ends: tuple[Any, Any]) -> Spread:
+    """A family's own term: of products, what errs with products of every shape and what errs with this one's alone."""
+    if not family.startswith("gemm/"):
+        return {family: ends}
+    common = sources().product_correlation
+    return {
+        term: (share * ends[0], share * ends[1])
+        for term, share in ((family, common**0.5), (of_one(family, name), (1.0 - common) ** 0.5))
+    }
 
 
 def _plain(x: Any) -> Any:

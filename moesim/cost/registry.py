@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moesim.cost.cost import Cost
+from moesim.cost.fits import Relative
 from moesim.cost.forms.form import Form
 from moesim.cost.gpu import GpuNumbers
 
@@ -27,8 +28,8 @@ class Choice:
     """What the form takes beyond parameters, work and GPU: a tile, a route."""
     related: Any = False
     """Whether the family is another kernel's: everywhere, or where a mask says."""
-    relative: str = ""
-    """The family it stands in for, where that has a name."""
+    relative: Relative | None = None
+    """What was seen of such operations under this family's constants, where some GPU has tables of both."""
     parameters: Mapping[str, float] | None = None
     """Instead of the family's own."""
     map_widening: float | None = None

@@ -16,7 +16,7 @@ from moesim.files.validation import read_as
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 
-_LINKED = ("nccl", "custom_all_reduce", "symmetric_memory_all_reduce", "all_reduce_skew")
+_LINKED = ("nccl", "custom_all_reduce", "symmetric_memory_all_reduce")
 _NO_VERSION = 999.0
 
 
@@ -40,6 +40,10 @@ class Sources(Strict):
     """Rows that tell nothing of the distance between versions."""
     machine_half_width: float = Field(gt=0, lt=1)
     """Half-width, in the logarithm, of 90 % of GPUs of one kind around the one that was measured."""
+    product_correlation: float = Field(ge=0, le=1)
+    """Between the errors of two products of different shapes under the same load."""
+    eager_operation_s: float = Field(gt=0, lt=1e-3)
+    """Host time of one operation without a CUDA graph; assumed. [s]"""
     held_out: dict[str, str] = {}
     """Stack -> why no fit may see it."""
 

@@ -110,6 +110,19 @@ class Sampler(Strict):
     """Top-p and top-k sort the whole vocabulary."""
 
 
+class ExpertChoice(Strict):
+    """Least time of the kernel that picks a token's experts, where it is more than a small kernel. [s]"""
+
+    grouped: Seconds
+    """Sigmoid scores and a bias, with or without groups (DeepSeek-V3's ``noaux_tc``)."""
+    sigmoid: Seconds | None
+    """Sigmoid scores without groups (MiniMax-M2); null is a small kernel."""
+
+    def least_s(self, scores: str) -> float:
+        time = {"grouped": self.grouped, "sigmoid": self.sigmoid}.get(scores)
+        return time.value if time else 0.0
+
+
 class Exchange(Strict):
     """How an engine sends tokens to experts."""
 
@@ -211,8 +224,6 @@ class ExpertKernel(Strict):
     source: str = Field(min_length=1)
     related: bool = False
     """The family is another kernel's, standing in."""
-    relative: str = ""
-    """The family it stands in for, where some GPU has tables of both."""
     padded: bool = False
     """Widths are padded to 128 and hidden sizes to 256 first (Marlin under mxfp4)."""
     sorts_own_rows: bool = False
@@ -310,6 +321,7 @@ class EngineFile(Strict):
     graphs: Graphs
     reserves: Reserves
     sampler: Sampler
+    expert_choice: ExpertChoice
     kernels: Kernels
     all_reduce: AllReduceRule
     fused_all_reduce_norm: FusedNorm | None

@@ -17,6 +17,8 @@ class Gpu(Strict):
 
     sm_count: Count
     dense_bf16: FlopPerSecond
+    dense_fp32: FlopPerSecond | None = None
+    """Outside the tensor cores."""
     dense_fp8: FlopPerSecond | None = None
     dense_int8: FlopPerSecond | None = None
     dense_fp4: FlopPerSecond | None = None
@@ -88,6 +90,8 @@ class Hardware(Strict):
         return self.model_copy(update={"cluster": cluster, "links": links, "gpus_per_node": node.gpus})
 
     def peak_flop_per_s(self, number_format: str) -> float:
-        """Dense arithmetic rate for operands of ``number_format``: bfloat16, fp8 or int8. [FLOP/s]"""
-        choice = {"fp8": self.gpu.dense_fp8, "int8": self.gpu.dense_int8}.get(number_format)
+        """Dense arithmetic rate for operands of ``number_format``: float32, bfloat16, fp8 or int8. [FLOP/s]"""
+        choice = {"float32": self.gpu.dense_fp32, "fp8": self.gpu.dense_fp8, "int8": self.gpu.dense_int8}.get(
+            number_format
+        )
         return (choice or self.gpu.dense_bf16).value

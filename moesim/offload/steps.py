@@ -110,7 +110,7 @@ class OffloadedSteps:
             kernels += count * (len(kind.before) + len(kind.experts) + len(kind.after))
             gpu_s = gpu_s + count * (kind.seconds(0) + self._share(kind, groups) * kind.seconds(1) + kind.seconds(2))
         return together + self.machine.host_seconds(
-            Host(load.sequences, kernels, load.graph, gpu_s, self.resident.ahead)
+            Host(load.sequences, kernels, load.graph, gpu_s, self.resident.ahead, ranks=self.rank.tp)
         )
 
     def beside(self, load: Load, sampled: Any, encoder: bool) -> list[Cost]:

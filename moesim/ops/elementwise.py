@@ -15,6 +15,8 @@ class Elementwise:
     launches: Any = 1
     of_context: bool = False
     """Its bytes depend on what is cached."""
+    least_s: float = 0.0
+    """What its steps take one after the other, however few its rows. [s]"""
 
     flop = 0.0
 
@@ -35,6 +37,8 @@ class Host:
     """Asynchronous scheduling: the host prepares the next step while the GPU works on this one."""
     schedules: bool = True
     """It composes the step; a pipeline's later stages only launch it."""
+    ranks: int = 1
+    """Processes that each begin the step on a GPU of their own: of a tensor-parallel group."""
 
     flop = 0.0
     hbm_bytes = 0.0

@@ -6,6 +6,7 @@ OTHER_ENGINES = ("hqq4", "hqq3", "hqq2", "gguf_q8_0", "gguf_q4_k", "gguf_q2_k")
 """Formats of engines other than vLLM: no kernel of theirs was fitted."""
 
 BYTES_PER_WEIGHT = {
+    "float32": 4.0,
     "bfloat16": 2.0,
     "fp8": 1.0,
     "fp8_block": 1.0 + 4.0 / (128 * 128),
@@ -27,6 +28,7 @@ per 256 or 128; 3 bits pack ten to an int32 with 16-bit scale and zero per 64. G
 ggml-common.h lays them out: Q8_0 of 32 weights, Q4_K and Q2_K of 256."""
 
 ARITHMETIC = {
+    "float32": "float32",
     "bfloat16": "bfloat16",
     "fp8": "fp8",
     "fp8_block": "fp8",
@@ -36,9 +38,9 @@ ARITHMETIC = {
     "mxfp4": "bfloat16",
     **dict.fromkeys(OTHER_ENGINES, "bfloat16"),
 }
-"""What the tensor cores multiply in: weight-only formats are widened first."""
+"""What operands are multiplied in: weight-only formats are widened first; tensor cores have no float32."""
 
-ACTIVATION_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "int8": 1.0}
+ACTIVATION_BYTES = {"float32": 4.0, "bfloat16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 HQQ_GROUP = {"hqq4": 64, "hqq3": 64, "hqq2": 16}
 """Weights that share a scale and a zero."""

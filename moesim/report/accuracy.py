@@ -30,7 +30,7 @@ from moesim.report.figure import pyplot, save
 GPU = "nvidia-h100-sxm5-80gb"
 OTHER = "nvidia-h200-sxm-141gb"
 _PLOT_ROWS = 6000
-SERVED_FAMILIES = ("host", "all_reduce_skew")
+SERVED_FAMILIES = ("host",)
 
 TARGETS: tuple[tuple[str, tuple[str, ...], float, float | None], ...] = (
     ("fused MoE, bf16 Triton, EP=1, balanced: leave one shape out", ("fused_moe/bfloat16",), 0.08, 0.14),

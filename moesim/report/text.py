@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.cost.cost import Cost
+from moesim.cost.cost import Cost, by_family
 from moesim.engines.engine import load_engine
 from moesim.errors import DoesNotFit
 from moesim.inputs.workload import Workload
@@ -206,7 +206,8 @@ def _interval_lines(cost: Cost) -> list[str]:
     lines = []
     for part in cost.children or [cost]:
         terms = {
-            name: (float(down / part.seconds), float(up / part.seconds)) for name, (down, up) in part.spread.items()
+            name: (float(down / part.seconds), float(up / part.seconds))
+            for name, (down, up) in by_family(part.spread).items()
         }
         shown = sorted(((name, *ends) for name, ends in terms.items() if max(ends) >= _LEAST_TERM), key=lambda t: -t[2])
         if shown:

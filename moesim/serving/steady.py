@@ -16,6 +16,7 @@ does see them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ from moesim.steps.step import Steps
 Array = np.ndarray[Any, Any]
 
 _NODES = 24
+_LENGTHS = 6
+"""Prompts of different length that a mean is taken over: what a step takes jumps where it leaves the CUDA graphs."""
 _MOST_SHARE, _MOST_SHARE_IN_LOCKSTEP = 0.25, 0.1
 """Of the time, spent on prompts, up to which requests are out of step with each other: found by comparing with
 simulations of 200 shipped plans and loads (docs/load.md)."""
@@ -86,7 +89,7 @@ def steady_state(
     asked = load.request_rate / replicas if load.request_rate else float("inf")
     cache = _cache_seats(fullest, block_size, prompt, output)
     most = min(clients, limits.max_num_seqs, cache)
-    priced = _Priced(steps, limits, most, prompt, prompt * load.cached_share, output)
+    priced = _Priced(steps, limits, most, load)
     tokens = max(output - 1, _LEAST_TOKENS)
     lockstep = replicas if moe else 1
     reading = front.request_s + front.prompt_token_s * prompt
@@ -210,6 +213,18 @@ def _over_rounds(
     return total / rounds
 
 
+def relative_lengths(load: Workload) -> Array:
+    """Prompt lengths over their mean, each standing for as many prompts as every other."""
+    law, middles = load.lengths, (np.arange(_LENGTHS) + 0.5) / _LENGTHS
+    if isinstance(law, Uniform):
+        lengths = law.low + (law.high - law.low) * middles
+    elif isinstance(law, Lognormal):
+        lengths = np.exp(law.sigma * np.array([NormalDist().inv_cdf(x) for x in middles]))
+    else:
+        return np.ones(1)
+    return lengths / lengths.mean()
+
+
 def relative_spread(load: Workload) -> float:
     """Standard deviation of output lengths over their mean."""
     law = load.lengths
@@ -229,11 +244,15 @@ def _cache_seats(fullest: tuple[Rank, Room], block_size: int, prompt: float, out
 class _Priced:
     """Steps of 1 to ``most`` decodes, alone and with a prompt, priced at once."""
 
-    def __init__(self, steps: Steps, limits: SchedulerLimits, most: float, prompt: float, cached: float, output: float):
+    def __init__(self, steps: Steps, limits: SchedulerLimits, most: float, load: Workload):
         nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
+        prompt, output = load.mean_input_len, load.mean_output_len
         self._nodes, self._prompt = nodes, prompt
-        new, past = max(round(prompt - cached), 1), int(cached)
-        self._new = new
+        new, past = (
+            np.maximum(np.rint(share * prompt * relative_lengths(load)), least).astype(np.int64)[:, None]
+            for share, least in ((1.0 - load.cached_share, 1), (load.cached_share, 0))
+        )
+        self._new = float(new.mean())
         budget = np.maximum(limits.max_num_batched_tokens - nodes, 1)
         if limits.long_prefill_token_threshold:
             budget = np.minimum(budget, limits.long_prefill_token_threshold)
@@ -241,13 +260,16 @@ class _Priced:
         size = np.ceil(new / chunks).astype(np.int64)
         before = (past + (chunks - 1) / 2 * size).astype(np.int64)
         context = np.full(len(nodes), int(prompt + output / 2))
-        decodes = Group.decode(nodes, context)
-        self._decode = whole_step(steps, "decode", steps.load((decodes,)), nodes)
-        mixed_load = steps.load((Group(np.ones_like(nodes), size, before), decodes))
-        self._mixed = whole_step(steps, "prefill", mixed_load, nodes + 1)
+        self._decode = whole_step(steps, "decode", steps.load((Group.decode(nodes, context),)), nodes)
+        # A row a length of prompt; steps are priced as one array.
+        decoding, contexts = (np.broadcast_to(x, chunks.shape).ravel() for x in (nodes, context))
+        prefill = Group(np.ones_like(decoding), size.ravel(), before.ravel())
+        mixed_load = steps.load((prefill, Group.decode(decoding, contexts)))
+        self._mixed = whole_step(steps, "prefill", mixed_load, decoding + 1)
         alone = np.broadcast_to(self._decode.seconds, nodes.shape)
-        mixed = np.broadcast_to(self._mixed.seconds, nodes.shape)
-        self._alone, self._extra, self._own = alone, chunks * np.maximum(mixed - alone, 0.0), chunks * mixed
+        mixed = np.broadcast_to(self._mixed.seconds, decoding.shape).reshape(chunks.shape)
+        self._alone, self._own = alone, (chunks * mixed).mean(0)
+        self._extra = (chunks * np.maximum(mixed - alone, 0.0)).mean(0)
 
     def at(self, running: float) -> tuple[float, float]:
         """(a step that only decodes, what a prompt adds). [s]"""
@@ -297,6 +319,6 @@ class _Priced:
 
         def one(x: Any) -> float:
             x = np.asarray(x, float)
-            return float(x.reshape(-1)[place if x.size > 1 else 0])
+            return float(x.reshape(-1, len(self._nodes)).mean(0)[place] if x.size > 1 else x.reshape(-1)[0])
 
         return summed("step", [reduced(self._decode, one), reduced(self._mixed, one)])

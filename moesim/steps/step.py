@@ -100,12 +100,14 @@ class StepModel:
 
     def schedule_cost(self, stages: list[Cost], load: Load) -> Cost:
         gpu_s = sum(stage.seconds for stage in stages)
-        return self.machine.price("host", Host(load.sequences, 0, True, gpu_s, self.ahead))
+        return self.machine.price("host", Host(load.sequences, 0, True, gpu_s, self.ahead, ranks=self.rank.tp))
 
     def host_cost(self, parts: list[Cost], load: Load) -> Cost:
         """What the host adds to a step on one stage whose GPU parts are ``parts``."""
         gpu_s = sum(part.total for part in parts)
-        return self.machine.price("host", Host(load.sequences, kernels_of(parts), load.graph, gpu_s, self.ahead))
+        return self.machine.price(
+            "host", Host(load.sequences, kernels_of(parts), load.graph, gpu_s, self.ahead, ranks=self.rank.tp)
+        )
 
     def gpu_costs(self, rank: Rank, load: Load, sampled: Any, encoder: bool = False) -> list[Cost]:
         """What the GPU of a rank does in a step: its layers by kind, then what stands around them."""

@@ -93,7 +93,7 @@ class StepTable:
         steps, host_seconds = self.steps, self.steps.machine.host_seconds
         if len(stages) == 1:
             through = stages[0]
-            host = host_seconds(Host(sequences, kernels[0], graph, through, steps.ahead))
+            host = host_seconds(Host(sequences, kernels[0], graph, through, steps.ahead, ranks=steps.rank.tp))
             return StepTime(through + host, through + host)
         if not graph:
             stages = [
@@ -101,7 +101,7 @@ class StepTable:
                 for seconds, count in zip(stages, kernels, strict=True)
             ]
         through = sum(stages)
-        host = host_seconds(Host(sequences, 0, True, through, steps.ahead))
+        host = host_seconds(Host(sequences, 0, True, through, steps.ahead, ranks=steps.rank.tp))
         return StepTime(through + host, np.maximum(np.maximum.reduce(stages), host))
 
 

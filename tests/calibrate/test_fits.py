@@ -10,11 +10,12 @@ import pytest
 from moesim import load_hardware, paths
 from moesim.calibrate import fitting, scaling, store, tables, unseen
 from moesim.calibrate.dataset import open_dataset, read_table, stored, stored_datasets
-from moesim.calibrate.families import FAMILIES, implied_bound_broken
+from moesim.calibrate.families import FAMILIES, implied_bound_broken, measured_best
 from moesim.calibrate.lint import lint
 from moesim.calibrate.tiles_import import FOLDER, import_tiles
 from moesim.cost.fits import load_fits
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.sources import sources
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError, SpecError
 from moesim.files import yaml
@@ -176,7 +177,7 @@ def test_standard_errors_are_small_where_it_matters():
 def test_a_fit_recovers_what_made_the_data(name):
     """Rows priced by known constants with 3 % noise: the fit prices them like the truth does."""
     family = BY_NAME[name]
-    table = store.measured_best(family, GPU).table(family.table)
+    table = measured_best(family, GPU).table(family.table)
     rows = family.select(table, NUMBERS).copy()
     truth = {q.name: q.start * 1.3 if q.start * 1.3 < q.high else q.start for q in family.form.parameters}
     exact = np.asarray(family.evaluator(rows, NUMBERS, tuned_tiles(GPU))(truth).seconds)
@@ -187,6 +188,21 @@ def test_a_fit_recovers_what_made_the_data(name):
     errors = (fit.held_out["predicted"] / fit.held_out["seconds"] - 1).abs()
     assert errors.mean() < 0.035
     assert 0.85 <= fit.coverage <= 0.96
+
+
+@pytest.mark.parametrize("name", ["gemm/bfloat16", "gemm/fp8", "gemm/fp8_block"])
+def test_products_of_different_shapes_err_together_no_more_than_assumed(name):
+    """Between shapes under the same number of rows; what goes together is their common error, on average over rows."""
+    family, fits = BY_NAME[name], load_fits(f"{GPU}/vllm-0.25.0")
+    rows = family.select(measured_best(family, GPU).table(family.table), NUMBERS).reset_index(drop=True)
+    predicted = family.evaluator(rows, NUMBERS, tuned_tiles(GPU))(fits.family(name).parameters).seconds
+    logs = pd.DataFrame({"m": rows["m"], "shape": family.group(rows), "log": np.log(rows["seconds"] / predicted)})
+    by_shape = logs.groupby(["m", "shape"])["log"].mean().unstack()
+    count, total, squares = by_shape.count(axis=1), by_shape.sum(axis=1), (by_shape**2).sum(axis=1)
+    together = ((total**2 - squares) / (count * (count - 1)))[count > 2].mean()
+    correlation = together / (by_shape**2).stack().mean()
+    print(f"{name}: {correlation:.2f}")
+    assert 0.0 <= correlation <= sources().product_correlation
 
 
 def test_rows_faster_than_physics_are_set_aside_by_rule():

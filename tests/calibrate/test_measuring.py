@@ -16,7 +16,7 @@ from moesim.calibrate import candidates, check, fitting, machine_file, measuring
 from moesim.calibrate.dataset import Dataset, open_dataset, stored
 from moesim.calibrate.design import most_telling, telling_order
 from moesim.calibrate.design_study import study
-from moesim.calibrate.families import FAMILIES
+from moesim.calibrate.families import FAMILIES, measured_best
 from moesim.calibrate.grid_file import load_grid
 from moesim.calibrate.lint import lint
 from moesim.calibrate.ordering import SOURCES, ordered
@@ -231,7 +231,7 @@ def test_parameters_come_back_within_three_standard_errors(monkeypatch):
 
 def _synthetic_rows(family):
     if family.name == "custom_all_reduce":
-        dataset = store.measured_best(family, GPU)
+        dataset = measured_best(family, GPU)
         assert dataset
         return family.select(dataset.table(family.table), NUMBERS)
     points = [*candidates.gpu_points(MODELS, GRID, True, 1), *candidates.host_points(MODELS, GRID, 16)]
@@ -417,8 +417,9 @@ def test_bad_input_is_a_sentence(arguments, said, capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("*/fit.json"))
 
 
+@pytest.mark.slow
 def test_a_short_calibration_of_the_host_end_to_end(tmp_path, capsys):
-    """Seconds of the real thing: measure, resume, fit, host file; then a prediction with it."""
+    """Seconds of the real thing: measure, resume, fit, host file; alone on the machine, or samples lie apart."""
     folder = tmp_path / "host"
     arguments = ["calibrate", "--device", "cpu", "--minutes", "1", "--tables", "host_stream", "-o", str(folder)]
     assert main([*arguments, "--most-points", "3"]) == 2, "three points are too few to leave any out"

@@ -99,7 +99,10 @@ def test_kinds_of_gqa():
     assert not operations(replace(GQA, causal=False), rank())["attention"].causal
     sums = operations(replace(GQA, norm_across_heads=True), rank(4))["qk_norm_all_reduce"]
     assert sums.message_bytes == 2 * 4 * 16 and sums.kind == "all_reduce"
-    assert "qk_norm_all_reduce" not in operations(replace(GQA, norm_across_heads=True), rank())
+    reduced = operations(replace(GQA, norm_across_heads=True), rank(4))["qk_norm_sums"]
+    assert (reduced.rows, reduced.hbm_bytes, reduced.launches) == (16, 2 * 16 * (2 + 1) * 16, 2)
+    alone = operations(replace(GQA, norm_across_heads=True), rank())
+    assert not {"qk_norm_all_reduce", "qk_norm_sums"} & set(alone)
     mixed = operations(GQA, rank(), (Group(1, 30, 0), Group.decode(10, 99), Group(2, 5, 7)))
     assert mixed["attention"].groups == (Group(1, 30, 0), Group(2, 5, 7))
     assert mixed["decode_attention"].groups == (Group.decode(10, 99),)
@@ -259,6 +262,23 @@ def test_moe_computes(tp):
     assert (found["shared_gate"].hbm_bytes, found["shared_gate"].launches) == (2 * 16 * 48, 2)
     assert found["shared_add"].hbm_bytes == 3 * 2 * 16 * 48
     assert operations(replace(MOE, num_experts=100), rank())["router"].n == 100
+
+
+def test_how_experts_are_chosen():
+    """A router in float32 has its input widened first; group top-k takes a while however few tokens there are."""
+    wide = operations(replace(MOE, router="float32"), rank())
+    assert list(wide)[:2] == ["router_cast", "router"] and shape(wide["router"]) == (16, 64, 48, "float32")
+    assert wide["router_cast"].hbm_bytes == 16 * 48 * (2 + 4)
+    assert wide["router"].hbm_bytes == 4 * 64 * 48 + 4 * 16 * 48 + 2 * 16 * 64
+    more = replace(MOE, router="float32").weight_bytes(rank()) - MOE.weight_bytes(rank())
+    assert more == 2 * 48 * 8
+    for scores, version, least_us in (
+        ("softmax", "0.25", 0), ("sigmoid", "0.25", 0), ("sigmoid", "0.13", 7), ("grouped", "0.25", 4),
+        ("grouped", "0.17", 4), ("grouped", "0.16", 7), ("grouped", "0.12", 7),
+    ):  # fmt: skip
+        part = replace(rank(), engine=load_engine("vllm", version))
+        chosen = operations(replace(MOE, scores=scores), part)["top_k"]
+        assert chosen.least_s == pytest.approx(least_us * 1e-6, abs=1e-12), (scores, version)
 
 
 def test_the_kernel_asked_for():

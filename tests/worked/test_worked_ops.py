@@ -62,7 +62,7 @@ def test_formats(weights, bytes_each, arithmetic, activation):
 
 
 def test_every_format_is_pinned():
-    assert len(BYTES_PER_WEIGHT) == len(ARITHMETIC) == 13
+    assert len(BYTES_PER_WEIGHT) == len(ARITHMETIC) == 14
 
 
 # --- experts

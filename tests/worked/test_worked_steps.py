@@ -38,7 +38,7 @@ def rank(plan=None, model="Mixtral-8x7B-v0.1"):
 
 # --- the host: 500 us a step, 2 us a sequence, 20 us an operation outside graphs
 
-P = {"t_step": 500e-6, "t_sequence": 2e-6, "t_kernel_eager": 20e-6}
+P = {"t_step": 500e-6, "t_sequence": 2e-6, "t_last_rank": 100e-6, "t_kernel_eager": 20e-6}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,14 @@ def test_host_that_only_launches():
     assert host_seconds(P, launches, H100.gpu).seconds == exactly(700e-6)
     assert host_seconds(P, replace(launches, graph=True), H100.gpu).seconds == 0
     assert host_work(P, Host(10, 50, True, 0.0)) == (exactly(520e-6), 0)
+
+
+def test_the_last_of_eight_ranks_begins_three_doublings_late():
+    op = Host(10, 50, True, 1.0, ranks=8)
+    assert host_seconds(P, op, H100.gpu).seconds == exactly(520e-6 + 3 * 100e-6)
+    assert host_seconds(P, replace(op, ahead=True), H100.gpu).seconds == 0, "queued before the step before it ends"
+    assert host_seconds(P, replace(op, ahead=True, gpu_s=500e-6), H100.gpu).seconds == exactly(20e-6)
+    assert host_seconds(P, replace(op, schedules=False), H100.gpu).seconds == 0
 
 
 def test_host_of_many_steps():
@@ -276,10 +284,10 @@ def test_host_of_a_step(captured, ahead):
     host = cost.children[-1]
     gpu_s = sum(c.total for c in cost.children[:-1])
     p = H100.family("host")[0].parameters
-    # Two all-reduces a layer, one of the embedding, a gather of logits.
-    launching = 0.0 if captured else (32 * 11 + 6) * p["t_kernel_eager"]
+    # A layer: 8 products and small kernels, two of them all-reduces that do the norms, and 6 of experts; ends: 8.
+    launching = 0.0 if captured else (32 * 14 + 8) * p["t_kernel_eager"]
     preparing = p["t_step"] + 16 * p["t_sequence"]
-    alone = preparing + max(launching - gpu_s, 0.0)
+    alone = 2 * p["t_last_rank"] + preparing + max(launching - gpu_s, 0.0)
     assert host.seconds == pytest.approx(max(preparing + launching - gpu_s, 0) if ahead else alone, rel=1e-9, abs=1e-15)
     assert cost.seconds == exactly(gpu_s + host.seconds)
 

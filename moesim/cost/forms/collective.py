@@ -252,22 +252,7 @@ CUSTOM = Form(
     ("message_bytes", "ranks"),
 )
 
-SKEW_PARAMETERS = (
-    Parameter("t_skew", "s", 1e-6, 0.0, 2e-5, "wait for the last rank of an all-reduce, per doubling of ranks"),
-)
-
-
-def skew_seconds(p: Mapping[str, float], op: Collective, gpu: GpuNumbers) -> Timing:
-    """Ranks of a running model reach an all-reduce one after the other; those of a benchmark's loop together. [s]"""
-    waiting = p["t_skew"] * log2(real(op.ranks)) + 0.0 * real(op.message_bytes)
-    return Timing(waiting, waiting, 0.0 * waiting, 0.0 * waiting)
-
-
-SKEW = Form("all_reduce_skew", "t_skew log2(n)", SKEW_PARAMETERS, skew_seconds, ("ranks",))
-
-families({
-    "nccl": NCCL, "custom_all_reduce": CUSTOM, "symmetric_memory_all_reduce": SYMMETRIC, "all_reduce_skew": SKEW,
-})  # fmt: skip
+families({"nccl": NCCL, "custom_all_reduce": CUSTOM, "symmetric_memory_all_reduce": SYMMETRIC})
 
 
 @prices(Collective)
@@ -288,19 +273,7 @@ def price(machine: Any, name: str, op: Collective) -> Cost:
         else:
             chosen = Choice(f"{kernel}_all_reduce", op, machine.gpu)
         costs.append((mask, machine.with_bottleneck(machine.priced(name, chosen), way)))
-    found = costs[0][1] if len(costs) == 1 else _where_each_runs(costs)
-    if not inside:
-        return found
-    # Waiting moves nothing: no link bounds it.
-    waiting = replace(op, message_bytes=0.0 * op.message_bytes)
-    return _with_skew(found, machine.priced(name, Choice("all_reduce_skew", waiting, machine.gpu)))
-
-
-def _with_skew(cost: Cost, skew: Cost) -> Cost:
-    """An all-reduce with the wait before it."""
-    spread = dict(cost.spread)
-    add_spread(spread, skew.spread)
-    return replace(cost, seconds=cost.seconds + skew.seconds, spread=spread, formula=f"{cost.formula} + t_skew log2(n)")
+    return costs[0][1] if len(costs) == 1 else _where_each_runs(costs)
 
 
 def _where_each_runs(costs: list[tuple[Any, Cost]]) -> Cost:

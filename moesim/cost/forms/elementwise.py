@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost
-from moesim.cost.forms.arithmetic import maximum, real, where
+from moesim.cost.forms.arithmetic import log2, maximum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families, prices
@@ -32,13 +32,13 @@ def seconds(p: Mapping[str, float], op: Elementwise, gpu: GpuNumbers) -> Timing:
     hbm = 1.0 / (gpu.hbm_bytes_per_s * p["e_hbm"])
     memory = moved * hbm * (cold + 1.0 / p["r_l2"]) / (1.0 + cold)
     rows = op.launches * real(op.rows) * p["t_row"] / gpu.sm_count
-    launch = op.launches * p["t_launch"]
+    launch = maximum(op.launches * p["t_launch"], op.least_s)
     return Timing(launch + smooth_max(memory, rows, p["p_join"]), launch, memory, rows)
 
 
 FORM = Form(
     "elementwise",
-    "launches x t_launch + smax(bytes/(HBM e_hbm), rows x t_row / SMs)",
+    "max(launches x t_launch, least_s) + smax(bytes/(HBM e_hbm), rows x t_row / SMs)",
     PARAMETERS,
     seconds,
     ("rows", "hbm_bytes"),
@@ -47,6 +47,7 @@ FORM = Form(
 HOST_PARAMETERS = (
     Parameter("t_step", "s", 5e-4, 0.0, 1e-1, "schedule, prepare inputs, launch and sample, per step"),
     Parameter("t_sequence", "s", 2e-6, 0.0, 1e-3, "per sequence in the batch"),
+    Parameter("t_last_rank", "s", 1e-4, 0.0, 1e-2, "wait for the last rank to begin a step, per doubling of ranks"),
     Parameter("t_kernel_eager", "s", 20e-6, 0.0, 1e-4, "host time of one operation without a CUDA graph"),
 )
 
@@ -60,17 +61,19 @@ def host_work(p: Mapping[str, float], op: Host) -> tuple[Any, Any]:
 def host_seconds(p: Mapping[str, float], op: Host, gpu: GpuNumbers) -> Timing:
     """Time of a step during which the GPU waits for the host. [s]
 
-    Launches run ahead of the GPU in any case; with asynchronous scheduling the rest does too, for the next step.
+    Launches run ahead of the GPU in any case; with asynchronous scheduling the rest does too, for the next step, and
+    no rank waits for another to begin.
     """
     preparing, launching = host_work(p, op)
-    alone = preparing + maximum(launching - op.gpu_s, 0.0)
+    waiting = op.schedules * p["t_last_rank"] * log2(real(op.ranks))
+    alone = preparing + waiting + maximum(launching - op.gpu_s, 0.0)
     total = where(op.ahead, maximum(preparing + launching - op.gpu_s, 0.0), alone)
     return Timing(total, total, 0.0 * total, 0.0 * total)
 
 
 HOST = Form(
     "host",
-    "t_step + t_sequence x sequences + launches (no CUDA graph), as far as the GPU waits for them",
+    "t_step + t_sequence x sequences + t_last_rank log2(ranks) + launches (no CUDA graph), as far as the GPU waits",
     HOST_PARAMETERS,
     host_seconds,
     ("sequences",),

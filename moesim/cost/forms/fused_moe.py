@@ -176,14 +176,18 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
     if kernel.padded:
         width, hidden = kernel.stored(op.width, op.hidden)
         op = replace(op, width=width, hidden=hidden)
-    own = {} if kernel.kernel != "deepgemm" else deepgemm.with_constants(machine, kernel)
+    own: dict[str, Any] = {} if kernel.kernel != "deepgemm" else deepgemm.with_constants(machine, kernel)
+    family = machine.family(kernel.family)[0]
+    relative = family.relatives.get(op.weights) if kernel.related else None
+    if relative is not None:
+        own["parameters"] = slowed(family.parameters, relative.slower_arithmetic)
     return Choice(
         kernel.family,
         op,
         machine.gpu,
         own.get("extra") or (tile_for(kernel.kernel, op.weights, op, machine.tuned),),
         related=kernel.related,
-        relative=kernel.relative,
+        relative=relative,
         parameters=own.get("parameters"),
         map_widening=kernel.map_widening if parallel else None,
         spread=op.loads.spread(op.drawn),
@@ -211,6 +215,11 @@ def price(machine: Any, name: str, op: FusedExperts) -> Cost:
         terms["rows of padding"] = (0.0 * cost.seconds, maximum(fresh - cost.seconds, 0.0))
     remarks = (f"{' or '.join((op.backend, *op.others))} may run",) if op.others else ()
     return replace(cost, spread=cost.spread | terms, remarks=(*cost.remarks, *remarks)) if terms else cost
+
+
+def slowed(p: Mapping[str, float], factor: float) -> dict[str, float]:
+    """Constants under which arithmetic, operand loads with it, takes ``factor`` times as long."""
+    return {**p, "e_mma": p["e_mma"] / factor, "bw_l2": p["bw_l2"] / factor, "t_tile": p["t_tile"] * factor}
 
 
 def padded(op: FusedExperts) -> FusedExperts:

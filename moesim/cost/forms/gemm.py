@@ -9,6 +9,7 @@ split k; fp8 takes the tile of vLLM's dispatch and pays for padded rows and for 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from moesim.cost.forms.arithmetic import ceil, floor, least, maximum, minimum, real, where
@@ -189,5 +190,8 @@ families({"gemm/bfloat16": BF16, "gemm/fp8": FP8, "gemm/fp8_block": FP8_BLOCK})
 @chooses(Gemm)
 def choose(machine: Any, name: str, op: Gemm) -> Choice:
     """The family of a weight format, weights cold."""
-    kernel = machine.engine.file.kernels.linear[op.weights]
-    return Choice(kernel.family, op, machine.cold_gpu, related=kernel.related)
+    kernel, gpu = machine.engine.file.kernels.linear[op.weights], machine.cold_gpu
+    if op.arithmetic == "float32":
+        # The tiles of a bfloat16 product, multiplied outside the tensor cores.
+        gpu = replace(gpu, bf16_flop_per_s=gpu.fp32_flop_per_s)
+    return Choice(kernel.family, op, gpu, related=kernel.related)

@@ -50,7 +50,8 @@ class Gqa(OfHeads):
         heads, kv = self.num_attention_heads // rank.tp, self.kv_heads(rank.tp)
         yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, at.hidden, rank.linear)
         if self.norm_across_heads and rank.tp > 1:
-            # Two float32 sums a token (vLLM models/minimax_m2.py).
+            # Two float32 sums a token, each reduced by a kernel of its own (vLLM models/minimax_m2.py).
+            yield "qk_norm_sums", Elementwise(tokens, BF16 * tokens * (heads + kv) * dim, 2)
             yield "qk_norm_all_reduce", at.collective(("tp",), "all_reduce", 8.0 * tokens)
         # Query and key norms ride in the same compiled kernel.
         yield "rope", Elementwise(tokens, 2 * BF16 * tokens * (heads + kv) * dim)

@@ -38,6 +38,10 @@ class Moe(Block):
     n_group: int = 1
     topk_group: int = 1
     """Node-limited routing: a token's experts come from ``topk_group`` of ``n_group`` equal groups (DeepSeek-V3)."""
+    scores: str = "softmax"
+    """How logits become scores: ``softmax``, ``sigmoid``, or ``grouped``, sigmoid with a bias through group top-k."""
+    router: str = "bfloat16"
+    """Format of the router's weights; its input is widened to float32."""
 
     norm = "post_norm"
     exchanges = frozenset(
@@ -90,7 +94,7 @@ class Moe(Block):
         # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
         shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * BYTES_PER_WEIGHT[rank.linear]
         extra = self.extra_parameters * slots / self.num_experts / plan.expert_tp
-        return experts + shared + (hidden * self.num_experts + extra) * BF16
+        return experts + shared + hidden * self.num_experts * BYTES_PER_WEIGHT[self.router] + extra * BF16
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
@@ -115,8 +119,12 @@ class Moe(Block):
         """
         plan, tokens = at.rank.plan, at.tokens
         mine = _share(tokens, plan.tp) if plan.exchanges and plan.tp > 1 else tokens
-        yield "router", Gemm(mine, max(self.num_experts, _ROUTER_COLUMNS), at.hidden)
-        yield "top_k", Elementwise(mine, mine * (BF16 * self.num_experts + 8.0 * self.num_experts_per_tok))
+        if self.router == "float32":
+            yield "router_cast", Elementwise(mine, mine * (BF16 + 4.0) * at.hidden)
+        yield "router", Gemm(mine, max(self.num_experts, _ROUTER_COLUMNS), at.hidden, self.router)
+        least_s = at.rank.engine.file.expert_choice.least_s(self.scores)
+        picked = mine * (BF16 * self.num_experts + 8.0 * self.num_experts_per_tok)
+        yield "top_k", Elementwise(mine, picked, least_s=least_s)
         everyone = tokens * plan.dp
         experts = self._experts(at)
         if plan.dp == 1:

@@ -27,6 +27,8 @@ def mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
         f.whole("num_experts_per_tok"),
         f.whole("intermediate_size"),
         extra_parameters=experts if f.flag("use_routing_bias") else 0,
+        scores="sigmoid" if kind == "minimax_m2" else "softmax",
+        router="float32" if kind == "minimax_m2" else "bfloat16",  # vLLM models/minimax_m2.py
     )
     biased_norms = kind == "phimoe"
     norms = hidden * (4 if biased_norms else 2)
