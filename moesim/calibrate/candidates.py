@@ -116,8 +116,6 @@ def _of_kind(models: Sequence[Model], grid: Grid, kind: type[T]) -> Iterator[T]:
 
 def _attention(models: Sequence[Model], grid: Grid, fp8: bool) -> Iterator[Point]:
     for op in _of_kind(models, grid, Attention):
-        if op.related:
-            continue
         for cache in ["bfloat16", *(["fp8"] if fp8 else [])]:
             shape = {"num_heads": op.heads, "num_key_value_heads": op.kv_heads, "head_dim": op.head_dim,
                      "attn_dtype": "bfloat16", "kv_cache_dtype": cache, "window_size": op.window or 0}  # fmt: skip
@@ -133,6 +131,9 @@ def _loads(batches: Sequence[int], lengths: Sequence[int], grid: Grid) -> Iterat
 
 def _mla(models: Sequence[Model], grid: Grid) -> Iterator[Point]:
     for op in _of_kind(models, grid, MlaModule):
+        if op.top_k is not None:
+            # Nothing here measures the sparse kernels.
+            continue
         shape = {
             "num_heads": op.heads, "hidden_size": op.hidden, "q_lora_rank": op.q_lora_rank,
             "kv_lora_rank": op.kv_lora_rank, "qk_rope_head_dim": op.qk_rope_head_dim,

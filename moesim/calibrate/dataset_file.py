@@ -20,6 +20,8 @@ class Table(Strict):
     rows_read: int = Field(ge=1)
     rows_dropped: dict[str, int] = {}
     """Reason -> rows."""
+    source: str | None = None
+    """Where the whole dataset's is another."""
     file: str | None = None
     sha256_of_source: str | None = None
     device: str | None = None

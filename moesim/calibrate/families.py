@@ -7,6 +7,7 @@ fitted, the rows held out together, and the rows set aside by a physical rule ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +94,15 @@ HEADS_HELD_OUT = (12, 24, 48, 96)
 """Head counts that no MLA fit sees."""
 
 
+_PICKED, _INDEX_DIM = 2048, 128.0
+"""Of every row of sparse attention that tables hold."""
+
+
+def _sparse_mla(table: pd.DataFrame) -> MlaModule:
+    heads = table["index_n_heads"].to_numpy(float)
+    return replace(_mla(table), top_k=_PICKED, index_heads=heads, index_head_dim=np.where(heads > 0, _INDEX_DIM, 0.0))
+
+
 def _mla_rows(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
     return table[~table["num_heads"].isin(HEADS_HELD_OUT)]
 
@@ -136,6 +146,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("mla_prefill", mla.PREFILL, "mla_prefill", _mla_rows, _mla,
            lambda t: t["num_heads"].astype(str), "one head count at a time"),
     Family("mla_decode", mla.DECODE, "mla_decode", _mla_rows, _mla,
+           lambda t: t["num_heads"].astype(str), "one head count at a time"),
+    Family("mla_sparse_prefill", mla.SPARSE, "mla_sparse_prefill", lambda t, gpu: t, _sparse_mla,
+           lambda t: t["num_heads"].astype(str), "one head count at a time"),
+    Family("mla_sparse_decode", mla.SPARSE, "mla_sparse_decode", lambda t, gpu: t, _sparse_mla,
            lambda t: t["num_heads"].astype(str), "one head count at a time"),
     *COLLECTIVE_FAMILIES,
     Family("elementwise", elementwise.FORM, "elementwise", lambda t, gpu: t, _quantise,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim import paths
-from moesim.calibrate.dataset import Dataset, content_sha256, units_of, write_sheet, write_table
+from moesim.calibrate.dataset import META, Dataset, content_sha256, units_of, write_sheet, write_table
 from moesim.errors import CalibrationError
 from moesim.files import yaml
 from moesim.files.names import squeezed
@@ -37,6 +37,8 @@ SOURCES: dict[str, dict[str, str]] = {
         "attention_decode": "attention/vllm/{version}/generation_attention_perf.parquet",
         "mla_prefill": "mla/vllm/{version}/mla_context_module_perf.parquet",
         "mla_decode": "mla/vllm/{version}/mla_generation_module_perf.parquet",
+        "mla_sparse_prefill": "sparse_attention/vllm/{version}/dsa_context_module_perf.parquet",
+        "mla_sparse_decode": "sparse_attention/vllm/{version}/dsa_generation_module_perf.parquet",
         "elementwise": "quantize/vllm/{version}/scale_matrix_perf.parquet",
         "custom_all_reduce": "comm/vllm/{version}/custom_allreduce_perf.parquet",
         "nccl": "comm/nccl/{nccl}/nccl_perf.parquet",
@@ -71,6 +73,31 @@ def _custom_all_reduce(table: pd.DataFrame) -> pd.DataFrame:
 
 def _context(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"step": "past"})
+
+
+_SPARSE_SIZES = {
+    "deepseek-ai/DeepSeek-V3.2": (7168, 1536, 128, 128, 64),
+    **dict.fromkeys(("zai-org/GLM-5", "zai-org/GLM-5.2"), (6144, 2048, 192, 256, 32)),
+}
+"""Model of a row -> hidden size, rank of queries, sizes of keys without rope and of values, index heads, as its
+config.json has them. Alike in both: latents of 512 + 64, an index key of 128, 2,048 picked tokens."""
+
+
+def _sparse(table: pd.DataFrame) -> pd.DataFrame:
+    """Modules with their indexer, and without it where a layer shares another's picks."""
+    import pandas as pd
+
+    unknown = sorted(set(table["model"]) - set(_SPARSE_SIZES))
+    if unknown:
+        raise CalibrationError(f"sparse attention of {', '.join(unknown)}: its sizes are not known here")
+    names = ["hidden_size", "q_lora_rank", "qk_nope_head_dim", "v_head_dim", "index_n_heads"]
+    sizes = pd.DataFrame([_SPARSE_SIZES[model] for model in table["model"]], columns=names, index=table.index)
+    sizes.loc[table["op_name"].str.endswith("skip_indexer"), "index_n_heads"] = 0
+    return table.assign(**{name: sizes[name] for name in names})
+
+
+def _sparse_context(table: pd.DataFrame) -> pd.DataFrame:
+    return _context(_sparse(table))
 
 
 _DIRECTIONS = ("dispatch", "combine")
@@ -123,6 +150,8 @@ TIDY: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "custom_all_reduce": _custom_all_reduce,
     "attention_prefill": _context,
     "mla_prefill": _context,
+    "mla_sparse_prefill": _sparse_context,
+    "mla_sparse_decode": _sparse,
     **{mode: _deepep(mode) for mode in _DEEPEP_MODES},
 }
 
@@ -216,8 +245,24 @@ def import_tables(
             doubts.append(f"kernels without a form here were left out: {', '.join(left)}")
     folder = folder or paths.KERNELS / gpu / stack
     written = [write_table(folder, family, table) for family, table in tables.items()]
-    write_sheet(folder, "moesim import-tables", _sheet(wheel, gpu, stack, tables, about, doubts))
+    sheet = _sheet(wheel, gpu, stack, tables, about, doubts)
+    write_sheet(folder, "moesim import-tables", _added(sheet, folder) if only else sheet)
     return written
+
+
+def _added(sheet: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The sheet of a few tables on top of the folder's own, whose other tables stay; a table says its other source."""
+    if not (folder / META).is_file():
+        return sheet
+    own = dict(yaml.read(folder / META).data)
+    if sheet["source"] != own["source"]:
+        for entry in sheet["tables"].values():
+            entry["source"] = sheet["source"]
+    return own | {
+        "units": own["units"] | sheet["units"],
+        "tables": own["tables"] | sheet["tables"],
+        "doubts": list(dict.fromkeys([*own["doubts"], *sheet["doubts"]])),
+    }
 
 
 def _provenance(archive: zipfile.ZipFile, names: set[str], member: str) -> dict[str, str]:

@@ -67,8 +67,6 @@ class Attention(_OverCache):
     kv_bytes: Any = 2.0
     """Bytes of a cached element: 2 bfloat16, 1 fp8."""
     causal: bool = True
-    related: bool = False
-    """Another kernel's work that this one's formula prices (index scores)."""
 
     @property
     def flop(self) -> Any:
@@ -110,6 +108,9 @@ class MlaModule(_OverCache):
     bytes_per_weight: Any = 2.0
     top_k: int | None = None
     """Sparse attention: at most this many past tokens are attended (DeepSeek sparse attention)."""
+    index_heads: Any = 0
+    """Of the indexer that picks them, whole on every rank; 0 where another layer's picks are shared."""
+    index_head_dim: Any = 0
 
     @property
     def tokens(self) -> Any:
@@ -122,17 +123,38 @@ class MlaModule(_OverCache):
         shared = self.hidden * (self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim)
         nope, rope, value = self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim
         per_head = q_in * (nope + rope) + self.kv_lora_rank * (nope + value) + value * self.hidden
-        return shared + self.heads * per_head
+        return shared + self.heads * per_head + self.index_weights
+
+    @property
+    def index_weights(self) -> Any:
+        """Of the indexer: its queries from the latent, its one key and its heads' weights from the hidden state."""
+        q_in = np.where(np.asarray(self.q_lora_rank) > 0, self.q_lora_rank, self.hidden)
+        key = np.where(np.asarray(self.index_heads) > 0, self.index_head_dim + self.index_heads, 0)
+        return q_in * self.index_heads * self.index_head_dim + self.hidden * key
+
+    @property
+    def scores(self) -> Any:
+        """(query, past token) pairs that the indexer scores, as it lays them out: masked ones too."""
+        return sum(g.tokens * (g.past + g.query) for g in self.groups) * (np.asarray(self.index_heads) > 0)
+
+    @property
+    def index_bytes(self) -> Any:
+        """Cached index keys that are read: fp8 with a float32 scale, one for each past token. [B]"""
+        keys = sum(g.sequences * (g.past + g.query) for g in self.groups)
+        return keys * (self.index_head_dim + 4.0) * (np.asarray(self.index_heads) > 0)
 
     @property
     def attention_flop(self) -> Any:
-        """Absorbed form at decode (latent width both ways), expanded form at prefill. [FLOP]"""
+        """Absorbed form at decode and where it is sparse (latent width both ways), else expanded at prefill. [FLOP]
+
+        What the indexer scores is no bfloat16 work.
+        """
         total: Any = 0.0
         for g in self.groups:
             pairs = g.sequences * attended_pairs(g.query, g.past, self.top_k)
             absorbed = 2 * self.kv_lora_rank + self.qk_rope_head_dim
             expanded = self.qk_nope_head_dim + self.qk_rope_head_dim + self.v_head_dim
-            total = total + 2.0 * pairs * self.heads * (absorbed if g.generates else expanded)
+            total = total + 2.0 * pairs * self.heads * (absorbed if g.generates or self.top_k is not None else expanded)
         return total
 
     @property

@@ -42,6 +42,8 @@ TARGETS: tuple[tuple[str, tuple[str, ...], float, float | None], ...] = (
      ("attention_prefill", "attention_decode"), 0.08, None),
     ("GEMM, fp8 block-scaled, unseen (n, k)", ("gemm/fp8_block",), 0.08, None),
     ("MLA modules, unseen head counts", ("mla_prefill", "mla_decode"), 0.08, None),
+    ("sparse MLA modules with their indexer, unseen head counts", ("mla_sparse_prefill", "mla_sparse_decode"), 0.08,
+     None),
     ("fused MoE, fp8 block-scaled (CUTLASS, expert-parallel ranks)", ("fused_moe/fp8_block_cutlass",), 0.12, None),
     ("NCCL and custom all-reduce, 2/4/8 GPUs, unseen sizes",
      ("nccl/all_reduce", "nccl/all_gather", "nccl/reduce_scatter", "nccl/alltoall", "custom_all_reduce",

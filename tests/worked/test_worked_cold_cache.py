@@ -117,9 +117,13 @@ def test_families():
 def test_whose_kernel_it_is():
     related = [bool(chosen(op).related) for op in (COLD["gemm int4"], DECODE, PREFILL, WARM["mla decode"])]
     assert related == [True, False, False, False]
-    assert chosen(replace(DECODE, related=True)).related and chosen(replace(PREFILL, causal=False)).related
+    assert chosen(replace(PREFILL, causal=False)).related
     mla = WARM["mla decode"]
-    assert chosen(replace(mla, top_k=2048)).related, "sparse attention"
+    sparse = replace(mla, top_k=2048)
+    assert chosen(sparse).family == "mla_sparse_decode" and not chosen(sparse).related
+    assert chosen(replace(WARM["mla prefill"], top_k=2048)).family == "mla_sparse_prefill"
+    assert not chosen(replace(sparse, hidden=6144, q_lora_rank=2048)).related, "GLM-5 too"
+    assert chosen(replace(sparse, hidden=6144)).related
     assert chosen(replace(mla, hidden=6144)).related and chosen(replace(mla, q_lora_rank=2048)).related
     assert chosen(replace(mla, kv_lora_rank=256)).related and chosen(replace(mla, bytes_per_weight=0.5)).related
     assert not chosen(replace(mla, bytes_per_weight=1.0, fp8_gemm=True)).related

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from moesim import load_model
+from moesim import load_hardware, load_model
+from moesim.cost.forms.mla import SPARSE_PARAMETERS, sparse_seconds
+from moesim.cost.gpu import GpuNumbers
 from moesim.engines.engine import load_engine
 from moesim.inputs.scenario import Uniform
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes
@@ -16,7 +20,10 @@ from moesim.models.blocks.sparse_mla import Indexer, SparseMla
 from moesim.models.frame import Frame
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
+from moesim.ops import MlaModule
 from moesim.ops.load import Group, Load
+
+H200 = GpuNumbers.of(load_hardware("h200-sxm"))
 
 
 def rank(tp=1, kv_bytes=2.0, weights="bfloat16"):
@@ -58,34 +65,67 @@ def test_the_indexer_limits_what_a_query_sees():
     # 2048 keys, absorbed: 2 x (512 + 512 + 64) a head.
     assert mla.attention_flop == 4 * 2048 * 64 * 2 * 1088
     by_hand = 6144 * (2048 + 576) + 64 * (2048 * 256 + 512 * (192 + 256) + 256 * 6144)
-    assert float(mla.weights) == by_hand
-    assert float(mla.hbm_bytes) == by_hand * 2 + 4 * 4 * 6144 + 4 * 2048 * 576 * 2
+    indexer = 2048 * 32 * 128 + 6144 * (128 + 32)
+    assert float(mla.weights) == by_hand + indexer and float(mla.index_weights) == indexer
+    assert float(mla.hbm_bytes) == (by_hand + indexer) * 2 + 4 * 4 * 6144 + 4 * 2048 * 576 * 2
     assert operations(groups=(Group.decode(4, 99),))["mla"].attention_flop == 4 * 100 * 64 * 2 * 1088
 
 
 @pytest.mark.parametrize("tp", [1, 4])
 def test_what_the_indexer_computes(tp):
-    """Whole on every rank: products, scores as attention of half as many heads over one fp8 key head, top-k."""
+    """Whole on every rank: one float32 score a query and past token, one fp8 key with its scale a past token."""
     found = operations(tp)
-    names = ["mla", "indexer_q_proj", "indexer_k_proj", "indexer_scores", "indexer_top_k"]
-    assert list(found) == names + (["all_reduce"] if tp > 1 else [])
-    assert (found["indexer_q_proj"].m, found["indexer_q_proj"].n, found["indexer_q_proj"].k) == (4, 4096, 2048)
-    assert (found["indexer_k_proj"].m, found["indexer_k_proj"].n, found["indexer_k_proj"].k) == (4, 160, 6144)
-    scores = found["indexer_scores"]
-    assert (scores.heads, scores.kv_heads, scores.head_dim, scores.kv_bytes) == (16, 1, 128, 1.0)
-    assert scores.related and scores.window is None and scores.causal
-    # QK alone of 32 heads: 2 a pair and element.
-    assert scores.flop == 2 * 4 * 10_000 * 32 * 128
-    top_k = found["indexer_top_k"]
-    assert top_k.hbm_bytes == 4 * 10_000 * 4 and top_k.rows == 4 and top_k.of_context
-    assert found["mla"].heads == 64 // tp
+    assert list(found) == ["mla"] + (["all_reduce"] if tp > 1 else [])
+    mla = found["mla"]
+    assert (mla.heads, mla.index_heads, mla.index_head_dim) == (64 // tp, 32, 128)
+    assert mla.scores == 4 * 10_000 and mla.index_bytes == 4 * 10_000 * 132
+    shared = replace(mla, index_heads=0, index_head_dim=0)
+    assert shared.scores == shared.index_bytes == shared.index_weights == 0, "another layer's picks"
 
 
 def test_scores_of_a_prompt_chunk():
-    """100 queries after 50 tokens: 100 x 150 scores of float32."""
-    found = operations(groups=(Group(2, 100, 50),), tokens=200)
-    assert found["indexer_top_k"].hbm_bytes == 4 * 200 * 150
-    assert found["indexer_scores"].flop == 2 * 2 * (100 * 50 + 5050) * 32 * 128
+    """100 queries after 50 tokens: 100 x 150 scores, masked ones too; the absorbed form over what each sees."""
+    mla = operations(groups=(Group(2, 100, 50),), tokens=200)["mla"]
+    assert mla.scores == 200 * 150 and mla.index_bytes == 2 * 150 * 132
+    assert mla.attention_flop == 2 * (100 * 50 + 5050) * 64 * 2 * 1088
+
+
+def seconds(op, **constants):
+    """By the form alone, with everything that is not named taking next to no time."""
+    quick = {q.name: 1e-30 if q.unit == "s" else 1e30 for q in SPARSE_PARAMETERS}
+    p = quick | {"p_join": 6.0, "c_act": 0.0, "c_head": 0.0} | constants
+    return float(sparse_seconds(p, op, H200).seconds)
+
+
+def test_attention_over_what_is_seen_or_over_all_slots():
+    """512 tokens of a prompt on 8 heads, which fill 64 rows: 131,328 pairs, or 2,048 slots for each token."""
+    prompt = MlaModule((Group(1, 512, 0),), 8, 6144, 2048, 512, 64, 192, 256, top_k=2048)
+    pair = 2 * 1088 * 64 / H200.bf16_flop_per_s
+    assert seconds(prompt, e_absorbed=0.5) == pytest.approx(pair * 131_328 / 0.5, rel=1e-6)
+    fp8 = replace(prompt, kv_bytes=1.0)
+    assert seconds(fp8, e_slots=0.4, e_absorbed=0.5) == pytest.approx(pair * 512 * 2048 / 0.4, rel=1e-6)
+    many = replace(fp8, heads=32)
+    assert seconds(many, e_slots=0.4, e_absorbed=0.5) == pytest.approx(pair * 131_328 / 0.5, rel=1e-6), "widened first"
+    decode = replace(many, groups=(Group.decode(256, 99),))
+    assert seconds(decode, e_slots=0.4, e_absorbed=0.5) == pytest.approx(pair * 256 * 2048 / 0.4, rel=1e-6)
+    assert seconds(replace(prompt, heads=65), e_absorbed=0.5) == pytest.approx(2 * pair * 131_328 / 0.5, rel=1e-6)
+
+
+def test_one_query_reads_its_keys_one_after_the_other():
+    one = MlaModule((Group.decode(1, 9_999),), 8, 6144, 2048, 512, 64, 192, 256, top_k=2048)
+    assert seconds(one, t_key=2e-8) == pytest.approx(2048 * 2e-8, rel=1e-6)
+    assert seconds(replace(one, groups=(Group.decode(1, 99),)), t_key=2e-8) == pytest.approx(100 * 2e-8, rel=1e-6)
+
+
+def test_the_indexer_takes_its_time():
+    module = MlaModule((Group.decode(4, 9_999),), 8, 6144, 2048, 512, 64, 192, 256, top_k=2048)
+    indexed = replace(module, index_heads=32, index_head_dim=128)
+    assert seconds(indexed, t_index=4e-5) == pytest.approx(4e-5, rel=1e-6)
+    assert seconds(indexed, t_score=1e-11) == pytest.approx(40_000 * 1e-11, rel=1e-4)
+    assert seconds(indexed, t_index_token=5e-8) == pytest.approx(4 * 5e-8, rel=1e-4)
+    assert seconds(indexed, e_keys=0.8) == pytest.approx(40_000 * 132 / (4.8e12 * 0.8), rel=1e-4)
+    everything = {"t_index": 4e-5, "t_score": 1e-11, "t_index_token": 5e-8, "e_keys": 0.8}
+    assert seconds(module, **everything) < 1e-12, "a layer without an indexer of its own"
 
 
 def test_parameters():

@@ -133,7 +133,7 @@ def test_a_related_kernel():
     for cost in (
         H100.price("g", Gemm(256, 4096, 4096, "int4")),
         H100.price("shared_add", Elementwise(256, 1e6)),
-        H100.price("i", Attention((Group.decode(16, 4000),), 16, 1, 128, related=True)),
+        H100.price("i", Attention((Group.decode(16, 4000),), 16, 1, 128, causal=False)),
         H100.price("c", Attention((Group(4, 512, 0),), 16, 4, 128, causal=False)),
     ):
         assert whys(cost) == [Why.RELATED_KERNEL]

@@ -162,7 +162,7 @@ families({"attention_prefill": PREFILL, "attention_decode": DECODE})
 @chooses(Attention)
 def choose(machine: Any, name: str, op: Attention) -> Choice:
     """Decode finds its cache cold; prefill reads keys that its own step has just written."""
-    related = op.related or not op.causal
+    related = not op.causal
     if op.generates:
         return Choice("attention_decode", op, machine.cold_gpu, related=related)
     return Choice("attention_prefill", op, machine.gpu, related=related)

@@ -101,7 +101,7 @@ def prefill_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> T
     for g in op.groups:
         absorbed = g.query <= where(fp8_kv, 128, 512)
         tokens = g.sequences * g.query
-        pairs = g.sequences * attended_pairs(g.query, g.past, op.top_k)
+        pairs = g.sequences * attended_pairs(g.query, g.past)
         latent = 2.0 * op.kv_lora_rank + op.qk_rope_head_dim
         full = op.qk_nope_head_dim + op.qk_rope_head_dim + op.v_head_dim
         rows = g.sequences * ceil(g.query * heads / _ROWS) * _ROWS * 32
@@ -121,7 +121,7 @@ def decode_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Ti
     """A decode step through one MLA block. [s]"""
     (g,) = op.groups
     batch, tokens = g.sequences, g.tokens
-    keys = minimum(g.past + g.query, op.top_k) if op.top_k else g.past + g.query
+    keys = g.past + g.query
     fp8_kv = op.kv_bytes < 1.5
     rows = ceil(op.heads * g.query / _ROWS) * _ROWS
     latent = op.kv_lora_rank + op.qk_rope_head_dim
@@ -137,6 +137,48 @@ def decode_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Ti
     total = launch + gemms + traffic + tiles + attention + copied
     weights = op.weights * op.bytes_per_weight / (gpu.hbm_bytes_per_s * p["e_weights"])
     return Timing(total, launch, weights + stream + traffic, products + rate + tiles)
+
+
+SPARSE_PARAMETERS = (
+    *_LINEAR,
+    Parameter("c_act", "1", 2.0, 0.1, 10.0, "HBM passes over hidden-size activations"),
+    Parameter("e_absorbed", "1", 0.6, 0.05, 1.3, "attention over visible keys, share of peak"),
+    Parameter("e_slots", "1", 0.3, 0.02, 1.3, "attention over all slots of an fp8 cache, share of peak"),
+    Parameter("t_key", "s", 2.5e-8, 1e-10, 2e-7, "visible keys are read one after the other: one key of a query"),
+    Parameter("t_index", "s", 3e-5, 1e-7, 2e-4, "kernels of the indexer at one token"),
+    Parameter("t_index_token", "s", 5e-8, 1e-11, 1e-6, "indexer, per token: rope, norm, quantise"),
+    Parameter("t_score", "s", 1e-11, 1e-13, 1e-9, "one score: product over the index heads, written and ranked"),
+    Parameter("e_keys", "1", 0.7, 0.05, 1.0, "share of HBM bandwidth when streaming index keys"),
+)
+_NOTHING = 1e-12
+"""Stands for no time where a smooth maximum needs some; a layer without an indexer takes none. [s]"""
+_FEW_HEADS = 16
+"""Heads of a rank up to which prompts read an fp8 cache as decodes do: as it is, every slot of the picked tokens. With
+more it is widened first and empty slots are skipped (vLLM: MIN_HEADS_FOR_BF16_PREFILL, Hopper)."""
+
+
+def sparse_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:
+    """A step through one block of sparse latent attention: absorbed over the picked tokens, its indexer inside. [s]"""
+    peak, hbm, fp8_kv = gpu.bf16_flop_per_s, gpu.hbm_bytes_per_s, op.kv_bytes < 1.5
+    tokens, rows = op.tokens, ceil(op.heads / _ROWS) * _ROWS
+    pair = 2.0 * (2.0 * op.kv_lora_rank + op.qk_rope_head_dim) * rows / peak
+    seen = sum(g.sequences * attended_pairs(g.query, g.past, op.top_k) for g in op.groups)
+    longest: Any = 0.0
+    for g in op.groups:
+        longest = maximum(longest, minimum(g.past + g.query, op.top_k) * (g.sequences > 0))
+    visible = smooth_max(pair * seen / p["e_absorbed"], longest * p["t_key"], 6)
+    slots = fp8_kv & ((op.heads <= _FEW_HEADS) | op.generates)
+    attention = where(slots, pair * tokens * op.top_k / p["e_slots"], visible)
+    gemms, traffic = _linear(p, op, gpu, tokens, 0.0, p["c_act"])
+    indexes = where(op.index_heads > 0, 1.0, 0.0)
+    index_rate = where(op.fp8_gemm > 0, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"])
+    products = 2.0 * maximum(tokens, 64.0) * op.index_weights / index_rate
+    streamed = op.index_weights * op.bytes_per_weight / (hbm * p["e_weights"])
+    index = indexes * smooth_max(maximum(products, _NOTHING), maximum(streamed, _NOTHING), p["p_join"])
+    index = index + indexes * tokens * p["t_index_token"] + op.index_bytes / (hbm * p["e_keys"])
+    scoring = op.scores * p["t_score"]
+    launch = _floor(p, op) + indexes * p["t_index"]
+    return Timing(launch + gemms + traffic + attention + index + scoring, launch, traffic + index, gemms + attention)
 
 
 _RANGED = ("sequences", "query", "past", "context", "heads")
@@ -155,15 +197,26 @@ DECODE = Form(
     _RANGED,
 )
 
-families({"mla_prefill": PREFILL, "mla_decode": DECODE})
+SPARSE = Form(
+    "mla_sparse",
+    "t_floor + four GEMMs + absorbed attention over picked tokens + indexer: GEMMs + keys/(HBM e) + scores t_score",
+    SPARSE_PARAMETERS,
+    sparse_seconds,
+    _RANGED,
+)
 
-_FITTED_SHAPE = (7168, 1536, 512)
-"""Hidden size and ranks of queries and latents of every row the tables hold (DeepSeek-V3)."""
+families({"mla_prefill": PREFILL, "mla_decode": DECODE, "mla_sparse_prefill": SPARSE, "mla_sparse_decode": SPARSE})
+
+_FITTED_SHAPES = ((7168, 1536, 512),), ((7168, 1536, 512), (6144, 2048, 512))
+"""Hidden size and ranks of queries and latents of the rows that tables hold: dense (DeepSeek-V3), and sparse
+(DeepSeek-V3.2, GLM-5.2)."""
 
 
 @chooses(MlaModule)
 def choose(machine: Any, name: str, op: MlaModule) -> Choice:
-    """Whole blocks as measured; other shapes, sparse attention and weight-only formats are related."""
-    related = (op.hidden, op.q_lora_rank, op.kv_lora_rank) != _FITTED_SHAPE
-    related = related or op.top_k is not None or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
-    return Choice("mla_decode" if op.generates else "mla_prefill", op, machine.gpu, related=related)
+    """Whole blocks as measured; other shapes and weight-only formats are related."""
+    sparse = op.top_k is not None
+    related = (op.hidden, op.q_lora_rank, op.kv_lora_rank) not in _FITTED_SHAPES[sparse]
+    related = related or (op.bytes_per_weight != 2.0 and not op.fp8_gemm)
+    phase = "decode" if op.generates else "prefill"
+    return Choice(f"mla_sparse_{phase}" if sparse else f"mla_{phase}", op, machine.gpu, related=related)

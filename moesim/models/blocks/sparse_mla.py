@@ -8,13 +8,12 @@ bfloat16 rope.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block, Refusal, State
 from moesim.models.blocks.mla import Mla
 from moesim.models.frame import Frame, Named
-from moesim.ops import Attention, Elementwise, Gemm
 from moesim.ops.formats import BYTES_PER_WEIGHT
 
 if TYPE_CHECKING:
@@ -76,24 +75,10 @@ class SparseMla(Block):
         return self.mla.activation_bytes(rank, tokens)
 
     def operations(self, at: Frame) -> Iterator[Named]:
-        yield from self.mla.context_operations(at)
-        yield from self._indexing(at)
+        """The block as it is measured, its indexer inside."""
+        indexed = replace(self.mla, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
+        yield from indexed.context_operations(at)
         yield from at.reduce
-
-    def _indexing(self, at: Frame) -> Iterator[Named]:
-        """Projections, scores of the past, top-k.
-
-        Scores are QK products alone over one fp8 key head: the work of half as many heads of full attention.
-        """
-        index, tokens, linear = self.indexer, at.tokens, at.rank.linear
-        yield "indexer_q_proj", Gemm(tokens, index.heads * index.head_dim, self.mla.q_lora_rank or at.hidden, linear)
-        yield "indexer_k_proj", Gemm(tokens, index.head_dim + index.heads, at.hidden, linear)
-        yield (
-            "indexer_scores",
-            Attention(at.load.groups, index.heads // 2, 1, index.head_dim, None, 1.0, related=True),
-        )
-        seen = sum(g.tokens * (g.past + g.query) for g in at.load.groups)
-        yield "indexer_top_k", Elementwise(tokens, 4.0 * seen, of_context=True)
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
         return self.mla.refusals(plan, experts_format, name)
