@@ -66,9 +66,9 @@ def aisimulate(program: str, run: Run) -> tuple[float, float]:
     engine, load = run.scenario.engine, run.scenario.workload
     tp, dp = engine.tensor_parallel_size, engine.data_parallel_size
     experts = {"moe_expert": tp * dp} if engine.enable_expert_parallel else {"moe_tensor": tp * dp}
-    sparse = {"moe_tensor": 1} if run.scenario.model in DENSE else experts
+    experts = {"moe_tensor": 1} if run.scenario.model in DENSE else experts
     lengths = {"input_tokens": round(load.mean_input_len), "output_tokens": round(load.mean_output_len)}
-    worker: dict[str, Any] = {"parallelism": {"tensor": tp, "attention_data": dp, **sparse}}
+    worker: dict[str, Any] = {"parallelism": {"tensor": tp, "attention_data": dp, **experts}}
     if engine.max_num_batched_tokens:
         worker["scheduler"] = {"max_batched_tokens": engine.max_num_batched_tokens}
     asked = {
@@ -81,7 +81,7 @@ def aisimulate(program: str, run: Run) -> tuple[float, float]:
         config = Path(folder) / "run.yaml"
         config.write_text(json.dumps(asked))
         said = subprocess.run(
-            [program, "predict", "-c", config, "--format", "json"],
+            [Path(program).resolve(), "predict", "-c", config, "--format", "json"],
             capture_output=True,
             text=True,
             cwd=folder,

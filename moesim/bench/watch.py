@@ -8,6 +8,8 @@ from typing import Any
 from moesim.bench.environment import nvml
 from moesim.bench.timing import NOT_CAPTURED, Times
 
+APART, DRIFTING = "quartiles apart", "drifting"
+"""What another process on the machine may do."""
 _WIDEST_SPREAD = 0.25
 """Quartiles further apart than this share of the median."""
 _MOST_TREND = 0.1
@@ -32,9 +34,9 @@ class Watch:
         times = measure()
         reasons = sorted(before | self._throttled())
         if times.seconds_q3 - times.seconds_q1 > _WIDEST_SPREAD * times.seconds:
-            reasons.append("quartiles apart")
+            reasons.append(APART)
         if abs(times.trend) > _MOST_TREND:
-            reasons.append("drifting")
+            reasons.append(DRIFTING)
         if NOT_CAPTURED in times.how:
             # Launches between kernels are in it: another quantity than the captured ones.
             reasons.append("not captured")

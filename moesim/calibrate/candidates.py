@@ -73,7 +73,7 @@ def _linear_shapes(model: Model, tp: int) -> Iterator[tuple[int, int, bool]]:
     """(n, k, kept in bfloat16) of a rank's dense products: what its blocks and its head run."""
     for operation in _operations(model, tp, linear="fp8"):
         if isinstance(operation, Gemm):
-            yield int(operation.n), int(operation.k), operation.weights == "bfloat16"
+            yield int(operation.n), int(operation.k), operation.weights in ("bfloat16", "float32")
     if model.vocab_size % tp == 0:
         yield model.vocab_size // tp, model.hidden_size, True
 

@@ -1,7 +1,8 @@
 """A cost is a tree: seconds, an interval, what bounds it, the formula and where its constants come from.
 
 How intervals combine (docs/intervals.md): errors of one kernel family are the same formula wrong the same way,
-so they add; different families err independently, so their sums combine in quadrature.
+so they add, but for products of different shapes, which err mostly on their own; different families err independently,
+so their sums combine in quadrature.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def add_spread(total: Spread, more: Spread, count: Any = 1) -> None:
         total[term] = (below + count * down, above + count * up)
 
 
-_OF_ONE = " of "
+_OF_ONE = " @ "
 
 
 def of_one(term: str, name: str) -> str:

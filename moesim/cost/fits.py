@@ -140,6 +140,7 @@ def _family(name: str, data: Mapping[str, Any]) -> FittedFamily:
         {
             key: Relative(float(found["slower_arithmetic"]), float(found["half_width"]))
             for key, found in data.get("relatives", {}).items()
+            if "slower_arithmetic" in found
         },
     )
 

@@ -49,9 +49,9 @@ def octaves_outside(family: FittedFamily, op: Any, form: Form) -> tuple[Any, str
         if low <= smallest and largest <= high:
             continue
         positive = np.maximum(np.asarray(value, float), 1e-12)
-        if high <= 0:
-            # Never measured away from zero: cached context before a prefill chunk counts as one doubling.
-            octaves = octaves + np.where(positive > 1e-6, 1.0, 0.0)
+        if low <= 0:
+            # Measured from zero: cached context before a prefill chunk, more than tables have, counts as one doubling.
+            octaves = octaves + np.where(positive > max(high, 1e-6), 1.0, 0.0)
         else:
             octaves = octaves + np.maximum(np.log2(positive / high), 0) + np.maximum(np.log2(low / positive), 0)
         names.append(name)

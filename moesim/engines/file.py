@@ -113,13 +113,13 @@ class Sampler(Strict):
 class ExpertChoice(Strict):
     """Least time of the kernel that picks a token's experts, where it is more than a small kernel. [s]"""
 
-    grouped: Seconds
-    """Sigmoid scores and a bias, with or without groups (DeepSeek-V3's ``noaux_tc``)."""
+    biased: Seconds
+    """Sigmoid scores and a bias through group top-k, of one group or many (DeepSeek-V3's ``noaux_tc``)."""
     sigmoid: Seconds | None
-    """Sigmoid scores without groups (MiniMax-M2); null is a small kernel."""
+    """Sigmoid scores and no group top-k (MiniMax-M2); null is a small kernel."""
 
     def least_s(self, scores: str) -> float:
-        time = {"grouped": self.grouped, "sigmoid": self.sigmoid}.get(scores)
+        time = {"biased": self.biased, "sigmoid": self.sigmoid}.get(scores)
         return time.value if time else 0.0
 
 

@@ -94,4 +94,7 @@ class Hardware(Strict):
         choice = {"float32": self.gpu.dense_fp32, "fp8": self.gpu.dense_fp8, "int8": self.gpu.dense_int8}.get(
             number_format
         )
+        if choice is None and number_format == "float32":
+            # Not said: what tensor cores of most generations multiply over plain arithmetic.
+            return self.gpu.dense_bf16.value / 16
         return (choice or self.gpu.dense_bf16).value

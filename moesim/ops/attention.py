@@ -126,6 +126,11 @@ class MlaModule(_OverCache):
         return shared + self.heads * per_head + self.index_weights
 
     @property
+    def launches(self) -> int:
+        """About ten kernels, and six of an indexer: two products, norm and rope, quantise, scores, ranking."""
+        return 10 + 6 * bool(np.any(np.asarray(self.index_heads) > 0))
+
+    @property
     def index_weights(self) -> Any:
         """Of the indexer: its queries from the latent, its one key and its heads' weights from the hidden state."""
         q_in = np.where(np.asarray(self.q_lora_rank) > 0, self.q_lora_rank, self.hidden)

@@ -266,6 +266,38 @@ def test_import_tables_converts_counts_and_says_so(tmp_path, monkeypatch):
         tables.import_tables(tmp_path / "not.whl", "gpu-x", "x", "vllm-0.24.0")
 
 
+def test_sparse_tables_join_a_dataset_of_another_source(tmp_path, monkeypatch):
+    """Sizes of a row's model become columns, a layer that shares picks has no index heads, other tables stay."""
+    monkeypatch.setattr(paths, "KERNELS", tmp_path / "kernels")
+    tables.import_tables(_wheel(tmp_path / "aiconfigurator_core-9.9.0-cp311.whl"), "gpu-x", "x", "vllm-0.24.0")
+    rows = pd.DataFrame({
+        "framework": "VLLM", "version": "0.24.0", "device": "NVIDIA X", "kernel_source": "FLASHMLA_SPARSE",
+        "op_name": ["dsa_context_module", "dsa_context_module_skip_indexer"], "model": ["deepseek-ai/DeepSeek-V3.2",
+        "zai-org/GLM-5.2"], "kv_cache_dtype": "fp8", "gemm_type": "fp8", "num_heads": 8, "batch_size": 1, "isl": 64,
+        "step": 128, "latency": [0.2, 0.1],
+    })  # fmt: skip
+    newer = tmp_path / "aisimulate-1.0.0-cp311.whl"
+
+    def write(frame):
+        body = io.BytesIO()
+        frame.to_parquet(body)
+        with zipfile.ZipFile(newer, "w") as archive:
+            at = "aisimulate_core/systems/data/x/sparse_attention/vllm/0.24.0/dsa_context_module_perf.parquet"
+            archive.writestr(at, body.getvalue())
+
+    write(rows)
+    (written,) = tables.import_tables(newer, "gpu-x", "x", "vllm-0.24.0", only=["mla_sparse_prefill"])
+    table = pd.read_parquet(written)
+    assert table["past"].tolist() == [128, 128] and table["index_n_heads"].tolist() == [64, 0]
+    assert table["hidden_size"].tolist() == [7168, 6144] and table["q_lora_rank"].tolist() == [1536, 2048]
+    sheet = yaml.parse((written.parent / "meta.yaml").read_text(), "meta").data
+    assert sheet["source"] == "aiconfigurator-core 9.9.0" and set(sheet["tables"]) == {"gemm", "mla_sparse_prefill"}
+    assert sheet["tables"]["mla_sparse_prefill"]["source"] == "aisimulate 1.0.0"
+    write(rows.assign(model="someone/else"))
+    with pytest.raises(CalibrationError, match="sparse attention of someone/else: its sizes are not known here"):
+        tables.import_tables(newer, "gpu-x", "x", "vllm-0.24.0", only=["mla_sparse_prefill"])
+
+
 def test_a_users_wheel_goes_into_a_folder_under_the_gpus_alias(tmp_path):
     wheel = _wheel(tmp_path / "aiconfigurator_core-9.9.0-cp311.whl")
     hardware = load_hardware(GPU).model_copy(update={"aliases": ["X"]})

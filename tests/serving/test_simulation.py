@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from moesim.serving.engine import simulated, step_table
 from moesim.serving.measures import Distribution
 from moesim.serving.report import LoadReport, Slo
 from moesim.serving.requests import requests
-from moesim.serving.steady import most_of
+from moesim.serving.steady import most_of, relative_lengths
 from moesim.steps.table import Composition
 
 
@@ -413,3 +414,19 @@ def test_windows_free_what_they_passed():
     room = fullest[1]
     whole = 16 * 2048 * room.kv_bytes_per_token / room.kv_available
     assert 0.3 * whole < report.kv_used.peak < 0.7 * whole
+
+
+@pytest.mark.parametrize(
+    ("law", "least", "most"),
+    [
+        ({"kind": "uniform", "low": 0.5, "high": 1.0}, (0.5 + 0.5 / 12) / 0.75, (1.0 - 0.5 / 12) / 0.75),
+        ({"kind": "lognormal", "sigma": 0.6}, math.exp(-0.6 * 1.3830) / 1.15185, math.exp(0.6 * 1.3830) / 1.15185),
+        ({"kind": "fixed"}, 1.0, 1.0),
+    ],
+)
+def test_prompt_lengths_that_a_mean_is_taken_over(law, least, most):
+    """Six of equal chance, their mean one: the middles of sixths of the law."""
+    scenario = load(paths.SCENARIOS / "mixtral_tp4.yaml").with_(batch_size=None, max_concurrency=8, lengths=law)
+    found = relative_lengths(scenario.workload)
+    assert found.mean() == pytest.approx(1.0) and len(found) == (1 if law["kind"] == "fixed" else 6)
+    assert (found.min(), found.max()) == pytest.approx((least, most), rel=2e-3)

@@ -273,8 +273,8 @@ def test_how_experts_are_chosen():
     more = replace(MOE, router="float32").weight_bytes(rank()) - MOE.weight_bytes(rank())
     assert more == 2 * 48 * 8
     for scores, version, least_us in (
-        ("softmax", "0.25", 0), ("sigmoid", "0.25", 0), ("sigmoid", "0.13", 7), ("grouped", "0.25", 4),
-        ("grouped", "0.17", 4), ("grouped", "0.16", 7), ("grouped", "0.12", 7),
+        ("softmax", "0.25", 0), ("sigmoid", "0.25", 0), ("sigmoid", "0.13", 7), ("biased", "0.25", 4),
+        ("biased", "0.17", 4), ("biased", "0.16", 7), ("biased", "0.12", 7),
     ):  # fmt: skip
         part = replace(rank(), engine=load_engine("vllm", version))
         chosen = operations(replace(MOE, scores=scores), part)["top_k"]

@@ -193,7 +193,7 @@ def test_products_of_two_shapes_err_nearly_independently():
     alone = family(one)
     assert family(one, one) == pytest.approx(2 * alone, rel=1e-12)
     assert family(one, other) == pytest.approx(alone * math.sqrt(0.25 * 4 + 0.75 * 2), rel=1e-12)
-    assert set(one.spread) - TERMS == {"gemm/bfloat16", "gemm/bfloat16 of qkv_proj"}
+    assert set(one.spread) - TERMS == {"gemm/bfloat16", "gemm/bfloat16 @ qkv_proj"}
 
 
 def test_mxfp4_by_the_constants_of_int4():

@@ -151,7 +151,7 @@ SPARSE_PARAMETERS = (
     Parameter("e_keys", "1", 0.7, 0.05, 1.0, "share of HBM bandwidth when streaming index keys"),
 )
 _NOTHING = 1e-12
-"""Stands for no time where a smooth maximum needs some; a layer without an indexer takes none. [s]"""
+"""Stands for no time where a smooth maximum needs some. [s]"""
 _FEW_HEADS = 16
 """Heads of a rank up to which prompts read an fp8 cache as decodes do: as it is, every slot of the picked tokens. With
 more it is widened first and empty slots are skipped (vLLM: MIN_HEADS_FOR_BF16_PREFILL, Hopper)."""
@@ -162,13 +162,17 @@ def sparse_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Ti
     peak, hbm, fp8_kv = gpu.bf16_flop_per_s, gpu.hbm_bytes_per_s, op.kv_bytes < 1.5
     tokens, rows = op.tokens, ceil(op.heads / _ROWS) * _ROWS
     pair = 2.0 * (2.0 * op.kv_lora_rank + op.qk_rope_head_dim) * rows / peak
-    seen = sum(g.sequences * attended_pairs(g.query, g.past, op.top_k) for g in op.groups)
+    slots: Any = 0.0
+    seen: Any = 0.0
     longest: Any = 0.0
     for g in op.groups:
-        longest = maximum(longest, minimum(g.past + g.query, op.top_k) * (g.sequences > 0))
-    visible = smooth_max(pair * seen / p["e_absorbed"], longest * p["t_key"], 6)
-    slots = fp8_kv & ((op.heads <= _FEW_HEADS) | op.generates)
-    attention = where(slots, pair * tokens * op.top_k / p["e_slots"], visible)
+        whole = fp8_kv & ((op.heads <= _FEW_HEADS) | g.generates)
+        slots = slots + where(whole, g.tokens * op.top_k, 0.0)
+        seen = seen + where(whole, 0.0, g.sequences * attended_pairs(g.query, g.past, op.top_k))
+        keys = minimum(g.past + g.query, op.top_k) * (g.sequences > 0)
+        longest = maximum(longest, where(whole, 0.0, keys))
+    visible = smooth_max(maximum(pair * seen / p["e_absorbed"], _NOTHING), maximum(longest * p["t_key"], _NOTHING), 6)
+    attention = pair * slots / p["e_slots"] + where(seen > 0, visible, 0.0)
     gemms, traffic = _linear(p, op, gpu, tokens, 0.0, p["c_act"])
     indexes = where(op.index_heads > 0, 1.0, 0.0)
     index_rate = where(op.fp8_gemm > 0, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"])

@@ -15,6 +15,7 @@ from moesim.ops.formats import ARITHMETIC, BYTES_PER_WEIGHT
 if TYPE_CHECKING:
     from moesim.models.plan import Plan
     from moesim.models.rank import Rank
+    from moesim.ops.load import Group
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ class Mla(Block):
 
     def context_operations(self, at: Frame) -> Iterator[Named]:
         """The block as it is measured, whole, without the all-reduce that ends it."""
-        rank = at.rank
         for name, groups in attended("mla", at):
-            yield name, MlaModule(
-                groups, self.num_attention_heads // rank.tp, at.hidden, self.q_lora_rank or 0, self.kv_lora_rank,
-                self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim, rank.kv_bytes,
-                ARITHMETIC[rank.linear] == "fp8", BYTES_PER_WEIGHT[rank.linear], self.attended_tokens,
-                self.index_heads, self.index_head_dim,
-            )  # fmt: skip
+            yield name, self.module(at.rank, at.hidden, groups)
+
+    def module(self, rank: Rank, hidden: int, groups: tuple[Group, ...]) -> MlaModule:
+        return MlaModule(
+            groups, self.num_attention_heads // rank.tp, hidden, self.q_lora_rank or 0, self.kv_lora_rank,
+            self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim, rank.kv_bytes,
+            ARITHMETIC[rank.linear] == "fp8", BYTES_PER_WEIGHT[rank.linear], self.attended_tokens,
+            self.index_heads, self.index_head_dim,
+        )  # fmt: skip
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
         return heads_refused(self.num_attention_heads, plan.tp, name)

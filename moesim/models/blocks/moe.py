@@ -39,9 +39,9 @@ class Moe(Block):
     topk_group: int = 1
     """Node-limited routing: a token's experts come from ``topk_group`` of ``n_group`` equal groups (DeepSeek-V3)."""
     scores: str = "softmax"
-    """How logits become scores: ``softmax``, ``sigmoid``, or ``grouped``, sigmoid with a bias through group top-k."""
+    """How logits become scores: ``softmax``, ``sigmoid``, or ``biased``, sigmoid with a bias through group top-k."""
     router: str = "bfloat16"
-    """Format of the router's weights; its input is widened to float32."""
+    """Format of the router's weights; where it is float32 the input is widened first."""
 
     norm = "post_norm"
     exchanges = frozenset(

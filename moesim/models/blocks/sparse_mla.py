@@ -75,9 +75,9 @@ class SparseMla(Block):
         return self.mla.activation_bytes(rank, tokens)
 
     def operations(self, at: Frame) -> Iterator[Named]:
-        """The block as it is measured, its indexer inside."""
+        """The block as it is measured, its indexer inside; prompts and decodes of a step share all but attention."""
         indexed = replace(self.mla, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
-        yield from indexed.context_operations(at)
+        yield "mla", indexed.module(at.rank, at.hidden, at.load.groups)
         yield from at.reduce
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:

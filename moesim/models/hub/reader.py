@@ -79,7 +79,7 @@ def routed_and_shared(f: Fields, biased: bool) -> Moe:
         extra_parameters=experts * biased,
         n_group=f.whole("n_group", default=1),
         topk_group=f.whole("topk_group", default=1),
-        scores="grouped" if biased else "softmax",
+        scores="biased" if biased else "softmax",
     )
 
 
