@@ -59,7 +59,7 @@ def _gpu_seconds(scenario: Scenario, calibration: str) -> dict[str, float]:
     }
 
 
-def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
+def fit_host(calibration: str) -> dict[str, Any]:
     """The family ``host`` as stored beside the kernels of ``calibration``, which lacks it.
 
     The kernels price the GPU's share of a token.
@@ -94,7 +94,7 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
     }
     spread = {"t_step": errors[0], "t_sequence": errors[1], "t_last_rank": errors[2], "t_kernel_eager": 0.0}
     data = {"file": RUNS.with_suffix(".csv").relative_to(paths.CALIBRATION).as_posix()}
-    host = {
+    return {
         "form": HOST.name,
         "note": "t_kernel_eager is assumed (calibration/fits/sources.yaml); the others are fitted on served dense "
         "Qwen3-32B, vLLM 0.12",
@@ -118,4 +118,3 @@ def fit_host(calibration: str) -> dict[str, dict[str, Any]]:
         "transfer": {},
         "data": data,
     }  # fmt: skip
-    return {"host": host}

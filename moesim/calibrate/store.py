@@ -197,7 +197,7 @@ def fit_and_store(dataset: Dataset, progress: Callable[[str], None] = lambda _: 
             for fitted_before in ("host", "front_end", "served_token", sampling.FAMILY):
                 data["families"].pop(fitted_before, None)
             write_whole(kernels_only, json.dumps(data))
-            data["families"] |= engine.fit_host(str(kernels_only))
+            data["families"]["host"] = engine.fit_host(str(kernels_only))
             write_whole(with_host, json.dumps(data))
             front_end, served_token = fit_front_end(str(with_host))
             data["families"] |= {"front_end": front_end, "served_token": served_token}

@@ -202,7 +202,12 @@ class When(Strict):
 
 
 _MARLIN_WIDTH, _MARLIN_HIDDEN = 128, 256
-"""Multiples that vLLM pads mxfp4 experts to for Marlin (quantization/mxfp4.py)."""
+
+
+def padded_for_marlin(width: Any, hidden: Any) -> tuple[Any, Any]:
+    """(width, hidden size) of an mxfp4 expert's slice as vLLM pads it for Marlin (quantization/mxfp4.py)."""
+    return -(-width // _MARLIN_WIDTH) * _MARLIN_WIDTH, -(-hidden // _MARLIN_HIDDEN) * _MARLIN_HIDDEN
+
 
 Backend = Literal[
     "triton", "marlin", "deepgemm", "flashinfer_cutlass", "flashinfer_trtllm", "flashinfer_trtllm_mxfp8"
@@ -233,9 +238,7 @@ class ExpertKernel(Strict):
 
     def stored(self, width: int, hidden: int) -> tuple[int, int]:
         """A rank's slice of an expert as the kernel keeps it: (width, hidden size)."""
-        if not self.padded:
-            return width, hidden
-        return -(-width // _MARLIN_WIDTH) * _MARLIN_WIDTH, -(-hidden // _MARLIN_HIDDEN) * _MARLIN_HIDDEN
+        return padded_for_marlin(width, hidden) if self.padded else (width, hidden)
 
     padded_experts: Literal["all", "few"] = "all"
     """DeepGEMM: whether every local expert is padded to a block, or as many as there are rows."""

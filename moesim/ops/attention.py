@@ -117,12 +117,16 @@ class MlaModule(_OverCache):
         return sum(g.sequences * g.query for g in self.groups)
 
     @property
+    def q_in(self) -> Any:
+        """What queries are projected from: their latent, or the hidden state."""
+        return np.where(np.asarray(self.q_lora_rank) > 0, self.q_lora_rank, self.hidden)
+
+    @property
     def weights(self) -> Any:
         """Elements of the projections on this rank."""
-        q_in = np.where(np.asarray(self.q_lora_rank) > 0, self.q_lora_rank, self.hidden)
         shared = self.hidden * (self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim)
         nope, rope, value = self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim
-        per_head = q_in * (nope + rope) + self.kv_lora_rank * (nope + value) + value * self.hidden
+        per_head = self.q_in * (nope + rope) + self.kv_lora_rank * (nope + value) + value * self.hidden
         return shared + self.heads * per_head + self.index_weights
 
     @property
@@ -133,9 +137,8 @@ class MlaModule(_OverCache):
     @property
     def index_weights(self) -> Any:
         """Of the indexer: its queries from the latent, its one key and its heads' weights from the hidden state."""
-        q_in = np.where(np.asarray(self.q_lora_rank) > 0, self.q_lora_rank, self.hidden)
         key = np.where(np.asarray(self.index_heads) > 0, self.index_head_dim + self.index_heads, 0)
-        return q_in * self.index_heads * self.index_head_dim + self.hidden * key
+        return self.q_in * self.index_heads * self.index_head_dim + self.hidden * key
 
     @property
     def scores(self) -> Any:

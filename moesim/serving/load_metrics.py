@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.cost.cost import Cost, reduced, relative_interval, summed
+from moesim.cost.cost import Cost, add_spread, reduced, relative_interval, summed
 from moesim.inputs.workload import Workload
 from moesim.metrics import LATENCIES, STATISTICS, STEADY_METRICS, Interval, milliseconds, rate, throughputs
 from moesim.ops.load import Group
@@ -82,9 +82,7 @@ def _added(name: str, costs: Sequence[Cost], children: list[Cost]) -> Cost:
     seconds: Any = sum(cost.seconds for cost in costs)
     spread: dict[str, tuple[Any, Any]] = {}
     for cost in costs:
-        for family, (down, up) in cost.spread.items():
-            before = spread.get(family, (0.0, 0.0))
-            spread[family] = (before[0] + down, before[1] + up)
+        add_spread(spread, cost.spread)
     most = max(costs, key=lambda cost: float(cost.seconds))
     reasons = tuple(dict.fromkeys(reason for cost in costs for reason in cost.reasons))
     remarks = tuple(dict.fromkeys(remark for cost in costs for remark in cost.remarks))

@@ -29,7 +29,7 @@ from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families, prices
 from moesim.cost.tiles import Tile, tile_for
-from moesim.engines.file import Place
+from moesim.engines.file import Place, padded_for_marlin
 from moesim.ops.experts import FusedExperts
 from moesim.ops.formats import ACTIVATION_BYTES, BYTES_PER_WEIGHT
 
@@ -174,8 +174,7 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
     if kernel.sorts_own_rows:
         op = replace(op, local_only=True)
     if kernel.padded:
-        width, hidden = kernel.stored(op.width, op.hidden)
-        op = replace(op, width=width, hidden=hidden)
+        op = padded(op)
     own: dict[str, Any] = {} if kernel.kernel != "deepgemm" else deepgemm.with_constants(machine, kernel)
     family = machine.family(kernel.family)[0]
     relative = family.relatives.get(op.weights) if kernel.related else None
@@ -223,5 +222,6 @@ def slowed(p: Mapping[str, float], factor: float) -> dict[str, float]:
 
 
 def padded(op: FusedExperts) -> FusedExperts:
-    """Experts as vLLM pads them for Marlin: width to 128, hidden size to 256 (quantization/mxfp4.py)."""
-    return replace(op, width=-(-op.width // 128) * 128, hidden=-(-op.hidden // 256) * 256)
+    """mxfp4 experts as vLLM pads them for Marlin."""
+    width, hidden = padded_for_marlin(op.width, op.hidden)
+    return replace(op, width=width, hidden=hidden)

@@ -61,7 +61,6 @@ def _linear(
     m = maximum(tokens, 64.0)
     nope, rope, value = op.qk_nope_head_dim, op.qk_rope_head_dim, op.v_head_dim
     latent = op.kv_lora_rank + rope
-    q_in = where(op.q_lora_rank > 0, op.q_lora_rank, op.hidden)
 
     def gemm(weights: Any, rows: Any, flop_per_s: Any, bytes_each: Any) -> Any:
         return smooth_max(2.0 * rows * weights / flop_per_s, weights * bytes_each / hbm, p["p_join"])
@@ -71,7 +70,7 @@ def _linear(
     expand = gemm(up, maximum(expanded_tokens, 64.0), rate, width)
     gemms = (
         gemm(op.hidden * (op.q_lora_rank + latent), m, rate, width)
-        + gemm(q_in * (nope + rope) * op.heads, m, rate, width)
+        + gemm(op.q_in * (nope + rope) * op.heads, m, rate, width)
         + gemm(value * op.hidden * op.heads, m, rate, width)
         + where(absorbed_tokens > 0, absorb, 0.0)
         + where(expanded_tokens > 0, expand, 0.0)

@@ -29,9 +29,6 @@ class Mla(Block):
     v_head_dim: int
     attended_tokens: int | None = None
     """Past tokens that a query sees at most, where an indexer picks them."""
-    index_heads: int = 0
-    index_head_dim: int = 0
-    """Of that indexer."""
 
     norm = "input_norm"
 
@@ -87,7 +84,6 @@ class Mla(Block):
             groups, self.num_attention_heads // rank.tp, hidden, self.q_lora_rank or 0, self.kv_lora_rank,
             self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim, rank.kv_bytes,
             ARITHMETIC[rank.linear] == "fp8", BYTES_PER_WEIGHT[rank.linear], self.attended_tokens,
-            self.index_heads, self.index_head_dim,
         )  # fmt: skip
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:

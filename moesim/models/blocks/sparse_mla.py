@@ -76,8 +76,8 @@ class SparseMla(Block):
 
     def operations(self, at: Frame) -> Iterator[Named]:
         """The block as it is measured, its indexer inside; prompts and decodes of a step share all but attention."""
-        indexed = replace(self.mla, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
-        yield "mla", indexed.module(at.rank, at.hidden, at.load.groups)
+        module = self.mla.module(at.rank, at.hidden, at.load.groups)
+        yield "mla", replace(module, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
         yield from at.reduce
 
     def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
