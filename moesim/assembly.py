@@ -89,10 +89,12 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
         from moesim.inputs.locality_file import resolved
 
         routing = resolved(routing, model.name)
-    weights = model.quantization.under(settings.quantization)
-    kv_bytes = 1.0 if settings.kv_cache_dtype == "fp8" else 2.0
+    kernels, capability = engine.file.kernels, hardware.compute_capability
+    model = model.under(settings.quantization).formatted(*(lambda w: kernels.runs(w, capability),) * 2)
+    kv_cache = settings.kv_cache_dtype
+    kv_bytes = 1.0 if kv_cache == "fp8" or (kv_cache == "auto" and model.caches_fp8) else 2.0
     return Rank(
-        model, Plan.of(settings), weights.experts, weights.linear, kv_bytes, routing, engine, settings.moe_backend,
+        model, Plan.of(settings), kv_bytes, routing, engine, settings.moe_backend,
         compute_capability=hardware.compute_capability,
         compiled=not settings.enforce_eager,
         switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,

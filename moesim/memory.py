@@ -17,6 +17,7 @@ from moesim.hardware.hardware import Hardware
 from moesim.models.frame import BF16
 from moesim.models.model import Model
 from moesim.models.rank import Rank
+from moesim.ops.formats import bytes_per_weight
 from moesim.units import bytes_text
 
 _LONGEST, _DIGIT = 2**24, 64
@@ -62,7 +63,8 @@ def weight_bytes(rank: Rank) -> float:
     head = model.vocab_size * model.hidden_size if rank.last else 0
     tied = model.tie_word_embeddings and rank.first and rank.last
     embedding = (model.embedding_rows or model.vocab_size) * model.hidden_size if rank.first else 0
-    total = (embedding + (0 if tied else head)) / tp * BF16
+    head_bytes = 0 if tied else head * bytes_per_weight(model.head_weights)
+    total = (embedding * BF16 + head_bytes) / tp
     total += model.other_parameters * BF16 if rank.first else 0.0
     for layers in model.layers:
         blocks = sum(block.weight_bytes(rank) for block in layers.blocks)

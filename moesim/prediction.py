@@ -150,7 +150,7 @@ def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
 
 def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
     """What else to know: a routing that no one measured, an engine version that stands in."""
-    remarks = list(parts.rank.engine.notes)
+    remarks = [*parts.rank.engine.notes, *parts.rank.model.notes]
     if isinstance(scenario.routing, Locality):
         from moesim.inputs.locality_file import locality_note
 

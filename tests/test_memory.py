@@ -14,7 +14,8 @@ from moesim.models.rank import Rank
 
 
 def rank(model="Mixtral-8x7B-v0.1", tp=1, weights="bfloat16", kv_bytes=2.0) -> Rank:
-    return Rank(load_model(model), Plan(tp=tp, expert_tp=tp), weights, weights, kv_bytes, Uniform(), load_engine())
+    model = load_model(model).formatted(lambda _: weights, lambda _: weights)
+    return Rank(model, Plan(tp=tp, expert_tp=tp), kv_bytes, Uniform(), load_engine())
 
 
 def scenario(model="Mixtral-8x7B-v0.1", hardware="h100-sxm", batch=8, isl=2048, osl=512, **changes) -> Scenario:

@@ -81,11 +81,12 @@ def _linear_shapes(model: Model, tp: int) -> Iterator[tuple[int, int, bool]]:
 def _operations(model: Model, tp: int, linear: str = "bfloat16") -> Iterator[Operation]:
     """Everything that a token passes on one of ``tp`` ranks, by the blocks that such ranks can share."""
     plan = Plan(tp=tp, expert_tp=tp)
-    rank = Rank(model, plan, "bfloat16", linear, 2.0, Uniform(), load_engine())
+    model = model.formatted(lambda _: linear, lambda _: "bfloat16")
+    rank = Rank(model, plan, 2.0, Uniform(), load_engine())
     at = Frame(rank, Load((Group.decode(1, 1),), 1, True))
     for layers in model.layers:
         for block in layers.blocks:
-            if not any(block.refusals(plan, "bfloat16", model.name)):
+            if not any(block.refusals(plan, model.name)):
                 yield from (operation for _, operation in at.operations(block))
 
 

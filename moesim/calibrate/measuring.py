@@ -179,7 +179,8 @@ def numbers_of(machine: Machine) -> GpuNumbers:
 def unbounded() -> GpuNumbers:
     """No rates: forms of the host carry their own."""
     return GpuNumbers(
-        bf16_flop_per_s=1e18, fp32_flop_per_s=1e18, fp8_flop_per_s=1e18, int8_flop_per_s=1e18, hbm_bytes_per_s=1e15,
+        bf16_flop_per_s=1e18, fp32_flop_per_s=1e18, fp8_flop_per_s=1e18, int8_flop_per_s=1e18, fp4_flop_per_s=1e18,
+        hbm_bytes_per_s=1e15,
         sm_count=1, l2_bytes=0.0, link_bytes_per_s=1e15, nic_bytes_per_s=1e15, nic_latency_s=0.0,
         compute_capability="0.0",
     )  # fmt: skip

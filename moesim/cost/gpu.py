@@ -17,6 +17,7 @@ class GpuNumbers:
     fp32_flop_per_s: float
     fp8_flop_per_s: float
     int8_flop_per_s: float
+    fp4_flop_per_s: float
     hbm_bytes_per_s: float
     sm_count: int
     l2_bytes: float
@@ -33,6 +34,7 @@ class GpuNumbers:
             fp32_flop_per_s=hardware.peak_flop_per_s("float32"),
             fp8_flop_per_s=hardware.peak_flop_per_s("fp8"),
             int8_flop_per_s=hardware.peak_flop_per_s("int8"),
+            fp4_flop_per_s=hardware.peak_flop_per_s("nvfp4"),
             hbm_bytes_per_s=gpu.hbm_bandwidth.value,
             sm_count=int(gpu.sm_count.value),
             l2_bytes=gpu.l2_cache.value,
@@ -43,6 +45,7 @@ class GpuNumbers:
         )
 
     def flop_per_s(self, arithmetic: str) -> float:
-        """Dense peak for float32, bfloat16, fp8 or int8 operands. [FLOP/s]"""
+        """Dense peak for float32, bfloat16, fp8, int8 or nvfp4 operands. [FLOP/s]"""
         other = {"float32": self.fp32_flop_per_s, "fp8": self.fp8_flop_per_s, "int8": self.int8_flop_per_s}
+        other["nvfp4"] = self.fp4_flop_per_s
         return other.get(arithmetic, self.bf16_flop_per_s)

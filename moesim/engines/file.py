@@ -10,6 +10,7 @@ from pydantic import Field
 
 from moesim.errors import SpecError
 from moesim.files.quantities import Bytes, Count, Seconds, Size, Strict
+from moesim.ops.formats import kind, weight_only
 
 
 class ByGpu(Strict):
@@ -246,6 +247,10 @@ class ExpertKernel(Strict):
     """DeepGEMM: what is done with the blocks of padding."""
 
 
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
 class LinearKernel(Strict):
     """What prices dense products of a weight format."""
 
@@ -259,6 +264,13 @@ class Kernels(Strict):
     source: str
     experts: dict[str, list[ExpertKernel]]
     linear: dict[str, LinearKernel]
+    narrow_from: dict[str, str]
+    """Format -> least compute capability that multiplies it; below, its weights are widened beside 16-bit inputs."""
+
+    def runs(self, weights: str, compute_capability: str) -> str:
+        """The format a GPU runs weights in."""
+        least = self.narrow_from.get(kind(weights))
+        return weight_only(weights) if least and _version(compute_capability) < _version(least) else weights
 
     def of_experts(self, weights: str, backend: str, place: Place) -> ExpertKernel:
         """The kernel for a format under a backend (``auto`` is the engine's own choice)."""
@@ -272,7 +284,7 @@ class Kernels(Strict):
         SpecError
             The version has no such backend for the format on such a GPU.
         """
-        listed = [kernel for kernel in self.experts[weights] if kernel.when.on(place)]
+        listed = [kernel for kernel in self.experts[kind(weights)] if kernel.when.on(place)]
         if backend != "auto":
             asked = [kernel for kernel in listed if kernel.backend == backend]
             if not asked:
@@ -291,7 +303,7 @@ class Kernels(Strict):
     def others(self, weights: str, place: Place) -> list[ExpertKernel]:
         """What else the version has for a format on such a GPU."""
         chosen = {kernel.backend for kernel in self.candidates(weights, "auto", place)}
-        listed = [kernel for kernel in self.experts[weights] if kernel.when.on(place)]
+        listed = [kernel for kernel in self.experts[kind(weights)] if kernel.when.on(place)]
         return list({kernel.backend: kernel for kernel in listed if kernel.backend not in chosen}.values())
 
 

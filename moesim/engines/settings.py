@@ -16,6 +16,16 @@ All2All = Literal[
 parallelism-coordinated exchange."""
 
 
+QuantizationName = Literal[
+    "none", "fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_block", "fp8_per_block", "fbgemm_fp8", "ptpc_fp8", "mxfp8",
+    "int8", "experts_int8", "int8_per_channel_weight_only", "int4", "mxfp4", "gpt_oss_mxfp4", "nvfp4",
+    "nvfp4_per_token", "awq", "awq_marlin", "auto_awq", "gptq", "gptq_marlin", "auto_gptq", "moe_wna16", "auto-round",
+    "inc", "bitsandbytes", "modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed", "compressed-tensors",
+    "quark", "torchao", "deepseek_v4_fp8",
+]  # fmt: skip
+"""vLLM's names for ``--quantization``, formats of ours beside them (``models/quantization/schemes.py``)."""
+
+
 class EngineSettings(Strict):
     """Engine settings under vLLM's names and meanings."""
 
@@ -49,8 +59,8 @@ class EngineSettings(Strict):
     """Which ranks are neighbours: innermost axis first; vLLM's own order by default."""
     pipeline_micro_batches: Whole | None = None
     """Batches in flight in a pipeline; null is one a stage, as vLLM's scheduler keeps."""
-    quantization: Literal["none", "fp8", "fp8_block", "int8", "int4", "mxfp4"] | None = None
-    """Weight format; null takes what the model's config.json ships."""
+    quantization: QuantizationName | None = None
+    """Weight format, or vLLM's name of a method; null takes what the model's config.json ships."""
     kv_cache_dtype: Literal["auto", "bfloat16", "fp8"] = "auto"
     max_num_batched_tokens: Whole | None = None
     """null is the engine's own default: vLLM 0.24 takes 8192 on GPUs with 70 GiB or more (not A100), else 2048; 256

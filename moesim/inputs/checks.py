@@ -68,10 +68,9 @@ def check(scenario: Scenario) -> list[Finding]:
 def _shards(scenario: Scenario, model: Model) -> Iterator[Finding]:
     """Whether ranks of the plan can share every block."""
     plan = Plan.of(scenario.engine)
-    experts = scenario.engine.quantization or model.quantization.experts
-    for layers in model.layers:
+    for layers in model.under(scenario.engine.quantization).layers:
         for block in layers.blocks:
-            yield from block.refusals(plan, experts, model.name)
+            yield from block.refusals(plan, model.name)
 
 
 def _lengths(scenario: Scenario, model: Model) -> Iterator[Finding]:
@@ -245,8 +244,9 @@ def _backend(scenario: Scenario, hardware: Hardware, model: Model | None, engine
     asked = scenario.engine.moe_backend
     if asked == "auto" or model is None or model.moe is None:
         return
-    weights = model.quantization.under(scenario.engine.quantization).experts
+    ffn = model.under(scenario.engine.quantization).moe
+    assert ffn is not None
     try:
-        engine.file.kernels.candidates(weights, asked, Place(hardware.compute_capability))
+        engine.file.kernels.candidates(ffn.experts, asked, Place(hardware.compute_capability))
     except SpecError as error:
         yield ("engine", "moe_backend"), str(error).removeprefix("moe_backend ")

@@ -1,9 +1,10 @@
-"""Models by catalogue name, folder or config.json."""
+"""Models by catalogue name, hub id, folder or config.json."""
 
 from __future__ import annotations
 
 import difflib
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,25 @@ from moesim.errors import Problem, SpecError
 from moesim.files import yaml
 from moesim.models.hub import model_from_config
 from moesim.models.model import Model
+from moesim.models.names import Resolved, catalogue_names, resolve
+
+_SIDECAR = "hf_quant_config.json"
+_MAY_BE_ADDED = frozenset(
+    {"rope_scaling", "rope_parameters", "max_position_embeddings", "quantization_config", "sliding_window", "head_dim",
+     "num_nextn_predict_layers", "index_topk", "use_index_cache", "index_topk_freq"}
+)  # fmt: skip
+"""Fields that ``hf_overrides`` may give a config that lacks them."""
 
 
 def catalogue() -> list[str]:
     """Names of the models that ship."""
-    return sorted(p.stem if p.is_file() else p.name for p in paths.MODELS.glob("*"))
+    return sorted(catalogue_names().values())
 
 
 def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
-    """A model by catalogue name (any case), folder or config.json file.
+    """A model by catalogue name (any case), hub id, folder or config.json file.
+
+    A hub id finds the architecture it shares, in the format its suffix says, and the model carries a note of that.
 
     Parameters
     ----------
@@ -34,38 +45,40 @@ def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
     SpecError
         An unknown name, architecture or field, or values that do not hang together.
     """
-    path = _config_path(name)
-    return _load_model(path, path.stat().st_mtime_ns, json.dumps(overrides or {}, sort_keys=True, default=str))
+    path, found = _config_path(name)
+    changes = {**found.overrides, **(overrides or {})}
+    return _load_model(
+        path, path.stat().st_mtime_ns, json.dumps(changes, sort_keys=True, default=str), found.quantization, found.note
+    )
 
 
-@lru_cache(maxsize=1)
-def _catalogue_names() -> dict[str, str]:
-    return {known.lower(): known for known in catalogue()}
-
-
-def _config_path(name: str) -> Path:
-    path = Path(name)
-    if path.is_dir():
+def _config_path(name: str) -> tuple[Path, Resolved]:
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"
     if path.is_file():
-        return path
-    by_name = _catalogue_names()
-    known = by_name.get(name.lower().rsplit("/", 1)[-1])
-    if known:
-        return paths.MODELS / known / "config.json"
-    near = difflib.get_close_matches(name.lower(), list(by_name), 3)
-    hint = f"did you mean {' or '.join(by_name[n] for n in near)}?" if near else f"known: {', '.join(catalogue())}"
-    raise SpecError(f"the model '{name}' is neither in the catalogue nor a config.json; {hint}")
+        return path, Resolved(name, {})
+    if path.is_dir() and name.rstrip("/").lower() not in catalogue_names():
+        raise SpecError([Problem("the folder holds no config.json", str(path))])
+    found = resolve(name)
+    return paths.MODELS / found.model / "config.json", found
 
 
 @lru_cache(maxsize=256)
-def _load_model(path: Path, _stamp: int, overrides: str) -> Model:
+def _load_model(path: Path, _stamp: int, overrides: str, quantization: str | None, note: str) -> Model:
     config = yaml.read_json(path)
     problems = _override(config, json.loads(overrides), str(path))
     if problems:
         raise SpecError(problems)
-    title = path.parent.name if path.name == "config.json" else path.stem
-    return model_from_config(config, title, str(path))
+    title = path.resolve().parent.name if path.name == "config.json" else path.stem.removesuffix("_config")
+    model = model_from_config(config, title, str(path), _sidecar(path))
+    return replace(model.under(quantization), notes=(*model.notes, note)) if note else model
+
+
+def _sidecar(path: Path) -> dict[str, Any] | None:
+    """The quantisation that NVIDIA's Model Optimizer writes beside a config.json."""
+    beside = path.with_name(path.name.removesuffix("config.json") + _SIDECAR)
+    return yaml.read_json(beside) if path.name.endswith("config.json") and beside.is_file() else None
 
 
 def _override(config: dict[str, Any], overrides: dict[str, Any], source: str) -> list[Problem]:
@@ -74,13 +87,15 @@ def _override(config: dict[str, Any], overrides: dict[str, Any], source: str) ->
     problems: list[Problem] = []
     for key, value in overrides.items():
         found = [place for place in places if key in place]
+        if not found and key in _MAY_BE_ADDED:
+            found = [places[-1]]
         if not found:
             near = difflib.get_close_matches(key, [k for place in places for k in place], 1)
             hint = f"did you mean '{near[0]}'?" if near else "only fields it has can be replaced"
             problems.append(Problem(f"hf_overrides: '{key}' is not a field; {hint}", source))
         for place in found:
-            if isinstance(value, dict) and isinstance(place[key], dict):
-                problems += _override(place[key], value, source)
+            if isinstance(value, dict) and isinstance(place.get(key), dict):
+                place[key] = {**place[key], **value}
             else:
                 place[key] = value
     return problems

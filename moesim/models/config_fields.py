@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moesim.errors import Problem
+from moesim.models.quantization import Quantization
 
 _LARGEST = 10**9
 _MOST_LAYERS = 10_000
@@ -13,9 +14,14 @@ _MOST_LAYERS = 10_000
 class Fields:
     """A config.json with required fields asked for by name, all the missing ones collected."""
 
-    def __init__(self, data: dict[str, Any], source: str):
+    def __init__(self, data: dict[str, Any], source: str, weights: Quantization | None = None):
         self.data, self.source = data, source
+        self.quantization = weights or Quantization()
         self.problems: list[Problem] = []
+
+    def format(self, layer: int, module: str) -> str:
+        """Format in which a layer's module, such as ``self_attn.q_proj``, is stored."""
+        return self.quantization.of(f"layers.{layer}.{module}")
 
     def whole(self, *names: str, default: int | None = None) -> int:
         """A positive whole number under the first of ``names`` that is present; 0 where the default is 0."""
@@ -46,6 +52,26 @@ class Fields:
         if value is not None and not isinstance(value, dict):
             self._say(f"'{name}' is {value!r}; a map is expected")
         return value if isinstance(value, dict) else {}
+
+    def words(self, name: str, count: int, default: list[str] | None = None) -> list[str]:
+        """A list of one word for each of ``count`` layers; longer ones hold draft layers too."""
+        value = self.data.get(name)
+        if value is None and default is not None:
+            return default[:count]
+        if not isinstance(value, list) or len(value) < count or not all(isinstance(v, str) for v in value):
+            self._say(f"'{name}' must name each of the {count} layers")
+            return (default or [""] * count)[:count]
+        return value[:count]
+
+    def numbers(self, name: str, count: int, default: int | None = None) -> list[int]:
+        """A list of one whole number for each of ``count`` layers, or one for all of them."""
+        value = self.data.get(name, default)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value] * count
+        if not isinstance(value, list) or len(value) < count or not all(isinstance(v, int) for v in value):
+            self._say(f"'{name}' must give a whole number for each of the {count} layers")
+            return [default or 1] * count
+        return [int(v) for v in value[:count]]
 
     def _say(self, message: str) -> None:
         problem = Problem(message, self.source)

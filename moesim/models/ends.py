@@ -36,7 +36,7 @@ def sampling_operations(at: Frame, sampled: Any) -> Iterator[Named]:
     if not rank.last:
         return
     sampled = max(sampled, 1) if isinstance(sampled, int) else np.maximum(sampled, 1)
-    yield "lm_head", Gemm(sampled, -(-vocabulary // rank.tp), at.hidden)
+    yield "lm_head", Gemm(sampled, -(-vocabulary // rank.tp), at.hidden, rank.model.head_weights)
     if rank.tp > 1:
         yield "gather_logits", at.collective(("tp",), "all_gather", BF16 * sampled * vocabulary)
     yield "sampling", Elementwise(sampled, 4 * 4.0 * sampled * vocabulary, 4)

@@ -6,14 +6,14 @@ are Hugging Face's. Parameter counts are exact: every matrix, bias and norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block
 from moesim.models.frame import Frame, Named
-from moesim.models.quantization import Quantization
+from moesim.models.quantization import SCHEMES, Quantization
 
 if TYPE_CHECKING:
     from moesim.models.blocks.moe import Moe
@@ -27,8 +27,6 @@ class Layers:
     blocks: tuple[Block, ...]
     norm_parameters: int
     encoder: bool = False
-    leading: bool = False
-    """All of them come before the others; groups that are not alternate evenly."""
 
     def parameters(self, hidden: int) -> int:
         """Parameters of all ``count`` layers."""
@@ -61,7 +59,10 @@ class Model:
     hidden_size: int
     vocab_size: int
     layers: tuple[Layers, ...]
+    order: tuple[int, ...] = ()
+    """Which of them each layer is, first to last; empty where they follow one another as they are listed."""
     tie_word_embeddings: bool = False
+    head_weights: str = "bfloat16"
     max_position_embeddings: int | None = None
     quantization: Quantization = field(default_factory=Quantization)
     other_parameters: int = 0
@@ -69,6 +70,8 @@ class Model:
     embedding_rows: int = 0
     """Rows of the input embedding where they exceed the head's; 0 when equal."""
     provenance: str = "Hugging Face config.json"
+    notes: tuple[str, ...] = ()
+    """What was read into its name or its config that a user should know."""
 
     def __hash__(self) -> int:
         """Once: models stand in the keys of many tables."""
@@ -90,21 +93,30 @@ class Model:
         for i in range(2, self.num_hidden_layers % stages + 2):
             sizes[-i] += 1
         start = sum(sizes[:index])
-        here = self.order[start : start + sizes[index]]
-        groups = [replace(g, count=here.count(i)) for i, g in enumerate(self.layers)]
-        return replace(self, layers=tuple(g for g in groups if g.count))
+        listed = self.order or tuple(i for i, g in enumerate(self.layers) for _ in range(g.count))
+        here = listed[start : start + sizes[index]]
+        kept = sorted(set(here))
+        groups = tuple(replace(self.layers[i], count=here.count(i)) for i in kept)
+        return replace(self, layers=groups, order=tuple(kept.index(i) for i in here))
 
-    @cached_property
-    def order(self) -> tuple[int, ...]:
-        """Which group each layer belongs to, from the first layer to the last; alternating groups spread evenly."""
-        leading = [i for i, g in enumerate(self.layers) if g.leading for _ in range(g.count)]
-        others = {i: g.count for i, g in enumerate(self.layers) if not g.leading}
-        total, taken, rest = sum(others.values()), dict.fromkeys(others, 0), []
-        for passed in range(1, total + 1):
-            behind = max(others, key=lambda i: others[i] * passed / total - taken[i])
-            taken[behind] += 1
-            rest.append(behind)
-        return (*leading, *rest)
+    def formatted(self, linear: Callable[[str], str], experts: Callable[[str], str]) -> Model:
+        """The same with weights in other formats: what becomes of linear layers', and of routed experts'."""
+        layers = tuple(replace(g, blocks=tuple(b.formatted(linear, experts) for b in g.blocks)) for g in self.layers)
+        return self if layers == self.layers else replace(self, layers=layers)
+
+    def under(self, quantization: str | None) -> Model:
+        """The same where an engine is told a scheme: null, and the checkpoint's own method, keep what it has."""
+        scheme = SCHEMES[quantization] if quantization else None
+        if scheme is None or not scheme.experts or self.quantization.method in scheme.methods:
+            return self
+        return self.formatted(lambda _: scheme.linear, lambda _: scheme.experts)
+
+    @property
+    def caches_fp8(self) -> bool:
+        """Its checkpoint says that keys and values are cached in fp8, and an engine that is told nothing does so."""
+        said = self.quantization
+        latent = any(block.caches_latent for group in self.layers for block in group.blocks)
+        return said.kv_cache == "fp8" and (said.method.startswith("modelopt") or not latent)
 
     @cached_property
     def moe(self) -> Moe | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from moesim.engines.engine import Engine
@@ -21,10 +20,6 @@ class Rank:
     model: Model
     """The whole model, or one pipeline stage's layers."""
     plan: Plan
-    experts: str
-    """Weight format of routed experts."""
-    linear: str
-    """Weight format of the other linear layers; embeddings, head and router stay bfloat16."""
     kv_bytes: float
     routing: Any
     engine: Engine
@@ -44,15 +39,13 @@ class Rank:
     sampling: str = "greedy"
     """How the next token is drawn."""
 
-    @cached_property
-    def expert_kernels(self) -> list[ExpertKernel]:
-        """The kernel of the routed experts, and those that may run instead where that is not known."""
-        return self.engine.file.kernels.candidates(self.experts, self.moe_backend, self._place)
+    def expert_kernels(self, ffn: Moe) -> list[ExpertKernel]:
+        """The kernel of routed experts, and those that may run instead where that is not known."""
+        return self.engine.file.kernels.candidates(ffn.experts, self.moe_backend, self._place)
 
-    @property
-    def other_kernels(self) -> list[ExpertKernel]:
+    def other_kernels(self, ffn: Moe) -> list[ExpertKernel]:
         """What else the engine's version has for them."""
-        return self.engine.file.kernels.others(self.experts, self._place)
+        return self.engine.file.kernels.others(ffn.experts, self._place)
 
     @property
     def _place(self) -> Place:

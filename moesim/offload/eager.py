@@ -29,7 +29,7 @@ _USE_BYTES = 2.0
 
 def expert_cost(machine: Machine, host: HostMachine, rank: Rank, ffn: Moe, rows: Any) -> Cost:
     """One expert on ``rows`` of its tokens, on the GPU alone."""
-    hidden, width, fmt = rank.model.hidden_size, ffn.width, rank.experts
+    hidden, width, fmt = rank.model.hidden_size, ffn.width, ffn.experts
     up = Gemm(rows, width, hidden, fmt)
     parts = [machine.price("expert_up_proj", up)]
     if ffn.gated:
@@ -43,8 +43,11 @@ def expert_cost(machine: Machine, host: HostMachine, rank: Rank, ffn: Moe, rows:
 
 def unpacking(host: HostMachine, rank: Rank, layers: Layers) -> list[Cost]:
     """Scales and packed weights of all matrices of a layer that are not routed experts."""
-    weights = sum(block.linear_parameters(rank.model.hidden_size) for block in layers.blocks)
-    return list(_unpacked(host, rank.linear, weights))
+    hidden = rank.model.hidden_size
+    formats: dict[str, int] = {}
+    for block in layers.blocks:
+        formats[block.weights] = formats.get(block.weights, 0) + block.linear_parameters(hidden)
+    return [cost for fmt, weights in formats.items() for cost in _unpacked(host, fmt, weights)]
 
 
 def _unpacked(host: HostMachine, fmt: str, weights: float) -> Iterator[Cost]:

@@ -12,7 +12,7 @@ from moesim.memory import activation_bytes, sequence_kv_bytes, weight_bytes
 from moesim.models.blocks.moe import Moe
 from moesim.models.model import Layers
 from moesim.models.rank import Rank
-from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.ops.formats import bytes_per_weight
 
 _SYSTEM_SHARE = 0.92
 """Of main memory that weights may fill: the rest is the operating system's and the process's own."""
@@ -30,7 +30,7 @@ class Work:
 
 def expert_bytes(rank: Rank, ffn: Moe) -> float:
     """Weights of one expert. [B]"""
-    return ffn.expert_parameters(rank.model.hidden_size) * BYTES_PER_WEIGHT[rank.experts]
+    return ffn.expert_parameters(rank.model.hidden_size) * bytes_per_weight(ffn.experts)
 
 
 def moe_layers(rank: Rank) -> list[Moe]:

@@ -201,5 +201,5 @@ def _tiers(
 
 def rank_with_formats(rank: Rank, policy: Policy) -> Rank:
     """The rank in the policy's weight formats, where it names any."""
-    experts, linear = policy.experts_format or rank.experts, policy.attention_format or rank.linear
-    return replace(rank, experts=experts, linear=linear)
+    experts, linear = policy.experts_format, policy.attention_format
+    return replace(rank, model=rank.model.formatted(lambda now: linear or now, lambda now: experts or now))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.ops.formats import ACTIVATION_BYTES, ARITHMETIC, BYTES_PER_WEIGHT
+from moesim.ops.formats import ACTIVATION_BYTES, arithmetic, bytes_per_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class FusedExperts:
 
     @property
     def arithmetic(self) -> str:
-        return ARITHMETIC[self.weights]
+        return arithmetic(self.weights)
 
     @property
     def rows(self) -> Any:
@@ -132,7 +132,7 @@ class FusedExperts:
 
     @property
     def expert_bytes(self) -> Any:
-        return self.matrices * self.hidden * self.width * BYTES_PER_WEIGHT[self.weights]
+        return self.matrices * self.hidden * self.width * bytes_per_weight(self.weights)
 
     @property
     def hbm_bytes(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moesim.ops.formats import ACTIVATION_BYTES, ARITHMETIC, BYTES_PER_WEIGHT
+from moesim.ops.formats import ACTIVATION_BYTES, arithmetic, bytes_per_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Gemm:
 
     @property
     def arithmetic(self) -> str:
-        return ARITHMETIC[self.weights]
+        return arithmetic(self.weights)
 
     @property
     def flop(self) -> Any:
@@ -35,7 +35,7 @@ class Gemm:
 
     @property
     def weight_bytes(self) -> Any:
-        return BYTES_PER_WEIGHT[self.weights] * self.n * self.k
+        return bytes_per_weight(self.weights) * self.n * self.k
 
     @property
     def hbm_bytes(self) -> Any:

@@ -221,16 +221,17 @@ def _kernel_lines(prediction: Prediction) -> list[str]:
     from moesim.assembly import assemble
 
     rank = assemble(prediction.scenario).rank
-    if rank.model.moe is None:
+    ffn = rank.model.moe
+    if ffn is None:
         return []
-    chosen, *unsure = rank.expert_kernels
+    chosen, *unsure = rank.expert_kernels(ffn)
     asked = "asked for" if rank.moe_backend != "auto" else chosen.source
     needs = f", where {chosen.needs} is installed" if chosen.needs else ""
     version = f"{rank.engine.file.name} {rank.engine.asked}"
-    lines = [f"experts ({rank.experts}): {version} runs {chosen.backend}{needs}: {asked}"]
+    lines = [f"experts ({ffn.experts}): {version} runs {chosen.backend}{needs}: {asked}"]
     for other in unsure:
         lines.append(f"  or {other.backend}, which is in the interval; moe_backend narrows it: {other.source}")
-    rest = [other for other in rank.other_kernels if other not in (chosen, *unsure)]
+    rest = [other for other in rank.other_kernels(ffn) if other not in (chosen, *unsure)]
     return lines + [f"  it also has {other.backend}: {other.source}" for other in rest]
 
 

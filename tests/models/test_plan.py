@@ -31,7 +31,7 @@ def scenario(model=QWEN, hardware="dgx-h100", batch=64, isl=256, osl=16, **chang
 
 
 def rank(model, plan, routing=None) -> Rank:
-    return Rank(load_model(model), plan, "bfloat16", "bfloat16", 2.0, routing or Uniform(), load_engine())
+    return Rank(load_model(model), plan, 2.0, routing or Uniform(), load_engine())
 
 
 def operations(model, plan, tokens=64, routing=None):

@@ -55,6 +55,7 @@ class Scan:
 class Linear(Block):
     heads: int
     dim: int
+    weights: str = "bfloat16"
 
     norm = "input_norm"
 
@@ -72,9 +73,9 @@ class Linear(Block):
 
     def operations(self, at):
         inner = self.heads * self.dim // at.rank.tp
-        yield "qkv_proj", Gemm(at.tokens, 3 * inner, at.hidden, at.rank.linear)
+        yield "qkv_proj", Gemm(at.tokens, 3 * inner, at.hidden, self.weights)
         yield "scan", Scan(at.tokens, self.heads // at.rank.tp, self.dim)
-        yield "o_proj", Gemm(at.tokens, at.hidden, inner, at.rank.linear)
+        yield "o_proj", Gemm(at.tokens, at.hidden, inner, self.weights)
         yield from at.reduce
 
 
@@ -106,7 +107,7 @@ def rank():
     model = load_model("Qwen3-30B-A3B")
     (layers,) = model.layers
     linear = Layers(layers.count, (Linear(32, 128), layers.blocks[1]), layers.norm_parameters)
-    yield Rank(replace(model, layers=(linear,)), Plan(), "bfloat16", "bfloat16", 2.0, Uniform(), load_engine())
+    yield Rank(replace(model, layers=(linear,)), Plan(), 2.0, Uniform(), load_engine())
     del registry.FORMS["scan"], registry.CHOICES[Scan]
 
 

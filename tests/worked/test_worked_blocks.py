@@ -27,9 +27,13 @@ TOY = Model("toy", "Toy", 48, 1000, (Layers(2, (Gqa(8, 2, 16), Dense(96)), 96),)
 TPS = pytest.mark.parametrize("tp", [1, 4])
 
 
-def rank(tp=1, linear="bfloat16", experts="bfloat16", kv_bytes=2.0, **plan):
+def stored(block, linear="bfloat16", experts="bfloat16"):
+    return block.formatted(lambda _: linear, lambda _: experts)
+
+
+def rank(tp=1, kv_bytes=2.0, **plan):
     plan = Plan(**({"tp": tp, "expert_tp": tp} | plan))
-    return Rank(TOY, plan, experts, linear, kv_bytes, Balanced(kind="balanced"), load_engine())
+    return Rank(TOY, plan, kv_bytes, Balanced(kind="balanced"), load_engine())
 
 
 DECODES = (Group.decode(10, 99),)
@@ -53,7 +57,7 @@ def test_gqa_holds():
     assert GQA.weight_bytes(rank()) == 2 * (48 * 16 * 20 + 30)
     # 2 query heads and their output, one KV head, a quarter of the rest.
     assert GQA.weight_bytes(rank(4)) == 2 * (48 * 16 * (2 + 2 + 1 + 1) + 30 / 4)
-    assert GQA.weight_bytes(rank(4, "int4")) == 48 * 16 * 6 * (0.5 + 2 / 128) + 2 * 30 / 4
+    assert stored(GQA, "int4").weight_bytes(rank(4)) == 48 * 16 * 6 * (0.5 + 2 / 128) + 2 * 30 / 4
     assert (GQA.matrices, GQA.attention_heads, GQA.tensors, GQA.routed) == (4, 8, 0, None)
     assert [GQA.kv_heads(tp) for tp in (1, 2, 4, 8)] == [2, 1, 1, 1]
 
@@ -120,7 +124,7 @@ def test_mla_holds():
     assert MLA.parameters(48) == MLA.linear_parameters(48) == MLA_PARAMETERS
     assert MLA.weight_bytes(rank()) == 2 * MLA_PARAMETERS
     assert MLA.weight_bytes(rank(4)) == 2 * (LATENTS + (20 + 12 + HEADS) / 4)
-    assert MLA.weight_bytes(rank(4, "fp8")) == LATENTS + (20 + 12 + HEADS) / 4
+    assert stored(MLA, "fp8").weight_bytes(rank(4)) == LATENTS + (20 + 12 + HEADS) / 4
     straight = replace(MLA, q_lora_rank=None)
     assert straight.parameters(48) == 48 * 8 * 14 + 48 * 16 + 12 + 12 * 8 * 16 + 8 * 6 * 48
     assert straight.weight_bytes(rank(4)) == 2 * (48 * 16 + (straight.parameters(48) - 48 * 16) / 4)
@@ -141,7 +145,8 @@ def test_mla_keeps_and_computes(tp):
 
 
 def test_mla_in_fp8():
-    op = operations(replace(MLA, attended_tokens=7, q_lora_rank=None), rank(linear="fp8_block", kv_bytes=1.0))["mla"]
+    block = stored(replace(MLA, attended_tokens=7, q_lora_rank=None), "fp8_block")
+    op = operations(block, rank(kv_bytes=1.0))["mla"]
     assert op.fp8_gemm and op.bytes_per_weight == 1 + 4 / 16384 and op.kv_bytes == 1.0
     assert op.top_k == 7 and op.q_lora_rank == 0
 
@@ -184,7 +189,7 @@ def test_dense(tp):
     assert gated.parameters(48) == gated.linear_parameters(48) == gated.parameters_per_token(48) == 3 * 48 * 96
     assert plain.parameters(48) == 2 * 48 * 96
     assert gated.weight_bytes(part) == 2 * 3 * 48 * 96 / tp
-    assert gated.weight_bytes(rank(tp, "fp8")) == 3 * 48 * 96 / tp
+    assert stored(gated, "fp8").weight_bytes(rank(tp)) == 3 * 48 * 96 / tp
     assert gated.state(tp, 2.0) == State()
     assert (gated.matrices, plain.matrices, gated.tensors, gated.attention_heads) == (3, 2, 3, 0)
     found, width = operations(gated, part), 96 // tp
@@ -227,8 +232,8 @@ def test_moe_holds():
     assert MOE.weight_bytes(both) == 2 * (4 * EXPERT / 2 + SHARED + ROUTER + 40 * 4 / 8 / 2)
     replicas = rank(1, dp=4, ep=4, redundant=1)
     assert MOE.weight_bytes(replicas) == 2 * (3 * EXPERT + SHARED + ROUTER + 40 * 3 / 8)
-    mixed = rank(linear="fp8", experts="mxfp4")
-    assert MOE.weight_bytes(mixed) == 8 * EXPERT * (0.5 + 1 / 32) + SHARED + 2 * (ROUTER + 40)
+    mixed = stored(MOE, "fp8", "mxfp4")
+    assert mixed.weight_bytes(rank()) == 8 * EXPERT * (0.5 + 1 / 32) + SHARED + 2 * (ROUTER + 40)
 
 
 def test_moe_activations():
@@ -282,9 +287,9 @@ def test_how_experts_are_chosen():
 
 
 def test_the_kernel_asked_for():
-    marlin = replace(rank(experts="mxfp4"), moe_backend="marlin")
-    assert operations(MOE, marlin)["experts"].backend == "marlin" and not operations(MOE, marlin)["experts"].others
-    unsure = operations(MOE, rank(experts="mxfp4"))["experts"]
+    block, marlin = stored(MOE, experts="mxfp4"), replace(rank(), moe_backend="marlin")
+    assert operations(block, marlin)["experts"].backend == "marlin" and not operations(block, marlin)["experts"].others
+    unsure = operations(block, rank())["experts"]
     assert (unsure.backend, unsure.others) == ("triton", ("marlin",))
     assert (operations(MOE, rank())["experts"].backend, operations(MOE, rank())["experts"].others) == ("triton", ())
 

@@ -38,7 +38,8 @@ def exactly(x):
 
 def moe(plan, experts="fp8_block", tokens=128, model=V3):
     """Operations of an MoE layer where every rank decodes ``tokens`` tokens, experts evenly loaded."""
-    rank = Rank(load_model(model), plan, experts, experts, 2.0, Balanced(kind="balanced"), load_engine())
+    named = load_model(model).formatted(lambda _: experts, lambda _: experts)
+    rank = Rank(named, plan, 2.0, Balanced(kind="balanced"), load_engine())
     layers = next(g for g in rank.model.layers if g.routed is not None)
     return dict(layers.operations(Frame(rank, Load((Group.decode(tokens, 100),), tokens, True))))
 
@@ -149,7 +150,7 @@ def test_the_busiest_rank_receives_more(backend):
     model = Model("toy", "Toy", 128, 1000, (Layers(1, (Moe(2, 1, 32),), 128),))
     tp = 2 if backend == "coordinated" else 1
     plan = Plan(tp=tp, dp=2, ep=2, expert_tp=tp, backend=backend)
-    rank = Rank(model, plan, "bfloat16", "bfloat16", 2.0, Uniform(), load_engine())
+    rank = Rank(model, plan, 2.0, Uniform(), load_engine())
     found = dict(Moe(2, 1, 32).operations(Frame(rank, Load((Group.decode(1, 9),), 1, True))))
     for phase in ("dispatch", "combine"):
         assert float(found[phase].busiest) == pytest.approx(1.5, rel=1e-9)

@@ -16,7 +16,7 @@ from moesim.ops.load import Group, Load
 
 def frames(plan, tokens=24):
     """Of each stage of Mixtral 8x7B: hidden 4096, vocabulary 32000."""
-    rank = Rank(load_model("Mixtral-8x7B-v0.1"), plan, "bfloat16", "bfloat16", 2.0, Uniform(), load_engine())
+    rank = Rank(load_model("Mixtral-8x7B-v0.1"), plan, 2.0, Uniform(), load_engine())
     load = Load((Group.decode(tokens, 100),), tokens, True)
     return [Frame(stage, load) for stage in rank.stages()]
 

@@ -36,7 +36,8 @@ NORMS = 2 * 4096
 
 def rank(model=MIXTRAL, plan=None, weights="bfloat16", kv_bytes=2.0, routing=None):
     model = load_model(model) if isinstance(model, str) else model
-    return Rank(model, plan or Plan(), weights, weights, kv_bytes, routing or Uniform(), load_engine())
+    formatted = model.formatted(lambda _: weights, lambda _: weights)
+    return Rank(formatted, plan or Plan(), kv_bytes, routing or Uniform(), load_engine())
 
 
 def limits(tokens=8192, seqs=1024, utilization=0.92, block=16, eager=False):
@@ -82,7 +83,7 @@ def test_stages_hold_their_ends():
 
 def test_formats_of_experts_and_of_the_rest():
     """mxfp4 experts beside bfloat16 attention; router, embeddings and norms are bfloat16 in any case."""
-    mixed = dataclasses.replace(rank(), experts="mxfp4", linear="fp8")
+    mixed = dataclasses.replace(rank(), model=rank().model.formatted(lambda _: "fp8", lambda _: "mxfp4"))
     attention, experts = 4096 * 128 * 80, 8 * EXPERT
     layer = attention * 1.0 + experts * (0.5 + 1 / 32) + (4096 * 8 + NORMS) * 2
     assert weight_bytes(mixed) == (2 * 32000 * 4096 + 4096) * 2 + 32 * layer

@@ -9,7 +9,7 @@ import pytest
 
 from moesim.ops import Attention, Elementwise, FusedExperts, Gemm, Host, MlaModule, attended_pairs
 from moesim.ops.attention import virtual_batches
-from moesim.ops.formats import ACTIVATION_BYTES, ARITHMETIC, BYTES_PER_WEIGHT
+from moesim.ops.formats import ACTIVATION_BYTES, FORMATS, arithmetic, bytes_per_weight
 from moesim.ops.host import Copy, CpuMatrices, DiskRead, Unpack
 from moesim.ops.load import Group, Load, by_phase
 from moesim.ops.measured import HostMatrices, HostStream, Launches, Stream
@@ -33,7 +33,7 @@ class Touched:
 
 
 @pytest.mark.parametrize(
-    ("weights", "bytes_each", "arithmetic", "activation"),
+    ("weights", "bytes_each", "multiplied", "activation"),
     [
         ("bfloat16", 2.0, "bfloat16", 2.0),
         ("fp8", 1.0, "fp8", 1.0),
@@ -48,21 +48,33 @@ class Touched:
         ("gguf_q8_0", 1.0625, "bfloat16", 2.0),  # 34 bytes for 32
         ("gguf_q4_k", 0.5625, "bfloat16", 2.0),  # 144 for 256
         ("gguf_q2_k", 0.328125, "bfloat16", 2.0),  # 84 for 256
+        ("float32", 4.0, "float32", 4.0),
+        ("fp8_weight_only", 1.0, "bfloat16", 2.0),
+        ("fp8_block_weight_only", 1.000244140625, "bfloat16", 2.0),
+        ("mxfp8", 1.03125, "fp8", 1.0),  # 1 / 32
+        ("mxfp8_weight_only", 1.03125, "bfloat16", 2.0),
+        ("nf4", 0.5625, "bfloat16", 2.0),  # 4 / 64
+        ("nvfp4", 0.5625, "nvfp4", 0.5625),  # 1 / 16
+        ("nvfp4_weight_only", 0.5625, "bfloat16", 2.0),
+        ("int4/32", 0.5625, "bfloat16", 2.0),  # 2 / 32
+        ("int4/-1", 0.5, "bfloat16", 2.0),
+        ("fp8_block/64", 1.0009765625, "fp8", 1.0),  # 4 / 4096
     ],
 )
-def test_formats(weights, bytes_each, arithmetic, activation):
-    assert BYTES_PER_WEIGHT[weights] == bytes_each
-    assert ARITHMETIC[weights] == arithmetic
-    assert ACTIVATION_BYTES[arithmetic] == activation
+def test_formats(weights, bytes_each, multiplied, activation):
+    assert bytes_per_weight(weights) == bytes_each
+    assert arithmetic(weights) == multiplied
+    assert ACTIVATION_BYTES[multiplied] == activation
     op = Gemm(3, 256, 128, weights)
     assert op.weight_bytes == bytes_each * 256 * 128
     assert op.hbm_bytes == bytes_each * 256 * 128 + activation * 3 * 128 + 2 * 3 * 256
     assert op.flop == 2 * 3 * 256 * 128
-    assert op.arithmetic == arithmetic and not op.of_context
+    assert op.arithmetic == multiplied and not op.of_context
 
 
 def test_every_format_is_pinned():
-    assert len(BYTES_PER_WEIGHT) == len(ARITHMETIC) == 14
+    marks = next(m for m in test_formats.pytestmark if m.name == "parametrize")
+    assert set(FORMATS) == {row[0] for row in marks.args[1] if "/" not in row[0]}
 
 
 # --- experts

@@ -28,7 +28,8 @@ H200 = GpuNumbers.of(load_hardware("h200-sxm"))
 
 
 def rank(tp=1, kv_bytes=2.0, weights="bfloat16"):
-    return Rank(load_model("GLM-5"), Plan(tp=tp, expert_tp=tp), weights, weights, kv_bytes, Uniform(), load_engine())
+    model = load_model("GLM-5").formatted(lambda _: weights, lambda _: weights)
+    return Rank(model, Plan(tp=tp, expert_tp=tp), kv_bytes, Uniform(), load_engine())
 
 
 def block() -> SparseMla:
@@ -165,7 +166,8 @@ def test_parameters():
     whole = 6144 * (2048 + 576)
     assert block().weight_bytes(rank()) == 2 * (mla + indexer)
     assert block().weight_bytes(rank(4)) == 2 * (whole + (mla - whole) / 4 + indexer)
-    assert block().weight_bytes(rank(weights="int4")) == (mla + indexer) * (0.5 + 2 / 128)
+    packed = block().formatted(lambda _: "int4", lambda _: "int4")
+    assert packed.weight_bytes(rank()) == (mla + indexer) * (0.5 + 2 / 128)
     straight = SparseMla(Mla(2, None, 8, 4, 2, 4, 16), Indexer(2, 4))
     assert straight.parameters(10) == straight.mla.parameters(10) + 10 * 8 + 10 * 4 + 8 + 20
 

@@ -33,7 +33,7 @@ def exactly(x):
 
 def rank(plan=None, model="Mixtral-8x7B-v0.1"):
     balanced = Balanced(kind="balanced")
-    return Rank(load_model(model), plan or Plan(), "bfloat16", "bfloat16", 2.0, balanced, load_engine())
+    return Rank(load_model(model), plan or Plan(), 2.0, balanced, load_engine())
 
 
 # --- the host: 500 us a step, 2 us a sequence, 20 us an operation outside graphs
@@ -143,8 +143,8 @@ def test_a_split_layer_is_two_halves_less_what_is_hidden():
 def test_dense_layers_are_not_split():
     """DeepSeek-V3's first three: they exchange nothing."""
     part = Rank(
-        load_model("DeepSeek-V3"), Plan(dp=8, ep=8, backend="deepep_low_latency", overlap=True), "fp8_block",
-        "fp8_block", 2.0, Balanced(kind="balanced"), load_engine(),
+        load_model("DeepSeek-V3"), Plan(dp=8, ep=8, backend="deepep_low_latency", overlap=True), 2.0,
+        Balanced(kind="balanced"), load_engine(),
     )  # fmt: skip
     dense, sparse = StepModel(part, H100, 0, False).gpu_costs(part, decode(64), 64)[:2]
     assert (dense.count, sparse.count) == (3, 58)

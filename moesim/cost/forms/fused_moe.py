@@ -31,7 +31,7 @@ from moesim.cost.registry import Choice, chooses, families, prices
 from moesim.cost.tiles import Tile, tile_for
 from moesim.engines.file import Place, padded_for_marlin
 from moesim.ops.experts import FusedExperts
-from moesim.ops.formats import ACTIVATION_BYTES, BYTES_PER_WEIGHT
+from moesim.ops.formats import ACTIVATION_BYTES, bytes_per_weight, kind
 
 _SHARED_MEMORY_BYTES = 227e3
 _REGISTERS = 65536
@@ -77,7 +77,7 @@ def _grouped_gemm(
 ) -> tuple[Any, Any]:
     """(memory seconds, arithmetic seconds) of one grouped GEMM."""
     blocks, distinct, n, k, input_rows, output_rows, unaligned = shape
-    weight, act = BYTES_PER_WEIGHT[op.weights], ACTIVATION_BYTES[op.arithmetic]
+    weight, act = bytes_per_weight(op.weights), ACTIVATION_BYTES[op.arithmetic]
     columns, depth = ceil(n / tile.block_n), ceil(k / tile.block_k) * tile.block_k
     thread_blocks = blocks * columns
     resident = occupancy(tile, weight)
@@ -177,14 +177,14 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
         op = padded(op)
     own: dict[str, Any] = {} if kernel.kernel != "deepgemm" else deepgemm.with_constants(machine, kernel)
     family = machine.family(kernel.family)[0]
-    relative = family.relatives.get(op.weights) if kernel.related else None
+    relative = family.relatives.get(kind(op.weights)) if kernel.related else None
     if relative is not None:
         own["parameters"] = slowed(family.parameters, relative.slower_arithmetic)
     return Choice(
         kernel.family,
         op,
         machine.gpu,
-        own.get("extra") or (tile_for(kernel.kernel, op.weights, op, machine.tuned),),
+        own.get("extra") or (tile_for(kernel.kernel, kind(op.weights), op, machine.tuned),),
         related=kernel.related,
         relative=relative,
         parameters=own.get("parameters"),

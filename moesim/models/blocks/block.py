@@ -7,8 +7,9 @@ for tokens and sequences, what it needs to run, and the operations of a step.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -49,13 +50,28 @@ class Block(ABC):
     exchanges: ClassVar[frozenset[str]] = frozenset()
     """Its operations that move tokens between ranks, beside which another half batch may compute."""
 
+    weights: str
+    """Format of its linear layers."""
+    formats: ClassVar[tuple[str, ...]] = ("weights",)
+    """Its fields that say the format of linear layers every token passes."""
+
     beside_experts: ClassVar[frozenset[str]] = frozenset()
     """Its operations that an engine may run beside the routed experts, on a stream of their own."""
+
+    def formatted(self, linear: Callable[[str], str], experts: Callable[[str], str]) -> Self:
+        """The same with weights in other formats: what becomes of those of linear layers, and of routed experts'."""
+        fields: dict[str, Any] = {name: linear(getattr(self, name)) for name in self.formats}
+        return replace(self, **fields)  # pyright: ignore[reportArgumentType]  # every block is a dataclass
 
     @property
     def attention_heads(self) -> int:
         """Query heads, where it attends."""
         return 0
+
+    @property
+    def caches_latent(self) -> bool:
+        """Whether it caches one latent for all heads."""
+        return False
 
     @property
     def label(self) -> str:
@@ -95,7 +111,7 @@ class Block(ABC):
         """What runs once over an encoder's output."""
         return iter(())
 
-    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+    def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         """Why ranks of a plan cannot share it; ``name`` is the model's."""
         return iter(())
 

@@ -30,6 +30,7 @@ class Gqa(OfHeads):
     """Query and key norms run over all heads at once, so tensor-parallel ranks exchange their sums (MiniMax-M2)."""
     extra_parameters: int = 0
     """Biases, query and key norms, sinks: small, but they count."""
+    weights: str = "bfloat16"
 
     norm = "input_norm"
 
@@ -48,7 +49,7 @@ class Gqa(OfHeads):
     def operations(self, at: Frame) -> Iterator[Named]:
         rank, tokens, dim = at.rank, at.tokens, self.head_dim
         heads, kv = self.num_attention_heads // rank.tp, self.kv_heads(rank.tp)
-        yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, at.hidden, rank.linear)
+        yield "qkv_proj", Gemm(tokens, (heads + 2 * kv) * dim, at.hidden, self.weights)
         if self.norm_across_heads and rank.tp > 1:
             # Two float32 sums a token, each reduced by a kernel of its own (vLLM models/minimax_m2.py).
             yield "qk_norm_sums", Elementwise(tokens, BF16 * tokens * (heads + kv) * dim, 2)
@@ -56,7 +57,7 @@ class Gqa(OfHeads):
         # Query and key norms ride in the same compiled kernel.
         yield "rope", Elementwise(tokens, 2 * BF16 * tokens * (heads + kv) * dim)
         yield from self.context_operations(at)
-        yield "o_proj", Gemm(tokens, at.hidden, heads * dim, rank.linear)
+        yield "o_proj", Gemm(tokens, at.hidden, heads * dim, self.weights)
         yield from at.reduce
 
     def context_operations(self, at: Frame) -> Iterator[Named]:
@@ -67,7 +68,7 @@ class Gqa(OfHeads):
             seen = virtual_batches(groups, self.window) if self.chunked and self.window else groups
             yield name, Attention(seen, heads, kv, dim, window, rank.kv_bytes, self.causal)
 
-    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+    def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         kv = self.num_key_value_heads
         if self.num_attention_heads % plan.tp:
             yield from heads_refused(self.num_attention_heads, plan.tp, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block, Refusal
 from moesim.models.frame import BF16, Frame
-from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.ops.formats import bytes_per_weight
 from moesim.ops.load import Group, Phase, by_phase
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class OfHeads(Block):
     head_dim: int
     extra_parameters: int
     """Biases, norms, sinks."""
+    weights: str
+    """Format of its projections."""
 
     @property
     def attention_heads(self) -> int:
@@ -40,7 +42,7 @@ class OfHeads(Block):
     def weight_bytes(self, rank: Rank) -> float:
         heads = 2 * self.num_attention_heads / rank.tp + 2 * self.kv_heads(rank.tp)
         matrices = rank.model.hidden_size * self.head_dim * heads
-        return matrices * BYTES_PER_WEIGHT[rank.linear] + self.extra_parameters / rank.tp * BF16
+        return matrices * bytes_per_weight(self.weights) + self.extra_parameters / rank.tp * BF16
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         heads = self.num_attention_heads / rank.tp

@@ -10,7 +10,7 @@ from moesim.models.blocks.block import Block, Refusal, State
 from moesim.models.blocks.heads import attended, heads_refused
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import MlaModule
-from moesim.ops.formats import ARITHMETIC, BYTES_PER_WEIGHT
+from moesim.ops.formats import arithmetic, bytes_per_weight
 
 if TYPE_CHECKING:
     from moesim.models.plan import Plan
@@ -29,8 +29,16 @@ class Mla(Block):
     v_head_dim: int
     attended_tokens: int | None = None
     """Past tokens that a query sees at most, where an indexer picks them."""
+    weights: str = "bfloat16"
+    out_weights: str = "bfloat16"
+    """Of the output projection."""
 
     norm = "input_norm"
+    formats = ("weights", "out_weights")
+
+    @property
+    def caches_latent(self) -> bool:
+        return True
 
     @property
     def matrices(self) -> int:
@@ -60,7 +68,9 @@ class Mla(Block):
         """Projections into the latents are whole on every rank; what belongs to heads is shared."""
         hidden = rank.model.hidden_size
         whole = hidden * ((self.q_lora_rank or 0) + self.latent_dim)
-        return (whole + (self.parameters(hidden) - whole) / rank.tp) * BYTES_PER_WEIGHT[rank.linear]
+        out = self.num_attention_heads * self.v_head_dim * hidden
+        shared = (self.parameters(hidden) - whole - out) / rank.tp
+        return (whole + shared) * bytes_per_weight(self.weights) + out / rank.tp * bytes_per_weight(self.out_weights)
 
     def state(self, tp: int, kv_bytes: float) -> State:
         """The latent, whole on every rank: ``(r + d_rope) b`` a token (docs/model/mla.md)."""
@@ -83,8 +93,15 @@ class Mla(Block):
         return MlaModule(
             groups, self.num_attention_heads // rank.tp, hidden, self.q_lora_rank or 0, self.kv_lora_rank,
             self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim, rank.kv_bytes,
-            ARITHMETIC[rank.linear] == "fp8", BYTES_PER_WEIGHT[rank.linear], self.attended_tokens,
+            arithmetic(self.weights) == "fp8", self._mean_bytes(hidden), self.attended_tokens,
         )  # fmt: skip
 
-    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+    def _mean_bytes(self, hidden: int) -> float:
+        """Bytes of a weight over all projections of the block. [B]"""
+        if self.weights == self.out_weights:
+            return bytes_per_weight(self.weights)
+        out = self.num_attention_heads * self.v_head_dim * hidden / self.parameters(hidden)
+        return (1 - out) * bytes_per_weight(self.weights) + out * bytes_per_weight(self.out_weights)
+
+    def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         return heads_refused(self.num_attention_heads, plan.tp, name)

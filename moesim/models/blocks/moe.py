@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +12,12 @@ from moesim.models.blocks.block import Block, Refusal
 from moesim.models.blocks.dense import feed_forward, width_refused
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import Elementwise, ExpertAllToAll, FusedExperts, Gemm
-from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.ops.formats import bytes_per_weight, group_of, kind
 
 if TYPE_CHECKING:
     from moesim.models.plan import Plan
     from moesim.models.rank import Rank
 
-_FP8_BLOCK = 128
 _ROUTER_COLUMNS = 64
 """A tile has 64 columns: a router of fewer experts costs as much as one of 64."""
 
@@ -42,6 +41,10 @@ class Moe(Block):
     """How logits become scores: ``softmax``, ``sigmoid``, or ``biased``, sigmoid with a bias through group top-k."""
     router: str = "bfloat16"
     """Format of the router's weights; where it is float32 the input is widened first."""
+    experts: str = "bfloat16"
+    """Format of the routed experts."""
+    weights: str = "bfloat16"
+    """Format of the shared ones."""
 
     norm = "post_norm"
     exchanges = frozenset(
@@ -53,6 +56,9 @@ class Moe(Block):
     @property
     def label(self) -> str:
         return "MoE"
+
+    def formatted(self, linear: Callable[[str], str], experts: Callable[[str], str]) -> Moe:
+        return replace(self, weights=linear(self.weights), experts=experts(self.experts))
 
     @property
     def routed(self) -> Moe:
@@ -89,12 +95,12 @@ class Moe(Block):
     def weight_bytes(self, rank: Rank) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
         slots = rank.slots(self)
-        width, wide = rank.expert_kernels[0].stored(self.width // plan.expert_tp, hidden)
-        experts = slots * self.matrices_per_expert * wide * width * BYTES_PER_WEIGHT[rank.experts]
+        width, wide = rank.expert_kernels(self)[0].stored(self.width // plan.expert_tp, hidden)
+        experts = slots * self.matrices_per_expert * wide * width * bytes_per_weight(self.experts)
         # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
-        shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * BYTES_PER_WEIGHT[rank.linear]
+        shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * bytes_per_weight(self.weights)
         extra = self.extra_parameters * slots / self.num_experts / plan.expert_tp
-        return experts + shared + hidden * self.num_experts * BYTES_PER_WEIGHT[self.router] + extra * BF16
+        return experts + shared + hidden * self.num_experts * bytes_per_weight(self.router) + extra * BF16
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
@@ -137,7 +143,7 @@ class Moe(Block):
             yield "scatter_tokens", at.collective(("dp",), "reduce_scatter", BF16 * at.hidden * everyone)
         if self.shared_width:
             slices = 1 if plan.exchanges else plan.tp
-            yield from feed_forward(at, mine, self.shared_width // slices, self.gated, "shared")
+            yield from feed_forward(at, mine, self.shared_width // slices, self.gated, "shared", self.weights)
             if self.shared_gate:
                 yield "shared_gate", Elementwise(mine, BF16 * mine * at.hidden, 2)
             yield "shared_add", Elementwise(mine, 3 * BF16 * mine * at.hidden)
@@ -149,13 +155,13 @@ class Moe(Block):
     def _experts(self, at: Frame) -> FusedExperts:
         """The routed experts over all replicas' rows: padded alike where a graph runs them, as they are elsewhere."""
         rank, plan, load = at.rank, at.rank.plan, at.load
-        kernel, *others = rank.expert_kernels
+        kernel, *others = rank.expert_kernels(self)
         # Tokens a replica may be a mean over replicas.
         real = np.rint(load.tokens * plan.dp) if isinstance(load.tokens, (float, np.ndarray)) else load.tokens * plan.dp
         rows = _where(load.graph, at.tokens * plan.dp, real)
         return FusedExperts(
             rows, at.hidden, self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
-            rank.loads(self), self.gated, rank.experts,
+            rank.loads(self), self.gated, self.experts,
             all_experts=self.num_experts if plan.ep > 1 else None,
             local_only=plan.exchanges and plan.backend != "allgather_reducescatter",
             backend=kernel.backend,
@@ -165,9 +171,14 @@ class Moe(Block):
             padding=rank.engine.file.graphs.padding_of(self.n_group > 1),
         )  # fmt: skip
 
+    @property
+    def _sent_element(self) -> float:
+        """Bytes of an activation on its way to an expert: block-scaled fp8 is quantised first."""
+        return 1.0 if kind(self.experts) == "fp8_block" else BF16
+
     def _token_bytes(self, at: Frame) -> float:
         """A token as it is sent to experts, its expert numbers and their weights."""
-        element = _sent_element(at.rank)
+        element = self._sent_element
         scales = 4.0 / 128 if element < BF16 else 0.0
         return (element + scales) * at.hidden + 8.0 * self.num_experts_per_tok
 
@@ -182,7 +193,7 @@ class Moe(Block):
             return
         busiest = loads.imbalance(everyone) if plan.ep > 1 else 1.0
         members = plan.members(*group)
-        sent = {"dispatch": _sent_element(rank), "combine": BF16}
+        sent = {"dispatch": self._sent_element, "combine": BF16}
         for phase in ("dispatch", "combine"):
             if phase == "combine":
                 yield "experts", experts
@@ -206,17 +217,17 @@ class Moe(Block):
             message = message * plan.expert_tp
             yield phase, at.collective(group, "alltoall", message, algorithm=algorithm, busiest=busiest)
 
-    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+    def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         if not plan.exchanges:
             yield from width_refused(self.shared_width, plan.tp, name)
-        yield from self._slices_refused(plan, experts_format, name)
+        yield from self._slices_refused(plan, name)
         picked, where = self.num_experts_per_tok, ("engine", "hf_overrides")
         if picked > self.num_experts:
             yield where, f"num_experts_per_tok is {picked}, above the {self.num_experts} experts there are"
         if picked < 1:
             yield where, "num_experts_per_tok is 0; at least 1 is needed"
 
-    def _slices_refused(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
+    def _slices_refused(self, plan: Plan, name: str) -> Iterator[Refusal]:
         """Whether experts can be cut as finely as the plan cuts them."""
         slices = plan.expert_tp
         where, why = ("engine", "expert_tensor_parallel_size"), ""
@@ -227,11 +238,13 @@ class Moe(Block):
             return
         if self.width % slices:
             yield where, f"{slices} does not divide the expert width {self.width} of {name}{why}"
-        elif experts_format == "fp8_block" and self.width // slices % _FP8_BLOCK:
+        elif kind(self.experts).startswith("fp8_block") and self.width // slices % group_of(self.experts):
+            cut = f"{slices} slices of {name}'s expert width {self.width} are {self.width // slices} wide"
+            if slices == 1:
+                cut = f"{name}'s expert width is {self.width}"
             yield (
                 where,
-                f"{slices} slices of {name}'s expert width {self.width} are {self.width // slices} wide, no multiple "
-                f"of the {_FP8_BLOCK} of block-scaled fp8; vLLM refuses that{why}",
+                f"{cut}, no multiple of the {group_of(self.experts)} of block-scaled fp8; vLLM refuses that{why}",
             )
 
     def small_kernels(self, hidden: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -254,8 +267,3 @@ def _where(mask: Any, inside: Any, outside: Any) -> Any:
     if isinstance(mask, (bool, np.bool_)):
         return inside if mask else outside
     return np.where(mask, inside, outside)
-
-
-def _sent_element(rank: Rank) -> float:
-    """Bytes of an activation on its way to an expert: block-scaled fp8 is quantised first."""
-    return 1.0 if rank.experts == "fp8_block" else BF16

@@ -7,14 +7,14 @@ bfloat16 rope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block, Refusal, State
 from moesim.models.blocks.mla import Mla
 from moesim.models.frame import Frame, Named
-from moesim.ops.formats import BYTES_PER_WEIGHT
+from moesim.ops.formats import bytes_per_weight
 
 if TYPE_CHECKING:
     from moesim.models.plan import Plan
@@ -42,9 +42,16 @@ class Indexer:
 @dataclass(frozen=True)
 class SparseMla(Block):
     mla: Mla
-    indexer: Indexer
+    indexer: Indexer | None
+    """None where the picks of a layer before are taken."""
+    weights: str = "bfloat16"
+    """Format of the indexer's projections."""
 
     norm = "input_norm"
+
+    @property
+    def caches_latent(self) -> bool:
+        return True
 
     @property
     def matrices(self) -> int:
@@ -54,22 +61,29 @@ class SparseMla(Block):
     def attention_heads(self) -> int:
         return self.mla.attention_heads
 
+    @property
+    def label(self) -> str:
+        return "" if self.indexer else "shared indexer"
+
+    def formatted(self, linear: Callable[[str], str], experts: Callable[[str], str]) -> SparseMla:
+        return replace(self, mla=self.mla.formatted(linear, experts), weights=linear(self.weights))
+
     def _indexer_parameters(self, hidden: int) -> int:
-        return self.indexer.parameters(hidden, self.mla.q_lora_rank or hidden)
+        return self.indexer.parameters(hidden, self.mla.q_lora_rank or hidden) if self.indexer else 0
 
     def parameters(self, hidden: int) -> int:
         return self.mla.parameters(hidden) + self._indexer_parameters(hidden)
 
     def weight_bytes(self, rank: Rank) -> float:
         own = self._indexer_parameters(rank.model.hidden_size)
-        return self.mla.weight_bytes(rank) + own * BYTES_PER_WEIGHT[rank.linear]
+        return self.mla.weight_bytes(rank) + own * bytes_per_weight(self.weights)
 
     def state(self, tp: int, kv_bytes: float) -> State:
         latent = self.mla.state(tp, kv_bytes).token_bytes
         if kv_bytes < 2.0:
             scales = self.mla.kv_lora_rank / _SCALED * _SCALE_BYTES
             latent = self.mla.kv_lora_rank + scales + 2.0 * self.mla.qk_rope_head_dim
-        return State(latent + self.indexer.token_bytes)
+        return State(latent + (self.indexer.token_bytes if self.indexer else 0.0))
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         return self.mla.activation_bytes(rank, tokens)
@@ -77,8 +91,10 @@ class SparseMla(Block):
     def operations(self, at: Frame) -> Iterator[Named]:
         """The block as it is measured, its indexer inside; prompts and decodes of a step share all but attention."""
         module = self.mla.module(at.rank, at.hidden, at.load.groups)
-        yield "mla", replace(module, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
+        if self.indexer:
+            module = replace(module, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
+        yield "mla", module
         yield from at.reduce
 
-    def refusals(self, plan: Plan, experts_format: str, name: str) -> Iterator[Refusal]:
-        return self.mla.refusals(plan, experts_format, name)
+    def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
+        return self.mla.refusals(plan, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -11,6 +12,9 @@ from moesim.errors import Problem, SpecError
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import READERS, Reader
 from moesim.models.model import Model
+from moesim.models.quantization import Unknown, quantization
+
+_NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 
 
 @cache
@@ -21,15 +25,24 @@ def readers() -> dict[str, Reader]:
     return READERS
 
 
-def model_from_config(config: dict[str, Any], name: str, source: str) -> Model:
-    """Read a config.json. Raises SpecError for an unknown architecture or missing fields."""
-    model_type = config.get("model_type")
-    reader = readers().get(str(model_type))
+def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: dict[str, Any] | None = None) -> Model:
+    """Read a config.json, with the ``hf_quant_config.json`` beside it where there is one.
+
+    Raises
+    ------
+    SpecError
+        An unknown architecture or quantisation, or missing fields.
+    """
+    text = text_config(config)
+    model_type = str(config.get("model_type") or text.get("model_type") or "")
+    reader = readers().get(model_type) or readers().get(str(text.get("model_type") or ""))
     if reader is None:
-        known = ", ".join(sorted(readers()))
-        shown = model_type or (config.get("architectures") or ["(none named)"])[0]
-        raise SpecError([Problem(f"the architecture '{shown}' is not known; known model_type values: {known}", source)])
-    fields = Fields(_text_config(config), source)
+        raise SpecError([Problem(_unknown(config, model_type), source)])
+    try:
+        weights = quantization(text.get("quantization_config") or config.get("quantization_config") or sidecar)
+    except Unknown as error:
+        raise SpecError([Problem(str(error), source)]) from None
+    fields = Fields(text, source, weights)
     model: Model | None = None
     try:
         model = reader(fields, name, config)
@@ -40,8 +53,19 @@ def model_from_config(config: dict[str, Any], name: str, source: str) -> Model:
     return model
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    for nested in ("text_config", "language_config"):
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that describes the language model; what it does not say, the whole says."""
+    for nested in _NESTED:
         if isinstance(config.get(nested), dict):
-            return {**config[nested], "quantization_config": config.get("quantization_config")}
+            own = {key: value for key, value in config[nested].items() if value is not None}
+            around = {key: value for key, value in config.items() if not isinstance(value, dict) and value is not None}
+            return {**around, **own}
     return config
+
+
+def _unknown(config: dict[str, Any], model_type: str) -> str:
+    known = sorted(readers())
+    shown = model_type or str((config.get("architectures") or ["(none named)"])[0])
+    near = difflib.get_close_matches(model_type, known, 3, 0.4)
+    like = f"; the nearest known model_type values are {', '.join(near)}" if near else ""
+    return f"the architecture '{shown}' is not known{like} (moesim models --architectures lists all {len(known)})"

@@ -1,43 +1,61 @@
-"""DeepSeek-V2 and V3, Kimi-K2, GLM-5: latent attention, shared experts, sparse attention."""
+"""DeepSeek V1 to V3.2, Kimi-K2, GLM-4.7-Flash, GLM-5: latent attention, shared experts, sparse attention."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from moesim.models.blocks.block import Block
-from moesim.models.blocks.dense import Dense
 from moesim.models.blocks.mla import Mla
 from moesim.models.blocks.sparse_mla import Indexer, SparseMla
 from moesim.models.config_fields import Fields
-from moesim.models.hub.reader import by_kind, gqa, model_of, reads, routed_and_shared, vision_parameters
+from moesim.models.hub.reader import Row, dense, gqa, model_of, reads, routed_and_shared
+from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 
 
-@reads("deepseek_v2", "deepseek_v3", "deepseek_vl_v2", "kimi_k2", "glm_moe_dsa")
+@reads(
+    "deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_vl_v2", "kimi_k2", "kimi_k25", "glm_moe_dsa",
+    "glm4_moe_lite",
+)  # fmt: skip
 def deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
-    attention = _attention(f)
-    moe = routed_and_shared(f, biased=f.data.get("topk_method") == "noaux_tc")
-    dense, first = Dense(f.whole("intermediate_size")), f.whole("first_k_dense_replace", default=0)
-    every = f.whole("moe_layer_freq", default=1)
-    kinds = [dense if i < first or i % every else moe for i in range(count)]
-    vision = vision_parameters(config)
-    return model_of(f, name, by_kind(count, attention, kinds, 2 * hidden), other=vision)
+    biased = f.data.get("topk_method") == "noaux_tc" or f.data.get("model_type") in {"glm4_moe_lite"}
+    width, first = f.whole("intermediate_size"), f.whole("first_k_dense_replace", default=0)
+    kinds = f.words("mlp_layer_types", count, _kinds(count, first, f.whole("moe_layer_freq", default=1)))
+    indexers = f.words("indexer_types", count, ["full"] * count)
+
+    def row(i: int) -> Row:
+        ffn = routed_and_shared(f, i, biased) if kinds[i] == "sparse" else dense(f, i, width)
+        return Row((_attention(f, i, indexers[i] == "shared"), ffn), 2 * hidden)
+
+    return model_of(f, name, [row(i) for i in range(count)], other=tower_parameters(f, config))
 
 
-def _attention(f: Fields) -> Block:
-    if not (f.data.get("use_mla", True) and f.data.get("kv_lora_rank")):
-        return gqa(f)
-    picked = f.whole("index_topk") if f.data.get("index_topk") else None
-    mla = Mla(
+def _kinds(count: int, first: int, every: int) -> list[str]:
+    return ["dense" if i < first or i % every else "sparse" for i in range(count)]
+
+
+def mla(f: Fields, layer: int, attended: int | None = None, **more: Any) -> Mla:
+    """Latent attention under DeepSeek's names."""
+    return Mla(
         f.whole("num_attention_heads"),
         f.optional("q_lora_rank"),
         f.whole("kv_lora_rank"),
         f.whole("qk_nope_head_dim"),
-        f.whole("qk_rope_head_dim"),
+        f.whole("qk_rope_head_dim", default=0),
         f.whole("v_head_dim"),
-        picked,
+        attended,
+        weights=f.format(layer, "self_attn.q_b_proj" if f.data.get("q_lora_rank") else "self_attn.q_proj"),
+        out_weights=f.format(layer, "self_attn.o_proj"),
+        **more,
     )
-    if picked is None:
-        return mla
-    return SparseMla(mla, Indexer(f.whole("index_n_heads"), f.whole("index_head_dim")))
+
+
+def _attention(f: Fields, layer: int, shared: bool) -> Block:
+    if not (f.data.get("use_mla", True) and f.data.get("kv_lora_rank")):
+        return gqa(f, layer)
+    if not f.data.get("index_topk"):
+        return mla(f, layer)
+    indexer = None if shared else Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"))
+    weights = f.format(layer, "self_attn.indexer.wq_b")
+    return SparseMla(mla(f, layer, f.whole("index_topk")), indexer, weights)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from moesim.models.blocks.dense import Dense
 from moesim.models.config_fields import Fields
-from moesim.models.hub.reader import gqa, model_of, reads
-from moesim.models.model import Layers, Model
+from moesim.models.hub.reader import Row, dense, gqa, model_of, reads
+from moesim.models.model import Model
 
 _EXTRA: dict[str, Callable[[int, int, int], int]] = {
     "qwen2": lambda h, kv, d: (h + 2 * kv) * d,
@@ -19,8 +18,14 @@ _EXTRA: dict[str, Callable[[int, int, int], int]] = {
 
 @reads("llama", "mistral", "qwen2", "qwen3")
 def llama(f: Fields, name: str, config: dict[str, Any]) -> Model:
-    extra = _EXTRA.get(config["model_type"], lambda h, kv, d: 0)
-    window = f.optional("sliding_window") if config.get("use_sliding_window", True) else None
-    attention = gqa(f, extra, window=window)
-    ffn = Dense(f.whole("intermediate_size"))
-    return model_of(f, name, (Layers(f.layers(), (attention, ffn), 2 * f.whole("hidden_size")),))
+    extra = _EXTRA.get(str(f.data["model_type"]), lambda h, kv, d: 0)
+    count, width, hidden = f.layers(), f.whole("intermediate_size"), f.whole("hidden_size")
+    full = ["full_attention"] * count
+    usual = ["sliding_attention"] * count if f.flag("use_sliding_window", True) and "sliding_window" in f.data else full
+    kinds = f.words("layer_types", count, usual)
+
+    def row(i: int) -> Row:
+        window = f.optional("sliding_window") if kinds[i] == "sliding_attention" else None
+        return Row((gqa(f, i, extra, window=window), dense(f, i, width)), 2 * hidden)
+
+    return model_of(f, name, [row(i) for i in range(count)])

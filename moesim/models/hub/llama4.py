@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.models.blocks.dense import Dense
-from moesim.models.blocks.gqa import Gqa
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
-from moesim.models.hub.reader import gqa, model_of, reads, vision_parameters
-from moesim.models.model import Layers, Model
+from moesim.models.hub.reader import Row, dense, gqa, model_of, reads
+from moesim.models.hub.towers import tower_parameters
+from moesim.models.model import Model
 
 
-@reads("llama4")
+@reads("llama4", "llama4_text")
 def llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
     hidden, count, width = f.whole("hidden_size"), f.layers(), f.whole("intermediate_size")
-    moe = Moe(f.whole("num_local_experts"), f.whole("num_experts_per_tok"), width, shared_width=width)
-    dense = Dense(f.whole("intermediate_size_mlp"))
+    experts, picked = f.whole("num_local_experts"), f.whole("num_experts_per_tok")
     step, chunk = f.whole("interleave_moe_layer_step"), f.whole("attention_chunk_size")
-    groups: dict[tuple[Gqa, Dense | Moe], int] = {}
-    for i in range(count):
-        local = (i + 1) % 4 != 0
-        attention = gqa(f, window=chunk if local else None, chunked=local)
-        key = (attention, dense if (i + 1) % step else moe)
-        groups[key] = groups.get(key, 0) + 1
-    layers = tuple(Layers(n, (attention, ffn), 2 * hidden) for (attention, ffn), n in groups.items())
-    return model_of(f, name, layers, other=vision_parameters(config))
+    kinds = f.words("layer_types", count, _kinds(f, count))
+
+    def row(i: int) -> Row:
+        local = kinds[i] == "chunked_attention"
+        attention = gqa(f, i, window=chunk if local else None, chunked=local)
+        if (i + 1) % step:
+            return Row((attention, dense(f, i, f.whole("intermediate_size_mlp"), name="feed_forward")), 2 * hidden)
+        moe = Moe(
+            experts, picked, width, shared_width=width, experts=f.format(i, "feed_forward.experts.0.down_proj"),
+            weights=f.format(i, "feed_forward.shared_expert.down_proj"),
+        )  # fmt: skip
+        return Row((attention, moe), 2 * hidden)
+
+    return model_of(f, name, [row(i) for i in range(count)], other=tower_parameters(f, config))
+
+
+def _kinds(f: Fields, count: int) -> list[str]:
+    """By ``no_rope_layers`` (1 rotates, in chunks), else every fourth layer sees everything."""
+    rotated = f.data.get("no_rope_layers") or [(i + 1) % 4 != 0 for i in range(count)]
+    return ["chunked_attention" if i < len(rotated) and rotated[i] else "full_attention" for i in range(count)]

@@ -1,11 +1,13 @@
-"""What readers of config.json share: the registry, attention, layers by kind, the model around them.
+"""What readers of config.json share: the registry, attention, experts, rows of blocks, the model around them.
 
-A family is a module here whose functions say which ``model_type`` they read; all are imported by ``readers``.
+A family is a module here whose functions say which ``model_type`` they read; all are imported by ``readers``. A reader
+builds its layers one by one, each a row of blocks that know their formats; ``model_of`` groups those that are equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from moesim.models.blocks.block import Block
@@ -13,11 +15,20 @@ from moesim.models.blocks.dense import Dense
 from moesim.models.blocks.gqa import Gqa
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
+from moesim.models.context import longest_context
 from moesim.models.model import Layers, Model
-from moesim.models.quantization import quantization
 
 Reader = Callable[[Fields, str, dict[str, Any]], Model]
 READERS: dict[str, Reader] = {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its blocks and the parameters of its norms."""
+
+    blocks: tuple[Block, ...]
+    norm_parameters: int
+    encoder: bool = False
 
 
 def reads(*model_types: str) -> Callable[[Reader], Reader]:
@@ -30,45 +41,24 @@ def reads(*model_types: str) -> Callable[[Reader], Reader]:
     return register
 
 
-def gqa(f: Fields, extra: Callable[[int, int, int], int] = lambda h, kv, d: 0, **more: Any) -> Gqa:
+def gqa(
+    f: Fields, layer: int = 0, extra: Callable[[int, int, int], int] = lambda h, kv, d: 0, name: str = "self_attn",
+    **more: Any,
+) -> Gqa:  # fmt: skip
+    """Attention under the usual names; ``extra`` parameters of (heads, KV heads, head size)."""
     heads = f.whole("num_attention_heads", "n_heads")
     kv = f.whole("num_key_value_heads", default=heads)
     dim = f.whole("head_dim", default=f.whole("hidden_size", "d_model") // max(heads, 1))
-    return Gqa(heads, kv, dim, extra_parameters=extra(heads, kv, dim), **more)
+    weights = f.format(layer, f"{name}.q_proj")
+    return Gqa(heads, kv, dim, extra_parameters=extra(heads, kv, dim), weights=weights, **more)
 
 
-def model_of(f: Fields, name: str, layers: tuple[Layers, ...], norm: int = 1, other: int = 0, **more: Any) -> Model:
-    hidden = f.whole("hidden_size", "d_model")
-    more.setdefault("tie_word_embeddings", f.flag("tie_word_embeddings"))
-    limit = f.optional("max_position_embeddings") or f.optional("max_seq_len")
-    provenance = f.data.get("_provenance")
-    return Model(
-        name=name,
-        architecture=str(f.data.get("model_type")),
-        hidden_size=hidden,
-        vocab_size=f.whole("vocab_size"),
-        layers=tuple(group for group in layers if group.count > 0),
-        max_position_embeddings=limit,
-        quantization=quantization(f),
-        other_parameters=other + norm * hidden,
-        provenance=f"rebuilt: {provenance}" if provenance else "Hugging Face config.json",
-        **more,
-    )
+def dense(f: Fields, layer: int, width: int, gated: bool = True, name: str = "mlp") -> Dense:
+    """A feed-forward block every token passes."""
+    return Dense(width, gated, f.format(layer, f"{name}.down_proj"))
 
 
-def by_kind(count: int, attention: Block, kinds: list[Dense | Moe], norms: int) -> tuple[Layers, ...]:
-    """Group equal layers; their order matters to pipelines alone, where dense layers may come first."""
-    kinds = kinds[:count]
-    different = list(dict.fromkeys(kinds))
-    groups = []
-    for ffn in different:
-        many = kinds.count(ffn)
-        leading = len(different) > 1 and kinds[:many] == [ffn] * many
-        groups.append(Layers(many, (attention, ffn), norms, leading=leading))
-    return tuple(groups)
-
-
-def routed_and_shared(f: Fields, biased: bool) -> Moe:
+def routed_and_shared(f: Fields, layer: int, biased: bool, **more: Any) -> Moe:
     """DeepSeek's names for experts; ``biased`` routers carry a correction per expert."""
     experts, width = f.whole("n_routed_experts"), f.whole("moe_intermediate_size")
     return Moe(
@@ -80,9 +70,55 @@ def routed_and_shared(f: Fields, biased: bool) -> Moe:
         n_group=f.whole("n_group", default=1),
         topk_group=f.whole("topk_group", default=1),
         scores="biased" if biased else "softmax",
+        router="float32" if f.data.get("moe_router_dtype") == "float32" else "bfloat16",
+        experts=f.format(layer, "mlp.experts.0.down_proj"),
+        weights=f.format(layer, "mlp.shared_experts.down_proj"),
+        **more,
     )
 
 
-def vision_parameters(config: dict[str, Any]) -> int:
-    """What the image side holds; config.json files of the catalogue carry it where the tower is not described."""
-    return int(config.get("_vision_parameters", 0))
+def routed_beside_gated(f: Fields, layer: int) -> Moe:
+    """Qwen's names for experts, and a shared expert under a gate where there is one."""
+    shared = f.whole("shared_expert_intermediate_size", default=0)
+    return Moe(
+        f.whole("num_experts"),
+        f.whole("num_experts_per_tok"),
+        f.whole("moe_intermediate_size"),
+        shared_width=shared,
+        extra_parameters=f.whole("hidden_size") if shared else 0,
+        shared_gate=shared > 0,
+        experts=f.format(layer, "mlp.experts.0.down_proj"),
+        weights=f.format(layer, "mlp.shared_expert.down_proj"),
+    )
+
+
+def grouped(rows: Iterable[Row]) -> tuple[tuple[Layers, ...], tuple[int, ...]]:
+    """(groups of equal layers, which group each layer is of)."""
+    numbers: dict[Row, int] = {}
+    order = tuple(numbers.setdefault(row, len(numbers)) for row in rows)
+    layers = tuple(
+        Layers(order.count(number), row.blocks, row.norm_parameters, row.encoder) for row, number in numbers.items()
+    )
+    return layers, order
+
+
+def model_of(f: Fields, name: str, rows: Iterable[Row], norm: int = 1, other: int = 0, **more: Any) -> Model:
+    """The model of its layers in order; ``norm`` final norms and ``other`` parameters beside them."""
+    hidden = f.whole("hidden_size", "d_model")
+    more.setdefault("tie_word_embeddings", f.flag("tie_word_embeddings"))
+    provenance = f.data.get("_provenance")
+    layers, order = grouped(rows)
+    return Model(
+        name=name,
+        architecture=str(f.data.get("model_type")),
+        hidden_size=hidden,
+        vocab_size=f.whole("vocab_size"),
+        layers=layers,
+        order=order,
+        max_position_embeddings=longest_context(f),
+        quantization=f.quantization,
+        head_weights=f.quantization.head,
+        other_parameters=other + norm * hidden,
+        provenance=f"rebuilt: {provenance}" if provenance else "Hugging Face config.json",
+        **more,
+    )

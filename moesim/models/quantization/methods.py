@@ -1,0 +1,242 @@
+"""What a ``quantization_config``, or the sidecar beside config.json, says.
+
+Every method vLLM reads is a function here, from its part of the config to the format of the layers it covers. What it
+leaves out, or stores otherwise, goes by the names of modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from moesim.models.quantization.checkpoint import BFLOAT16, Quantization
+from moesim.models.quantization.modules import Modules, Unknown, bare
+from moesim.ops.formats import weight_only, with_group
+
+
+def quantization(config: dict[str, Any] | None) -> Quantization:
+    """Read a ``quantization_config`` or a ``hf_quant_config.json``. Raises Unknown."""
+    if not config:
+        return Quantization()
+    if isinstance(config.get("quantization"), dict):
+        config = {"quant_method": "modelopt", **config["quantization"]}
+    method = str(config.get("quant_method") or ("modelopt" if "quant_algo" in config else "")).lower()
+    reader = _METHODS.get(method)
+    if reader is None:
+        raise Unknown(f"quant_method {method!r} is not known; {', '.join(sorted(_METHODS))} are")
+    try:
+        return reader(method, config)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise Unknown(f"the quantization_config of quant_method {method!r} does not hang together ({error})") from None
+
+
+def _kept(config: dict[str, Any]) -> Modules:
+    keys = ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "llm_int8_skip_modules", "exclude")
+    return Modules.of(entry for key in keys for entry in config.get(key) or ())
+
+
+def _blocks(shape: Any) -> str:
+    """fp8 under scales for blocks of a shape."""
+    if shape in ([1, 32], (1, 32)):
+        return "mxfp8"
+    if not (isinstance(shape, (list, tuple)) and len(shape) == 2 and shape[0] == shape[1] and _whole(shape[0])):
+        raise Unknown(f"fp8 blocks of {shape!r} are not known; square ones such as [128, 128] are, and [1, 32]")
+    return with_group("fp8_block", shape[0])
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _group(config: dict[str, Any]) -> int | None:
+    group = config.get("group_size")
+    if group is not None and group != -1 and not _whole(group):
+        raise Unknown(f"group_size is {group!r}; a whole number, or -1 for a row, is expected")
+    return group
+
+
+def _fp8(method: str, config: dict[str, Any]) -> Quantization:
+    shape = config.get("weight_block_size")
+    experts = {"fp4": "mxfp4", "nvfp4": "nvfp4"}.get(str(config.get("expert_dtype")))
+    return Quantization(method, _blocks(shape) if shape else "fp8", experts, _kept(config))
+
+
+def _uniform(weights: str) -> Callable[[str, dict[str, Any]], Quantization]:
+    return lambda method, config: Quantization(method, weights, None, _kept(config))
+
+
+def _only_experts(weights: str) -> Callable[[str, dict[str, Any]], Quantization]:
+    return lambda method, config: Quantization(method, BFLOAT16, weights, _kept(config))
+
+
+def _integers(bits: Any, group: int | None, method: str) -> str:
+    names = {4: "int4", 8: "int8_weight_only"}
+    if bits not in names:
+        raise Unknown(f"{method} with {bits!r} bits runs nowhere here; 4 and 8 do")
+    return with_group(names[bits], group)
+
+
+def _gptq(method: str, config: dict[str, Any]) -> Quantization:
+    """GPTQ, AWQ and AutoRound: integer weights; GPTQModel's ``dynamic`` and AutoRound's ``extra_config`` by module."""
+    bits, group = config.get("bits", config.get("w_bit")), _group(config)
+    usual = _integers(bits, group, method)
+    left, others = list[str](), list[tuple[Modules, str]]()
+    for rule, said in (config.get("dynamic") or {}).items():
+        if rule.startswith("-:"):
+            left.append("re:" + rule[2:])
+            continue
+        own = {"bits": bits, "group_size": group, **(said or {})}
+        others.append((Modules.of(["re:" + rule.removeprefix("+:")]), _integers(own["bits"], _group(own), method)))
+    for name, said in (config.get("extra_config") or {}).items():
+        own = {"bits": bits, "group_size": group, **said}
+        if own["bits"] in (16, 32):
+            left.append(name)
+        else:
+            others.append((Modules.of([name]), _integers(own["bits"], _group(own), method)))
+    kept = _kept(config)
+    more = Modules.of(left)
+    joined = "|".join(part for part in (kept.expression, more.expression) if part)
+    return Quantization(method, usual, None, Modules(kept.names | more.names, joined), tuple(others))
+
+
+def _bitsandbytes(method: str, config: dict[str, Any]) -> Quantization:
+    eight = config.get("load_in_8bit") and not config.get("load_in_4bit")
+    return Quantization(method, "int8" if eight else "nf4", None, _kept(config))
+
+
+_ALGORITHMS = {
+    "FP8": "fp8",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
+    "FP8_PB_WO": "fp8_block",
+    "FP8_BLOCK": "fp8_block",
+    "MXFP8": "mxfp8",
+    "MXFP4": "mxfp4",
+    "NVFP4": "nvfp4",
+    "NVFP4_AWQ": "nvfp4",
+    "W4A16_NVFP4": "nvfp4_weight_only",
+    "W4A16_AWQ": "int4",
+    "W8A16": "int8_weight_only",
+    "INT8_SQ": "int8",
+}
+"""NVIDIA Model Optimizer's ``quant_algo``."""
+
+
+def _algorithm(said: dict[str, Any]) -> str:
+    name = str(said.get("quant_algo"))
+    if name not in _ALGORITHMS:
+        raise Unknown(f"quant_algo '{name}' is not known; {', '.join(_ALGORITHMS)}, MIXED_PRECISION are")
+    weights = _ALGORITHMS[name]
+    return with_group(weights, _group(said)) if weights in {"nvfp4", "nvfp4_weight_only", "int4"} else weights
+
+
+def _modelopt(method: str, config: dict[str, Any]) -> Quantization:
+    """NVIDIA Model Optimizer: one algorithm, or one for each module (MIXED_PRECISION)."""
+    caches = config.get("kv_cache_quant_algo") or (config.get("kv_cache_scheme") and "FP8")
+    cache = "fp8" if str(caches).upper() == "FP8" else None
+    if config.get("quant_algo") != "MIXED_PRECISION":
+        return Quantization(method, _algorithm(config), None, _kept(config), kv_cache=cache)
+    formats = {id(said): said for said in (config.get("quantized_layers") or {}).values()}
+    by_algorithm = {key: _algorithm(said) for key, said in formats.items()}
+    layers = (config.get("quantized_layers") or {}).items()
+    named = {bare(name): by_algorithm[id(said)] for name, said in layers if not _later_expert(name)}
+    if not named:
+        raise Unknown("quant_algo MIXED_PRECISION names no quantized_layers")
+    return Quantization(method, by_name=tuple(named.items()), kv_cache=cache)
+
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+def _later_expert(name: str) -> bool:
+    """All experts of a layer are stored alike: the first speaks for them."""
+    found = _EXPERT.search(name)
+    return found is not None and found.group(1) != "0"
+
+
+def _compressed_tensors(method: str, config: dict[str, Any]) -> Quantization:
+    groups = config.get("config_groups")
+    if not isinstance(groups, dict) or not groups:
+        raise Unknown("compressed-tensors without config_groups says no format")
+    usual, others = "", list[tuple[Modules, str]]()
+    for group in groups.values():
+        weights = _of_group(group, str(group.get("format") or config.get("format") or ""))
+        targets = [target for target in group.get("targets") or ["Linear"] if not _is_class(target)]
+        if targets:
+            others.append((Modules.of(targets), weights))
+        if len(targets) < len(group.get("targets") or ["Linear"]):
+            usual = usual or weights
+    cache = config.get("kv_cache_scheme") or {}
+    kv_cache = "fp8" if cache.get("num_bits") == 8 and cache.get("type") == "float" else None
+    return Quantization(method, usual or BFLOAT16, None, _kept(config), tuple(others), kv_cache=kv_cache)
+
+
+def _is_class(target: str) -> bool:
+    """A class of modules, Linear above all, not a name."""
+    return not target.startswith("re:") and "." not in target and target[:1].isupper()
+
+
+def _of_group(group: dict[str, Any], layout: str) -> str:
+    """Format of a compressed-tensors group: bits, type and strategy of weights, and whether inputs are quantised."""
+    said = group.get("weights") or {}
+    bits, number, strategy = said.get("num_bits"), said.get("type"), said.get("strategy") or "tensor"
+    narrow_inputs = group.get("input_activations", "unsaid") is not None
+    size = _group(said) if strategy in {"group", "tensor_group"} else -1
+    match number, bits:
+        case "float", 8 if size == 32:
+            return "mxfp8"
+        case "float", 8:
+            weights = _blocks(said.get("block_structure")) if strategy == "block" else "fp8"
+            return weights if narrow_inputs else weight_only(weights)
+        case "float", 4 if size == 16 or strategy == "tensor_group" or "nvfp4" in layout:
+            return "nvfp4" if narrow_inputs else "nvfp4_weight_only"
+        case "float", 4:
+            return with_group("mxfp4", size if size and size > 0 else None)
+        case "int", 8 if layout != "pack-quantized" and narrow_inputs:
+            return "int8"
+        case "int", 4 | 8:
+            return _integers(bits, size, "compressed-tensors")
+        case _:
+            raise Unknown(
+                f"compressed-tensors with {bits!r}-bit {number!r} weights is not known; float with 8 or 4 bits and int "
+                "with 8 or 4 bits are"
+            )
+
+
+def _quark(method: str, config: dict[str, Any]) -> Quantization:
+    """AMD Quark: the global scheme of weights."""
+    said = (config.get("global_quant_config") or {}).get("weight") or {}
+    said = said[0] if isinstance(said, list) else said
+    weights = {
+        "fp4": "mxfp4", "fp8_e4m3": "fp8", "int8": "int8", "int4": "int4", "mxfp4": "mxfp4", "fp8_e4m3fn": "fp8",
+    }.get(str(said.get("dtype")))  # fmt: skip
+    if weights is None:
+        raise Unknown(f"quark weights of dtype {said.get('dtype')!r} are not known; fp4, fp8_e4m3, int8, int4 are")
+    return Quantization(method, weights, None, _kept(config))
+
+
+def _torchao(method: str, config: dict[str, Any]) -> Quantization:
+    names = {"int4": "int4", "int8weight": "int8_weight_only", "int8": "int8", "float8weight": "fp8_weight_only"}
+    names |= {"float8": "fp8"}
+    said = str(config.get("quant_type") or "").lower().replace("_", "")
+    found = next((weights for name, weights in names.items() if name in said), None)
+    if found is None:
+        raise Unknown("torchao without a quant_type of int4, int8 or float8 says no format")
+    return Quantization(method, found, None, _kept(config))
+
+
+_METHODS: dict[str, Callable[[str, dict[str, Any]], Quantization]] = {
+    "fp8": _fp8,
+    "mxfp8": _uniform("mxfp8"),
+    "modelopt_mxfp8": _uniform("mxfp8"),
+    "fbgemm_fp8": _uniform("fp8"),
+    "mxfp4": _only_experts("mxfp4"),
+    "experts_int8": _only_experts("int8_weight_only"),
+    **dict.fromkeys(("gptq", "gptq_marlin", "awq", "awq_marlin", "moe_wna16"), _gptq),
+    **dict.fromkeys(("auto-round", "auto_round", "inc", "intel/auto-round"), _gptq),
+    "bitsandbytes": _bitsandbytes,
+    **dict.fromkeys(("modelopt", "modelopt_fp4", "modelopt_mixed"), _modelopt),
+    "compressed-tensors": _compressed_tensors,
+    "quark": _quark,
+    "torchao": _torchao,
+}
