@@ -12,7 +12,7 @@ from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.offload import Offload
 from moesim.inputs.scenario import Scenario
-from moesim.memory import Room, memory_room
+from moesim.memory import Room, cache_block, memory_room
 from moesim.models.catalogue import load_model
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
@@ -41,6 +41,7 @@ def assemble(scenario: Scenario) -> Parts:
     rank = _rank(scenario, engine, hardware)
     machine = machine_of(hardware, engine, scenario.calibration)
     limits = limits_of(scenario, hardware)
+    limits = replace(limits, block_size=cache_block(rank, limits.block_size))
     if scenario.offload is not None:
         return _offloaded(scenario, scenario.offload, hardware, rank, machine, limits)
     return Parts(hardware, rank, limits, StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling))

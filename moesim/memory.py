@@ -6,6 +6,7 @@ max_num_batched_tokens - CUDA-graph pool - communication buffers (docs/model/mem
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,9 @@ def weight_bytes(rank: Rank) -> float:
     embedding = (model.embedding_rows or model.vocab_size) * model.hidden_size if rank.first else 0
     head_bytes = 0 if tied else head * bytes_per_weight(model.head_weights)
     total = (embedding * BF16 + head_bytes) / tp
-    total += model.other_parameters * BF16 if rank.first else 0.0
+    if rank.first:
+        # vLLM's mm_encoder_tp_mode is "weights": the tower is shared among ranks as the rest is.
+        total += (model.other_parameters + model.tower_parameters / tp) * BF16
     for layers in model.layers:
         blocks = sum(block.weight_bytes(rank) for block in layers.blocks)
         total += layers.count * (blocks + layers.norm_parameters * BF16)
@@ -77,15 +80,41 @@ def kv_bytes_per_token(rank: Rank) -> float:
     return rank.model.kv_bytes_per_token(rank.tp, rank.kv_bytes)
 
 
+def cache_block(rank: Rank, block_size: int) -> int:
+    """Tokens of a cache block: where layers keep states, as many as make a page of attention hold one. [tokens]
+
+    Source: vLLM platforms/interface.py and models/config.py, HybridAttentionMambaModelConfig.
+    """
+    page, token = _pages(rank)
+    if not page or not token:
+        return block_size
+    return max(block_size, block_size * math.ceil(page / (block_size * token)))
+
+
+def _pages(rank: Rank) -> tuple[float, float]:
+    """(the largest state of a layer, a token's cache in a layer of attention); zero where there are none. [B]"""
+    layers = [block for group in rank.model.layers if not group.encoder for block in group.blocks]
+    found = [(block.keeps_state, block.state(rank.tp, rank.kv_bytes)) for block in layers]
+    states = [state.sequence_bytes for keeps, state in found if keeps]
+    tokens = [state.token_bytes for keeps, state in found if not keeps and state.token_bytes]
+    return max(states, default=0.0), min(tokens, default=0.0)
+
+
 def sequence_kv_bytes(rank: Rank, context: Any, block_size: int, source_len: Any = 0) -> Any:
-    """Cache bytes of one sequence at ``context`` tokens, in whole blocks; windowed layers keep their window."""
+    """Cache bytes of one sequence at ``context`` tokens, in whole blocks; windowed layers keep their window.
+
+    A state takes a page of attention, which is no smaller.
+    """
     total: Any = 0.0
+    page = block_size * _pages(rank)[1]
     for layers in rank.model.layers:
         if layers.encoder:
             continue
         for block in layers.blocks:
             state = block.state(rank.tp, rank.kv_bytes)
-            if any(state):
+            if block.keeps_state:
+                total = total + layers.count * max(state.sequence_bytes, page)
+            elif any(state):
                 total = total + layers.count * state.bytes(context, block_size, source_len)
     return total
 
@@ -161,7 +190,7 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
     total = hardware.gpu.memory.value
     usable = rank.engine.usable_bytes(total, limits.gpu_memory_utilization)
     weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
-    graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
+    graphs = 0.0 if limits.eager or reserves.cuda_graphs is None else reserves.cuda_graphs.value
     communication = communication_bytes(rank, hardware, limits)
     other = reserves.attention_workspace.value
     available = usable - weights - activations - graphs - communication - other

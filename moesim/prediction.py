@@ -13,7 +13,7 @@ from moesim.cost.cost import Cost, summed
 from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.checks import check
 from moesim.inputs.scenario import Locality, Scenario
-from moesim.memory import Room, fullest_stage, require_room
+from moesim.memory import Room, fullest_stage, require_room, sequence_kv_bytes
 from moesim.metrics import shown
 from moesim.models.catalogue import load_model
 from moesim.outcome import Knowledge, Offloaded, Prediction, Served, Static, Steady
@@ -113,7 +113,8 @@ def _fitting(scenario: Scenario, parts: Parts) -> Room:
         require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(scenario))
     asked = scenario.engine.max_model_len
     if asked is not None and room.longest_alone < asked:
-        missing = (asked - room.longest_alone) * room.kv_bytes_per_token
+        stage, held = fullest_stage(parts.rank, parts.hardware, parts.limits)
+        missing = float(sequence_kv_bytes(stage, asked, parts.limits.block_size)) - held.kv_available
         raise DoesNotFit(
             f"does not start on {parts.hardware.title}: the KV cache holds one request of {room.longest_alone:,} "
             f"tokens, and max_model_len asks for {asked:,}; {bytes_text(missing)} too much on each GPU",
@@ -151,6 +152,10 @@ def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
 def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
     """What else to know: a routing that no one measured, an engine version that stands in."""
     remarks = [*parts.rank.engine.notes, *parts.rank.model.notes]
+    if scenario.workload.trace_file:
+        from moesim.inputs.request_trace import trace_notes
+
+        remarks += trace_notes(scenario.workload.trace_file)
     if isinstance(scenario.routing, Locality):
         from moesim.inputs.locality_file import locality_note
 

@@ -186,6 +186,12 @@ _BY_WIDTH = {
     "scheme": "one width per rank at a time (the table holds one model shape)",
 }
 
+
+def _shape_or_width(table: pd.DataFrame) -> pd.Series:
+    shapes = moe_shape(table)
+    return shapes if shapes.nunique() > 1 else table["moe_tp_size"].astype(str)
+
+
 EXPERT_FAMILIES: tuple[Family, ...] = (
     _fused_moe("bfloat16", "bfloat16", "_triton_|^vllm_fused_moe$", "bfloat16", "triton", "bfloat16"),
     _fused_moe("bfloat16_trtllm", "bfloat16", "trtllm", "bfloat16", "flashinfer_trtllm", "bfloat16"),
@@ -203,6 +209,9 @@ EXPERT_FAMILIES: tuple[Family, ...] = (
         parallel=True,
         note="measured on expert-parallel ranks alone, as the engine runs it",
     ),
+    _fused_moe("nvfp4_trtllm", "nvfp4", "trtllm", "nvfp4", "flashinfer_trtllm", "nvfp4"),
+    _fused_moe("nvfp4_cutlass", "nvfp4", "cutlass", "nvfp4", "flashinfer_cutlass", "nvfp4", group=_shape_or_width,
+               scheme="one model shape at a time, or one width of the only shape"),
     _fused_moe("int4", "int4_wo", "marlin", "int4", "marlin", "bfloat16", **_BY_WIDTH,
                relatives={"mxfp4": ("fused_moe/mxfp4_marlin", "fused_moe/mxfp4_marlin_situ")}),
     _fused_moe("mxfp4", "w4a16_mxfp4", "gptossmxfp4moe_triton", "mxfp4", "triton_kernels", "bfloat16"),

@@ -18,11 +18,20 @@ from moesim.calibrate.expert_rows import EXPERT_FAMILIES
 from moesim.calibrate.family import Family
 from moesim.calibrate.groups import by
 from moesim.calibrate.machine_rows import GPU_FAMILIES, HOST_FAMILIES
-from moesim.cost.forms import attention, elementwise, gemm, mla
+from moesim.cost.forms import attention, block_sparse, elementwise, gemm, mla, recurrent, streams
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.sources import trusted
 from moesim.hardware.catalogue import load_hardware
-from moesim.ops import Attention, Elementwise, Gemm, MlaModule
+from moesim.ops import (
+    Attention,
+    BlockSparseModule,
+    DeltaRule,
+    Elementwise,
+    Gemm,
+    MlaModule,
+    ShortConvolution,
+    StreamMix,
+)  # fmt: skip
 from moesim.ops.load import Group
 
 if TYPE_CHECKING:
@@ -116,6 +125,63 @@ def _per_tensor(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
     return table[(table["gemm_dtype"] == "fp8") & (table["kernel_source"] != "torch._scaled_mm")]
 
 
+_M3 = {"head_dim": 128.0, "index_dim": 128.0, "top_k": 2048.0}
+"""Of every row of block-sparse attention that tables hold (MiniMax-M3): 16 blocks of 128 are picked."""
+
+
+def _block_sparse(table: pd.DataFrame) -> BlockSparseModule:
+    narrow = np.where(table["gemm_type"] == "bfloat16", 0.0, 1.0)
+    kv = table["num_key_value_heads"].to_numpy(float)
+    return BlockSparseModule(
+        (_sequences(table),), heads=table["num_heads"].to_numpy(float), kv_heads=kv, index_heads=kv,
+        hidden=table["hidden_size"].to_numpy(float), kv_bytes=_kv_bytes(table), fp8_gemm=narrow,
+        bytes_per_weight=2.0 - narrow, **_M3,
+    )  # fmt: skip
+
+
+def _states(table: pd.DataFrame) -> tuple[Group, ...]:
+    query = table["seq_len"].to_numpy(float)
+    decode = bool((table["phase"] == "generation").all())
+    return (Group(table["batch_size"].to_numpy(float), query, 0.0 * query, "decode" if decode else "prefill"),)
+
+
+def _delta(kind: str) -> Callable[[pd.DataFrame], DeltaRule]:
+    columns = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim")
+    return lambda t: DeltaRule(kind, _states(t), *(t[c].to_numpy(float) for c in columns))
+
+
+def _convolution(table: pd.DataFrame) -> ShortConvolution:
+    keys = 2 * table["num_k_heads"] * table["head_k_dim"]
+    channels = keys + table["num_v_heads"] * table["head_v_dim"]
+    return ShortConvolution(_states(table), channels.to_numpy(float), table["d_conv"].to_numpy(float))
+
+
+def _state_rows(kernels: str, phase: str) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
+    return lambda t, gpu: t[t["kernel_source"].str.contains(kernels) & (t["phase"] == phase)]
+
+
+def _cold_states(kernels: str) -> Callable[[pd.DataFrame, GpuNumbers], pd.DataFrame]:
+    """Decodes whose states are too many for L2, or so few that launching is all: a served model's are never there."""
+
+    def select(table: pd.DataFrame, gpu: GpuNumbers) -> pd.DataFrame:
+        rows = _state_rows(kernels, "generation")(table, gpu)
+        states = 4.0 * rows["batch_size"] * rows["num_v_heads"] * rows["head_k_dim"] * rows["head_v_dim"]
+        return rows[(states > 2 * gpu.l2_bytes) | (states < _LAUNCHED_BYTES)]
+
+    return select
+
+
+_LAUNCHED_BYTES = 5e5
+
+
+def _mix(table: pd.DataFrame) -> StreamMix:
+    phase = str(table["phase"].iloc[0]) if len(table) else "pre"
+    return StreamMix(phase, *(table[c].to_numpy(float) for c in ("num_tokens", "hc_mult", "hidden_size")))
+
+
+_v_heads = by("num_k_heads", "num_v_heads")
+
+
 _HOST_FLOOR_S = 25e-6
 """A block-scaled product of few rows takes 5 us on a GPU; a table without a shorter one than this timed its host."""
 
@@ -139,6 +205,8 @@ FAMILIES: tuple[Family, ...] = (
            _nk, "whole (n, k) pairs, 8 folds", "fp8", folds=8, rotated=True),
     Family("gemm/fp8_block", gemm.FP8_BLOCK, "gemm", _block_scaled, _gemm("fp8_block"),
            _nk, "whole (n, k) pairs, 8 folds", "fp8", folds=8, rotated=True),
+    Family("gemm/nvfp4", gemm.NVFP4, "gemm", lambda t, gpu: t[t["gemm_dtype"] == "nvfp4"], _gemm("nvfp4"),
+           _nk, "whole (n, k) pairs, 8 folds", "nvfp4", folds=8, rotated=True),
     Family("attention_prefill", attention.PREFILL, "attention_prefill", _not_fa4, _attention, _heads,
            "whole (heads, KV heads, head_dim) triples, 5 folds", folds=5, rotated=True),
     Family("attention_decode", attention.DECODE, "attention_decode", _not_fa4, _attention, _heads,
@@ -151,6 +219,24 @@ FAMILIES: tuple[Family, ...] = (
            lambda t: t["num_heads"].astype(str), "one head count at a time"),
     Family("mla_sparse_decode", mla.SPARSE, "mla_sparse_decode", lambda t, gpu: t, _sparse_mla,
            lambda t: t["num_heads"].astype(str), "one head count at a time"),
+    Family("block_sparse_prefill", block_sparse.FORM, "block_sparse_prefill", lambda t, gpu: t, _block_sparse,
+           lambda t: t["num_heads"].astype(str), "one head count at a time"),
+    Family("block_sparse_decode", block_sparse.FORM, "block_sparse_decode", lambda t, gpu: t, _block_sparse,
+           lambda t: t["num_heads"].astype(str), "one head count at a time"),
+    Family("gdn_prefill", recurrent.PREFILL, "gdn", _state_rows("gated_delta", "context"), _delta("gdn"),
+           _v_heads, "whole (key heads, value heads) pairs, 6 folds", folds=6, weights_for_l2_rule=False),
+    Family("gdn_decode", recurrent.DECODE, "gdn", _cold_states("gated_delta"), _delta("gdn"),
+           _v_heads, "whole (key heads, value heads) pairs, 6 folds", folds=6, weights_for_l2_rule=False),
+    Family("kda_prefill", recurrent.PREFILL, "kda", _state_rows("kda", "context"), _delta("kda"),
+           _v_heads, "one number of heads at a time", weights_for_l2_rule=False),
+    Family("kda_decode", recurrent.DECODE, "kda", _cold_states("fused_kda_decode"), _delta("kda"),
+           _v_heads, "one number of heads at a time", weights_for_l2_rule=False),
+    Family("short_convolution_prefill", recurrent.CONVOLUTION, "gdn", _state_rows("conv1d_fn", "context"),
+           _convolution, _v_heads, "whole (key heads, value heads) pairs, 6 folds", folds=6),
+    Family("short_convolution_decode", recurrent.CONVOLUTION, "gdn", _state_rows("conv1d_update", "generation"),
+           _convolution, _v_heads, "whole (key heads, value heads) pairs, 6 folds", folds=6),
+    *(Family(f"mhc/{phase}", streams.FORM, "mhc", lambda t, gpu, phase=phase: t[t["phase"] == phase], _mix,
+             lambda t: t["hidden_size"].astype(str), "one hidden size at a time") for phase in ("pre", "post")),
     *COLLECTIVE_FAMILIES,
     Family("elementwise", elementwise.FORM, "elementwise", lambda t, gpu: t, _quantise,
            lambda t: t["k"].astype(str), "one row length at a time", weights_for_l2_rule=False,

@@ -39,6 +39,11 @@ SOURCES: dict[str, dict[str, str]] = {
         "mla_decode": "mla/vllm/{version}/mla_generation_module_perf.parquet",
         "mla_sparse_prefill": "sparse_attention/vllm/{version}/dsa_context_module_perf.parquet",
         "mla_sparse_decode": "sparse_attention/vllm/{version}/dsa_generation_module_perf.parquet",
+        "gdn": "linear_attention/vllm/{version}/gdn_perf.parquet",
+        "kda": "kda/vllm/{version}/kda_perf.parquet",
+        "mhc": "mhc/vllm/{version}/mhc_module_perf.parquet",
+        "block_sparse_prefill": "msa/vllm/{version}/msa_context_module_perf.parquet",
+        "block_sparse_decode": "msa/vllm/{version}/msa_generation_module_perf.parquet",
         "elementwise": "quantize/vllm/{version}/scale_matrix_perf.parquet",
         "custom_all_reduce": "comm/vllm/{version}/custom_allreduce_perf.parquet",
         "nccl": "comm/nccl/{nccl}/nccl_perf.parquet",
@@ -100,6 +105,31 @@ def _sparse_context(table: pd.DataFrame) -> pd.DataFrame:
     return _context(_sparse(table))
 
 
+def _of_states(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a shape: models of equal heads ran the same kernels."""
+    return table.drop(columns=["d_model", "model_name", "num_tokens"])
+
+
+_BLOCK_SPARSE_HIDDEN, _HEADS_A_KV_HEAD = 6144, 16
+"""MiniMax-M3's, whose modules these are: 64 query heads over 4 KV heads, shared among ranks alike."""
+
+
+def _block_sparse(table: pd.DataFrame) -> pd.DataFrame:
+    kv = (table["num_heads"] // _HEADS_A_KV_HEAD).clip(lower=1)
+    return table.assign(hidden_size=_BLOCK_SPARSE_HIDDEN, num_key_value_heads=kv)
+
+
+def _block_sparse_context(table: pd.DataFrame) -> pd.DataFrame:
+    return _context(_block_sparse(table))
+
+
+def _mix(table: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of one place: a row times ``num_sites`` of them."""
+    return table.assign(phase=table["op_name"], seconds=table["seconds"] / table["num_sites"]).drop(
+        columns=["num_sites", "sinkhorn_iters"]
+    )
+
+
 _DIRECTIONS = ("dispatch", "combine")
 _DEEPEP_MODES = {"deepep_low_latency": "ll", "deepep_high_throughput": "ht"}
 
@@ -152,6 +182,11 @@ TIDY: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "mla_prefill": _context,
     "mla_sparse_prefill": _sparse_context,
     "mla_sparse_decode": _sparse,
+    "gdn": _of_states,
+    "kda": _of_states,
+    "mhc": _mix,
+    "block_sparse_prefill": _block_sparse_context,
+    "block_sparse_decode": _block_sparse,
     **{mode: _deepep(mode) for mode in _DEEPEP_MODES},
 }
 

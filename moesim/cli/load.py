@@ -11,6 +11,7 @@ from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.cli.values import slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
+from moesim.files import yaml
 
 
 def validate_command(commands: Any) -> None:
@@ -25,9 +26,11 @@ def validate_command(commands: Any) -> None:
 
 
 def bench_command(commands: Any) -> None:
-    about = "turn results of vllm bench serve into a run set that validate reads"
+    about = "turn results of a benchmark client into a run set that validate reads"
     command = commands.add_parser("import-bench", help=about, description=about)
-    command.add_argument("results", type=Path, nargs="+", help="JSON files of 'vllm bench serve --save-result'")
+    command.add_argument(
+        "results", type=Path, nargs="+", help="results as clients save them: vLLM, SGLang, GuideLLM, AIPerf, InferenceX"
+    )
     command.add_argument("--scenario", type=Path, required=True, help="what served: model, hardware, engine")
     command.add_argument("--title", default="my runs")
     command.add_argument("-o", "--output", type=Path, required=True, help="a .yaml file; the .csv goes beside it")
@@ -53,7 +56,7 @@ def _validate(options: argparse.Namespace, rest: list[str]) -> int:
 
     for path in options.runs:
         if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-            message = "is no run set: a .yaml file with a .csv of the same name beside it"
+            message = "is no run set: a .yaml file with a .csv of the same name beside it; import-bench makes one"
             raise SpecError([Problem(message, str(path))])
     if options.output and not options.output.is_dir():
         raise SpecError([Problem(f"there is no folder '{options.output}' to write into", "--output")])
@@ -85,6 +88,8 @@ def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
         raise SpecError([Problem(f"'{options.output}' must be a .yaml file in a folder that exists", "--output")])
     for path in import_bench(options.results, options.scenario, options.title, options.output):
         print(path)
+    for doubt in yaml.read(options.output).data.get("doubts") or ():
+        print(f"note: {doubt}", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ from moesim.cli.calibration import calibration_commands
 from moesim.cli.campaign import campaign_command
 from moesim.cli.codes import BAD_INPUT, STOPPED
 from moesim.cli.load import bench_command, capacity_command, validate_command
+from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
@@ -71,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate_command(commands)
     campaign_command(commands, main)
     calibration_commands(commands)
+    models_command(commands)
     for name, about, run in (
-        ("models", "list the models of the catalogue", _models),
         ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),
         ("systems", "list the offloading systems and their knobs", _systems),
         ("schema", "print the JSON Schema of scenario files, for editors", _schema),
@@ -80,17 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(run=run)
     return parser
-
-
-def _models(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.models.catalogue import catalogue, load_model
-
-    print(f"{'model':38}{'parameters':>18}  {'architecture':20}{'KV B/token':>11}")
-    for name in catalogue():
-        model = load_model(name)
-        kv = model.kv_bytes_per_token() + model.source_bytes_per_token()
-        print(f"{name:38}{model.parameters:>18,}  {model.architecture:20}{kv:>11,.0f}")
-    return 0
 
 
 def _hardware(options: argparse.Namespace, rest: list[str]) -> int:

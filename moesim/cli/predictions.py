@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moesim.cli.codes import DOES_NOT_FIT, EXTRAPOLATED
 from moesim.cli.offload import check_lanes
 from moesim.cli.progress import progress_of
-from moesim.cli.scenarios import scenario_arguments, scenario_of
+from moesim.cli.scenarios import say, scenario_arguments, scenario_of
 from moesim.cli.values import EPILOG, axis, overrides, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
 
@@ -49,7 +50,8 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.outcome import Offloaded
     from moesim.prediction import predict, predict_steady
 
-    scenario = scenario_of(options, rest)
+    notes: list[str] = []
+    scenario = scenario_of(options, rest, notes)
     slo, timeline = slo_of(options.slo), _timeline(options.timeline)
     if options.lanes is not None:
         check_lanes(options.lanes, scenario)
@@ -65,8 +67,12 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
             steady = options.steady
             prediction = predict_steady(scenario) if steady else predict(scenario, slo, timeline, progress)
     except DoesNotFit as error:
+        say(notes)
         _print_does_not_fit(error, options.json)
         return DOES_NOT_FIT
+    known = prediction.knowledge
+    command = tuple(f"command: {note}" for note in notes)
+    prediction = replace(prediction, knowledge=replace(known, notes=(*known.notes, *command)))
     if options.strict and prediction.knowledge.outside:
         for note in prediction.knowledge.outside:
             print(f"moesim: --strict: {note}", file=sys.stderr)

@@ -20,8 +20,14 @@ def scenario_arguments(command: Any) -> None:
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
 
 
-def scenario_of(options: argparse.Namespace, rest: list[str]) -> Scenario:
-    """The scenario a command line means. Raises SpecError."""
+def scenario_of(options: argparse.Namespace, rest: list[str], notes: list[str] | None = None) -> Scenario:
+    """The scenario a command line means. Raises SpecError.
+
+    Parameters
+    ----------
+    notes : list, optional
+        Takes what ``--from-vllm`` says that no setting holds; else it is printed to stderr.
+    """
     from moesim.inputs.loading import from_data, load
 
     files, rest = positional(rest)
@@ -35,12 +41,21 @@ def scenario_of(options: argparse.Namespace, rest: list[str]) -> Scenario:
         return load(path, changes)
     from moesim.inputs.vllm_command import scenario_from_vllm
 
-    data, notes = scenario_from_vllm(options.from_vllm)
+    data, found = scenario_from_vllm(options.from_vllm)
     if path is None and "hardware" not in changes:
         message = "--from-vllm says no GPU; give --hardware h100-sxm, or a scenario file to start from"
         raise SpecError([Problem(message, "command line")])
-    for note in notes:
-        print(f"moesim: {note}", file=sys.stderr)
     if "hardware" in changes:
         data["hardware"] = changes.pop("hardware")
-    return from_data(data, "--from-vllm", changes, path)
+    scenario = from_data(data, "--from-vllm", changes, path)
+    if notes is None:
+        say(found)
+    else:
+        notes += found
+    return scenario
+
+
+def say(notes: list[str]) -> None:
+    """What a command leaves out, to stderr."""
+    for note in notes:
+        print(f"moesim: {note}", file=sys.stderr)

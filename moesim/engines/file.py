@@ -87,7 +87,8 @@ class Reserves(Strict):
     nccl_2_ranks: Bytes
     nccl_more_ranks: Bytes
     custom_all_reduce: Bytes
-    cuda_graphs: Bytes
+    cuda_graphs: Bytes | None
+    """null where the budget does not count them."""
     attention_workspace: Bytes
     deepep_buffer: Bytes
 
@@ -232,6 +233,8 @@ class ExpertKernel(Strict):
     """The family is another kernel's, standing in."""
     padded: bool = False
     """Widths are padded to 128 and hidden sizes to 256 first (Marlin under mxfp4)."""
+    stored_width: int = Field(1, ge=1)
+    """A rank's width is kept in memory as a multiple of this."""
     sorts_own_rows: bool = False
     """Kernels around the products see a rank's own rows alone: they are sorted out first."""
     map_widening: float = Field(1.5, ge=1)
@@ -239,7 +242,9 @@ class ExpertKernel(Strict):
 
     def stored(self, width: int, hidden: int) -> tuple[int, int]:
         """A rank's slice of an expert as the kernel keeps it: (width, hidden size)."""
-        return padded_for_marlin(width, hidden) if self.padded else (width, hidden)
+        if self.padded:
+            return padded_for_marlin(width, hidden)
+        return -(-width // self.stored_width) * self.stored_width, hidden
 
     padded_experts: Literal["all", "few"] = "all"
     """DeepGEMM: whether every local expert is padded to a block, or as many as there are rows."""
@@ -247,8 +252,9 @@ class ExpertKernel(Strict):
     """DeepGEMM: what is done with the blocks of padding."""
 
 
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
+def capability_of(text: str) -> tuple[int, ...]:
+    """A compute capability such as ``8.9``, to be compared; one that is no number is below all that are."""
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
 class LinearKernel(Strict):
@@ -266,11 +272,13 @@ class Kernels(Strict):
     linear: dict[str, LinearKernel]
     narrow_from: dict[str, str]
     """Format -> least compute capability that multiplies it; below, its weights are widened beside 16-bit inputs."""
+    packed_from: str
+    """Least compute capability that runs weights narrower than 16 bits at all."""
 
     def runs(self, weights: str, compute_capability: str) -> str:
         """The format a GPU runs weights in."""
         least = self.narrow_from.get(kind(weights))
-        return weight_only(weights) if least and _version(compute_capability) < _version(least) else weights
+        return weight_only(weights) if least and capability_of(compute_capability) < capability_of(least) else weights
 
     def of_experts(self, weights: str, backend: str, place: Place) -> ExpertKernel:
         """The kernel for a format under a backend (``auto`` is the engine's own choice)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 from moesim.errors import SpecError
+
+_NEAR = 3
 
 
 def squeezed(name: str) -> str:
@@ -31,16 +33,50 @@ def _names_in(folder: Path) -> dict[str, Path]:
     return names_of(sorted(folder.glob("*.yaml")))
 
 
-def named_file(name: str, folder: Path, what: str, known: dict[str, Path] | None = None) -> Path:
+def named_file(name: str, folder: Path, what: str) -> Path:
     """The file of ``folder`` that ``name`` means, or the file it names itself. Raises SpecError."""
-    names = known if known is not None else _names_in(folder)
-    path = names.get(squeezed(name)) or Path(name)
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
+    names = _names_in(folder)
+    path = names.get(squeezed(name)) or own_file(name, what)
+    if path is None:
+        raise unknown(name, [squeezed(name)], names, what)
+    return path
+
+
+def own_file(name: str, what: str) -> Path | None:
+    """The YAML file that ``name`` is the path of; None where it reads as no path. Raises SpecError."""
+    path = Path(name)
+    is_yaml = path.suffix in {".yaml", ".yml"}
+    if is_yaml and path.is_file():
         return path
-    if "/" in name or path.suffix in {".yaml", ".yml"}:
+    if "/" in name or is_yaml:
         what_is = "is no YAML file" if path.exists() else "does not exist"
         raise SpecError(f"the {what} file '{name}' {what_is}")
-    stems = list(dict.fromkeys(p.stem for p in names.values()))
-    near = difflib.get_close_matches(squeezed(name), list(names), 1)
-    hint = f"did you mean '{names[near[0]].stem}'? Known: " if near else "known: "
-    raise SpecError(f"the {what} '{name}' is not known; {hint}{', '.join(stems)}")
+    return None
+
+
+def unknown(name: str, spelled: list[str], names: dict[str, Path], what: str) -> SpecError:
+    """The error of a name that means nothing: what comes nearest to one of the ways it is ``spelled``."""
+    near = [f"'{stem}'" for stem in _nearest(spelled, names)]
+    hint = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
+    return SpecError(f"the {what} '{name}' is not known; did you mean {hint}?")
+
+
+def _nearest(spelled: list[str], names: dict[str, Path]) -> list[str]:
+    """The files with the fewest edits a letter to one of their names; the same beginning, a family, counts for it."""
+
+    def distance(one: str, known: str) -> float:
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(one, known, strict=False))
+        return (_edits(one, known) - len(list(alike))) / len(known)
+
+    ranked = sorted(names, key=lambda known: min(distance(one, known) for one in spelled))
+    return list(dict.fromkeys(names[known].stem for known in ranked))[:_NEAR]
+
+
+def _edits(one: str, other: str) -> int:
+    """Letters to insert, drop or replace (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]

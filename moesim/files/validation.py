@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -34,18 +34,12 @@ def read_as(kind: type[M], path: Path) -> tuple[M, yaml.Document]:
     return found, document
 
 
-_KINDS = {"uniform", "balanced", "zipf", "power_law", "correlated", "identical", "locality", "histogram", "trace"}
-
-
 def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridden: set[str]) -> Problem:
-    location = tuple(part for i, part in enumerate(item["loc"]) if not (i == 1 and part in _KINDS))
+    location, section = _plain(kind, item["loc"])
     dotted = ".".join(map(str, location))
     where = "override" if dotted in overridden else document.where(location)
     if item["type"] == "extra_forbidden":
-        known = sorted(_section(kind, location[:-1]).model_fields)
-        near = difflib.get_close_matches(str(location[-1]), known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-        return Problem(f"'{dotted}' is not a known key; {hint}", where)
+        return Problem(f"'{dotted}' is not a known key; {_hint(kind, section, location)}", where)
     if item["type"] == "missing":
         return Problem(f"'{dotted}' is missing", where)
     if isinstance(item["input"], dict):
@@ -60,13 +54,60 @@ def said(item: Any) -> str:
     return f"{message[0].lower()}{message[1:]}"
 
 
-def _section(kind: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
-    """The model of the section at ``location``, as far as plain nesting goes."""
+def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[yaml.Location, type[BaseModel] | None]:
+    """(where a file has it, the model of its section): pydantic names the kind of a section among its keys.
+
+    Of a section that may be of several kinds and says none, there is no one model.
+    """
+    plain: list[str | int] = []
+    section, within, kinds = None, kind, {}
     for part in location:
-        field = kind.model_fields.get(str(part))
-        options = [field.annotation, *get_args(field.annotation)] if field else []
-        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not inner:
-            break
-        kind = inner[0]
-    return kind
+        if kinds and part in kinds:
+            within, kinds = kinds[str(part)], {}
+            continue
+        plain.append(part)
+        if isinstance(part, int):
+            continue
+        section, kinds = within, {}
+        field = within.model_fields.get(part) if within else None
+        models = _models(field.annotation) if field else []
+        if field and field.discriminator:
+            kinds = {tag: model for model in models for tag in _tags(model, str(field.discriminator))}
+        within = models[0] if len(models) == 1 else None
+    return tuple(plain), section
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the types that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+def _tags(model: type[BaseModel], discriminator: str) -> tuple[str, ...]:
+    return get_args(model.model_fields[discriminator].annotation)
+
+
+def _hint(kind: type[BaseModel], section: type[BaseModel] | None, location: yaml.Location) -> str:
+    """What was meant: a key of this section, or one of another that has just this name."""
+    *above, slip = map(str, location)
+    known = sorted(section.model_fields) if section else []
+    near = difflib.get_close_matches(slip, known, 1)
+    if near:
+        return f"did you mean '{'.'.join([*above, near[0]])}'?"
+    elsewhere = [path for path in _paths(kind) if path.rpartition(".")[2] == slip or path.endswith(f"kind: {slip}")]
+    if elsewhere:
+        return f"did you mean '{elsewhere[0]}'?"
+    return f"known here: {', '.join(known)}"
+
+
+def _paths(kind: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Every key under a model by its full name, and ``section.kind: tag`` for what a section may be."""
+    for name, field in kind.model_fields.items():
+        yield above + name
+        models = _models(field.annotation)
+        if field.discriminator:
+            tags = (tag for model in models for tag in _tags(model, str(field.discriminator)))
+            yield from (f"{above}{name}.{field.discriminator}: {tag}" for tag in tags)
+        elif len(models) == 1:
+            yield from _paths(models[0], f"{above}{name}.")

@@ -1,17 +1,20 @@
-"""GPUs and clusters by name, alias or file."""
+"""GPUs and clusters by name, alias, file, or count and card."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.files import yaml
-from moesim.files.names import named_file, names_of
+from moesim.files.names import names_of, own_file, squeezed, unknown
 from moesim.files.validation import read_as
+from moesim.hardware.cluster import Cluster
+from moesim.hardware.counted import cluster_of, readings
 from moesim.hardware.hardware import Hardware
+
+_BRANDS = ("nvidia", "amd", "google", "geforce", "tesla", "instinct")
 
 
 def hardware_files() -> list[Path]:
@@ -19,24 +22,66 @@ def hardware_files() -> list[Path]:
     return [*sorted(paths.HWSPECS.glob("*.yaml")), *sorted(paths.CLUSTERS.glob("*.yaml"))]
 
 
+def bare(name: str) -> str:
+    """A name without its maker and brand: what a driver, a shop and a user call alike."""
+    found = squeezed(name)
+    while brand := next((b for b in _BRANDS if found.startswith(b) and found != b), None):
+        found = found.removeprefix(brand)
+    return found
+
+
 @lru_cache(maxsize=1)
 def _hardware_names() -> dict[str, Path]:
-    return names_of(hardware_files())
+    return {bare(name): path for name, path in names_of(hardware_files()).items()}
+
+
+def _named(name: str) -> Path | None:
+    """The shipped file a name means; "4090" is an RTX 4090."""
+    names, found = _hardware_names(), bare(name)
+    return names.get(found) or names.get(f"rtx{found}")
 
 
 def load_hardware(name: str) -> Hardware:
-    """A GPU or a cluster of them by name, alias or file. Raises SpecError."""
-    path = named_file(name, paths.HWSPECS, "hardware", _hardware_names())
+    """A GPU or a cluster of them by name, alias, file, or count and card ("8xH100"). Raises SpecError."""
+    path = _named(name)
+    if path is None:
+        for count, card in readings(name):
+            if (gpu := _named(card)) is not None:
+                return _counted(name, count, gpu)
+        path = own_file(name, "hardware")
+    if path is None:
+        spelled = [bare(one) for one in (name, *(card for _, card in readings(name)))]
+        raise unknown(name, spelled, _hardware_names(), "hardware")
+    return _load(path)
+
+
+def _load(path: Path) -> Hardware:
     stamp = path.stat().st_mtime_ns
     return _load_cluster(path, stamp) if _is_cluster(path, stamp) else _load_hardware(path, stamp)
 
 
-@lru_cache(maxsize=64)
+def _counted(name: str, count: int, path: Path) -> Hardware:
+    card = _load(path)
+    if card.cluster:
+        raise SpecError(f"'{name}' counts a cluster; a GPU is counted, as in {count * card.gpus}x{card.name}")
+    shipped = [_load(file) for file in hardware_files() if _gpu_of(file, file.stat().st_mtime_ns) == path]
+    return _within(card, cluster_of(card, count, [hardware.cluster for hardware in shipped]))
+
+
+@lru_cache(maxsize=256)
+def _gpu_of(path: Path, _stamp: int) -> Path | None:
+    """The shipped GPU of a cluster file; None where it is no such file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    name = next((line.partition(":")[2] for line in lines if line.startswith("gpu: ")), "")
+    return _named(name) if name else None
+
+
+@lru_cache(maxsize=256)
 def _is_cluster(path: Path, _stamp: int) -> bool:
     return any(line.startswith("node:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _load_hardware(path: Path, _stamp: int) -> Hardware:
     return read_as(Hardware, path)[0]
 
@@ -54,13 +99,11 @@ def _load_cluster(path: Path, stamp: int) -> Hardware:
     return _within(gpu, cluster)
 
 
-@lru_cache(maxsize=64)
-def _parsed_cluster(path: Path, _stamp: int) -> tuple[Any, yaml.Document]:
-    from moesim.hardware.cluster import Cluster
-
+@lru_cache(maxsize=256)
+def _parsed_cluster(path: Path, _stamp: int) -> tuple[Cluster, yaml.Document]:
     return read_as(Cluster, path)
 
 
-@lru_cache(maxsize=64)
-def _within(gpu: Hardware, cluster: Any) -> Hardware:
+@lru_cache(maxsize=256)
+def _within(gpu: Hardware, cluster: Cluster) -> Hardware:
     return gpu.within(cluster)

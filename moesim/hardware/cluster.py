@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from moesim.errors import SpecError
 from moesim.files.quantities import BytesPerSecond, Ratio, Seconds, Share, Strict
+
+MOST_NODES = 4096
 
 
 class Node(Strict):
     """The wiring of one node. Bandwidths per device and direction."""
 
     gpus: int = Field(ge=1, le=256)
-    nvlink: Literal["switch", "none", "torus"] | list[tuple[int, int]]
-    """``switch`` (NVSwitch), ``none``, pairs joined by a bridge, or a chip's links into the fabric's torus."""
+    nvlink: Literal["switch", "mesh", "none", "torus"] | list[tuple[int, int]]
+    """``switch`` (NVSwitch), ``mesh`` (each linked to each), ``none``, linked pairs (a pair named twice has two links),
+    or a chip's links into the fabric's torus. ``none`` and nothing of PCIe is PCIe as tables of such GPUs saw it."""
+    link: BytesPerSecond | None = None
+    """One link of a mesh or of a pair; null gives a pair all that the GPU file's links carry."""
     pcie: BytesPerSecond | None = None
     """One GPU's PCIe link; null is the GPU file's host link."""
     pcie_switches: list[tuple[int, ...]] = []
@@ -28,6 +36,10 @@ class Node(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Node:
         pairs = self.nvlink if isinstance(self.nvlink, list) else []
+        if self.nvlink == "mesh" and self.link is None:
+            raise ValueError("node.nvlink 'mesh' needs 'link' (the bandwidth of one)")
+        if self.link is not None and self.nvlink in ("switch", "none", "torus"):
+            raise ValueError(f"'link' is of a mesh or of pairs; node.nvlink is '{self.nvlink}'")
         for group in [*pairs, *self.pcie_switches]:
             if any(not 0 <= g < self.gpus for g in group):
                 raise ValueError(f"{list(group)} names a GPU beyond the {self.gpus} of the node")
@@ -41,6 +53,36 @@ class Node(Strict):
         if self.nics and self.gpus % self.nics:
             raise ValueError(f"{self.nics} NICs cannot be dealt out evenly to {self.gpus} GPUs")
         return self
+
+    @property
+    def described(self) -> bool:
+        """Whether the file says how GPUs reach each other; else it is as tables of PCIe-only GPUs saw it."""
+        return self.nvlink != "none" or bool(self.pcie or self.pcie_switches or self.root)
+
+    @property
+    def linked(self) -> Counter[tuple[int, int]]:
+        """Links between two GPUs without a switch, by pair."""
+        if self.nvlink == "mesh":
+            return Counter(combinations(range(self.gpus), 2))
+        return Counter((min(pair), max(pair)) for pair in self.nvlink) if isinstance(self.nvlink, list) else Counter()
+
+    def first(self, gpus: int) -> Node:
+        """Its first GPUs and what wires them."""
+        nvlink = self.nvlink
+        if isinstance(nvlink, list):
+            nvlink = [pair for pair in nvlink if max(pair) < gpus] or "none"
+        switches = [tuple(g for g in group if g < gpus) for group in self.pcie_switches]
+        share = gpus * self.nics // self.gpus
+        nics = next((n for n in range(max(share, 1), 0, -1) if gpus % n == 0), 0) if self.nics else 0
+        return self.model_copy(
+            update={
+                "gpus": gpus,
+                "nvlink": nvlink,
+                "link": None if nvlink == "none" else self.link,
+                "pcie_switches": [group for group in switches if group],
+                "nics": nics,
+            }
+        )
 
 
 class Fabric(Strict):
@@ -76,7 +118,7 @@ class Cluster(Strict):
     gpu: str
     """A GPU under hwspecs/."""
     source: str
-    nodes: int = Field(default=1, ge=1, le=4096)
+    nodes: int = Field(default=1, ge=1, le=MOST_NODES)
     node: Node
     fabric: Fabric | None = None
     doubts: list[str] = []
@@ -104,3 +146,32 @@ class Cluster(Strict):
     @property
     def gpus(self) -> int:
         return self.nodes * self.node.gpus
+
+    def sized(self, gpus: int) -> Cluster:
+        """The same with as many GPUs: the first of one node, or whole nodes. Raises SpecError."""
+        if gpus == self.gpus:
+            return self
+        per_node = self.node.gpus
+        if self.node.nvlink == "torus":
+            raise SpecError(f"'{self.name}' is a torus of {self.gpus}; {gpus} cannot be cut from it")
+        if gpus > per_node and self.fabric is None:
+            raise SpecError(
+                f"{gpus} x {self.gpu}: a node has {per_node}, and '{self.name}' says of no network between nodes; "
+                f"1 to {per_node} are accepted, or a cluster file"
+            )
+        if gpus > per_node and gpus % per_node:
+            low = gpus - gpus % per_node
+            raise SpecError(
+                f"{gpus} x {self.gpu} are no whole nodes of {per_node}; {low} or {low + per_node} are accepted"
+            )
+        if gpus > per_node * MOST_NODES:
+            raise SpecError(f"{gpus} x {self.gpu} are too many; up to {per_node * MOST_NODES} are accepted")
+        return self.model_copy(
+            update={
+                "name": f"{gpus}x{self.gpu}",
+                "aliases": [],
+                "nodes": max(gpus // per_node, 1),
+                "node": self.node if gpus > per_node else self.node.first(gpus),
+                "doubts": [*self.doubts, f"sized from '{self.name}'"],
+            }
+        )

@@ -81,7 +81,9 @@ class Hardware(Strict):
         node, links = cluster.node, self.links
         if node.nvlink == "none":
             links = links.model_copy(update={"kind": "none", "gpu_to_gpu": node.pcie or links.host})
-        elif node.nvlink != "switch":
+        elif node.nvlink == "switch":
+            links = links.model_copy(update={"kind": "NVSwitch"})
+        elif node.nvlink != "mesh":
             links = links.model_copy(update={"kind": "bridge"})
         if node.nic:
             share = min(node.nics / node.gpus, 1.0)
@@ -90,10 +92,10 @@ class Hardware(Strict):
         return self.model_copy(update={"cluster": cluster, "links": links, "gpus_per_node": node.gpus})
 
     def peak_flop_per_s(self, number_format: str) -> float:
-        """Dense arithmetic rate for operands of ``number_format``: float32, bfloat16, fp8 or int8. [FLOP/s]"""
-        choice = {"float32": self.gpu.dense_fp32, "fp8": self.gpu.dense_fp8, "int8": self.gpu.dense_int8}.get(
-            number_format
-        )
+        """Dense arithmetic rate for operands of ``number_format``: float32, bfloat16, fp8, int8 or nvfp4. [FLOP/s]"""
+        gpu = self.gpu
+        rates = {"float32": gpu.dense_fp32, "fp8": gpu.dense_fp8, "int8": gpu.dense_int8, "nvfp4": gpu.dense_fp4}
+        choice = rates.get(number_format)
         if choice is None and number_format == "float32":
             # Not said: what tensor cores of most generations multiply over plain arithmetic.
             return self.gpu.dense_bf16.value / 16

@@ -91,9 +91,8 @@ def _join_node(hardware: Hardware, number: int, join: Any) -> None:
     if node.nvlink == "switch":
         for gpu in gpus:
             join(gpu, ("nvswitch", number), hardware.links.gpu_to_gpu.value, 0.5)
-    elif isinstance(node.nvlink, list):
-        for a, b in node.nvlink:
-            join(gpus[a], gpus[b], hardware.links.gpu_to_gpu.value, 0.5)
+    for (a, b), links in node.linked.items():
+        join(gpus[a], gpus[b], links * (node.link or hardware.links.gpu_to_gpu).value, 0.5)
     if cluster.nodes == 1:
         return
     for n in range(node.nics):
@@ -138,8 +137,8 @@ def _join_torus(hardware: Hardware, join: Any) -> None:
 
 
 @lru_cache(maxsize=256)
-def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
-    """What the GPUs at ``members`` find between them on the hardware's cluster."""
+def route(hardware: Hardware, members: tuple[int, ...]) -> Route | None:
+    """What the GPUs at ``members`` find between them on the hardware's cluster; None where its file leaves it open."""
     cluster = hardware.cluster
     assert cluster is not None
     per_node = cluster.node.gpus
@@ -154,6 +153,12 @@ def route(hardware: Hardware, members: tuple[int, ...]) -> Route:
     if switched or many == 1:
         link = hardware.links.gpu_to_gpu.value
         return Route(many, nodes, link, link, _UNLIMITED, 0.0, 0.0, switched, "NVSwitch")
+    if nodes == 1 and cluster.node.nvlink == "mesh" and cluster.node.link:
+        # Rings along different links share out the volume: all links of a GPU are busy, as in an all-to-all.
+        links = (many - 1) * cluster.node.link.value
+        return Route(many, nodes, links, links, _UNLIMITED, 0.0, 0.0, switched, "mesh")
+    if nodes == 1 and not cluster.node.described:
+        return None
     paths = _paths(hardware, members)
     rings = list(_rings(by_node)) if not torus else [tuple(members)]
     hops = Counter[tuple[Vertex, Vertex]]()

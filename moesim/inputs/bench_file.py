@@ -1,95 +1,125 @@
-"""Results of ``vllm bench serve`` as measured runs: a run set from JSON files and the scenario that ran."""
+"""Results of benchmark clients as measured runs: a run set from their files and the scenario that ran (``bench/``)."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
-from moesim.inputs.run_file import METRICS
+from moesim.inputs.bench import aiperf, guidellm, inferencex, others, served
+from moesim.inputs.bench.records import records
+from moesim.inputs.bench.result import Record, Result, refused
 from moesim.paths import write_whole
 
-_COUNTS = ("completed", "total_input_tokens", "total_output_tokens")
+_CLIENTS: tuple[Any, ...] = (guidellm, aiperf, inferencex, served)
+_LOAD = ("max_concurrency", "request_rate")
+_PLAN = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 def import_bench(results: Sequence[Path], scenario: Path, title: str, target: Path) -> list[Path]:
     """A run set at ``target`` from results and the scenario file that says what served. Raises SpecError."""
     from moesim.inputs.loading import load
 
-    served = load(scenario).model_dump(mode="json", exclude_defaults=True, exclude={"workload", "description"})
-    return write_run_set(results, served, title, target)
+    told = load(scenario)
+    what = told.model_dump(mode="json", exclude_defaults=True, exclude={"workload", "description"})
+    said = told.workload.model_dump(mode="json", include={*_LOAD, "burstiness"}, exclude_defaults=True)
+    return write_run_set(results, what, title, target, said)
 
 
-def write_run_set(results: Sequence[Path], scenario: dict[str, Any], title: str, target: Path) -> list[Path]:
+def write_run_set(
+    results: Sequence[Path], scenario: dict[str, Any], title: str, target: Path, load: dict[str, Any] | None = None
+) -> list[Path]:
     """Write ``target`` (YAML) and its CSV: a row for each result.
 
     Parameters
     ----------
     results : sequence of Path
-        Files that ``vllm bench serve --save-result`` wrote.
+        Files as benchmark clients save them, one result or several in each.
     scenario : dict
         Model, hardware and engine that served; lengths and load come from the results.
+    load : dict, optional
+        How requests came (max_concurrency, request_rate), for results that do not say.
 
     Raises
     ------
     SpecError
-        A file that is no such result.
+        What is wrong with each file that is no such result.
     """
-    rows = [_row(path) for path in results]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [",".join(columns), *(",".join(str(row.get(name, "")) for name in columns) for row in rows)]
-    first = rows[0]
-    load = {
-        name: first[name] for name in ("input_len", "output_len", "max_concurrency", "request_rate") if name in first
-    }
-    about = {
-        "title": title,
-        "role": "validation",
-        "source": f"vllm bench serve, {len(rows)} results",
-        "scenario": {**scenario, "workload": load},
-    }
-    write_whole(target.with_suffix(".csv"), "\n".join(lines) + "\n")
+    found, problems = [], []
+    for path in results:
+        try:
+            found += [_result(record, scenario, load or {}) for record in records(path)]
+        except SpecError as error:
+            problems += error.problems
+    laws = [result.lengths for result in found]
+    if any(law != laws[0] for law in laws):
+        message = "lengths were drawn in some of these results and fixed in others; import them apart"
+        problems.append(Problem(message, str(results[0])))
+    if problems:
+        raise SpecError(problems)
+    rows = [result.row for result in found]
+    write_whole(target.with_suffix(".csv"), _table(rows))
     # JSON is YAML.
-    write_whole(target, json.dumps(about, indent=2) + "\n")
+    write_whole(target, json.dumps(_about(found, scenario, title), indent=2) + "\n")
     return [target, target.with_suffix(".csv")]
 
 
-def _row(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read: {error.strerror or error}", str(path))]) from None
-    except ValueError:
-        raise SpecError([Problem("is not JSON", str(path))]) from None
-    measured = {name: data[name] for name in METRICS if isinstance(data, dict) and _positive(data.get(name))}
-    if isinstance(data, dict) and row_of_one_token(data):
-        measured = {name: value for name, value in measured.items() if "tpot" not in name and "itl" not in name}
-    missing = [name for name in _COUNTS if not isinstance(data, dict) or not _positive(data.get(name))]
-    if missing or not measured:
-        lacking = missing[0] if missing else "mean_ttft_ms"
-        raise SpecError([Problem(f"is no result of vllm bench serve: it lacks '{lacking}'", str(path))])
-    row: dict[str, Any] = {
-        "input_len": round(data["total_input_tokens"] / data["completed"]),
-        "output_len": round(data["total_output_tokens"] / data["completed"]),
-        "num_prompts": data["completed"],
+def _result(record: Record, scenario: dict[str, Any], load: dict[str, Any]) -> Result:
+    client = next((client for client in _CLIENTS if client.reads(record.data)), None)
+    if client is None:
+        raise refused(record, others.what_it_is(record.data))
+    result: Result = client.result(record)
+    if not any(name in result.row for name in _LOAD):
+        if not any(name in load for name in _LOAD):
+            message = "does not say how requests came; say max_concurrency or request_rate in the scenario's workload"
+            raise refused(record, message)
+        result.row.update(load)
+    if scenario.get("engine", {}).get("enable_prefix_caching") is False:
+        result.row.pop("cached_share", None)
+    _check_plan(record, scenario)
+    return result
+
+
+def _check_plan(record: Record, scenario: dict[str, Any]) -> None:
+    """InferenceX says how many GPUs ran: no other number can have served it."""
+    if inferencex.apart(record.data) and not scenario.get("disaggregation"):
+        raise refused(record, "ran on prefill and decode engines apart; say so in the scenario (disaggregation)")
+    measured = inferencex.gpus(record.data)
+    engine = scenario.get("engine", {})
+    here = 1
+    for name in _PLAN:
+        here *= int(engine.get(name) or 1)
+    if measured is not None and measured != here and not scenario.get("disaggregation"):
+        raise refused(record, f"ran on {measured} GPUs, and the engine of the scenario takes {here}")
+
+
+def _about(found: list[Result], scenario: dict[str, Any], title: str) -> dict[str, Any]:
+    rows = [result.row for result in found]
+    # What differs, or is missing from a row, stands in the rows alone.
+    load = {name: rows[0][name] for name in ("input_len", "output_len")}
+    load |= {name: rows[0][name] for name in _LOAD if all(name in row for row in rows)}
+    if found[0].lengths:
+        load["lengths"] = found[0].lengths
+    clients = Counter(result.client for result in found)
+    about = {
+        "title": title,
+        "role": "validation",
+        "source": ", ".join(f"{client}, {n} result{'s' * (n > 1)}" for client, n in clients.items()),
+        "scenario": {**scenario, "workload": load},
     }
-    if _positive(data.get("max_concurrency")):
-        row["max_concurrency"] = int(data["max_concurrency"])
-    if _positive(data.get("request_rate")):
-        row["request_rate"] = float(data["request_rate"])
-        row["burstiness"] = float(data.get("burstiness") or 1.0)
-    if "max_concurrency" not in row and "request_rate" not in row:
-        # All requests at once.
-        row["max_concurrency"] = data["completed"]
-    return row | measured
+    doubts = [doubt for result in found for doubt in result.doubts]
+    return about | ({"doubts": doubts} if doubts else {})
 
 
-def row_of_one_token(data: dict[str, Any]) -> bool:
-    """Whether answers had one token, so that nothing was measured between tokens."""
-    return data.get("total_output_tokens") == data.get("completed")
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from moesim import paths
 from moesim.engines.engine import Engine, Limits, load_engine
-from moesim.engines.file import Place
+from moesim.engines.file import Place, capability_of
 from moesim.engines.settings import EngineSettings
 from moesim.errors import SpecError
 from moesim.experts.trace import read_trace
@@ -23,8 +23,10 @@ from moesim.inputs.request_trace import check_requests, read_lengths, trace_exte
 from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
 from moesim.inputs.workload import Workload
 from moesim.models.catalogue import load_model
+from moesim.models.frame import BF16
 from moesim.models.model import Model
 from moesim.models.plan import Plan
+from moesim.ops.formats import bytes_per_weight, kind
 
 T = TypeVar("T")
 
@@ -228,15 +230,24 @@ def _hardware(
             f"{most_tokens} exceeds the {room} tokens DeepEP's low-latency kernels were measured with",
         )
     yield from _backend(scenario, hardware, model, engine)
-    scheme = scenario.engine.quantization or (model.quantization.experts if model else None)
-    where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
-    if scheme in {"fp8", "fp8_block"} and hardware.gpu.dense_fp8 is None:
-        yield where, f"{hardware.name} has no fp8 arithmetic; accepted there: none, int8, int4"
+    if model is not None:
+        yield from _formats(scenario, hardware, model, engine)
     if scenario.engine.kv_cache_dtype == "fp8" and hardware.gpu.dense_fp8 is None:
         yield (
             ("engine", "kv_cache_dtype"),
             f"{hardware.name} has no fp8 arithmetic; accepted there: auto, bfloat16",
         )
+
+
+def _formats(scenario: Scenario, hardware: Hardware, model: Model, engine: Engine) -> Iterator[Finding]:
+    """Whether the GPU runs the weights' formats at all, multiplied as they are or widened."""
+    stored, least = model.under(scenario.engine.quantization), engine.file.kernels.packed_from
+    formats = {f for g in stored.layers for b in g.blocks for f in (b.weights, getattr(b.routed, "experts", b.weights))}
+    narrow = sorted({kind(f) for f in formats if bytes_per_weight(f) < BF16})
+    if narrow and capability_of(hardware.compute_capability) < capability_of(least):
+        where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
+        what = f"{engine.file.name} runs {', '.join(narrow)} from compute capability {least}"
+        yield where, f"{what}; {hardware.name} has {hardware.compute_capability}: accepted there: none"
 
 
 def _backend(scenario: Scenario, hardware: Hardware, model: Model | None, engine: Engine) -> Iterator[Finding]:

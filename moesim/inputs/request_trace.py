@@ -1,25 +1,36 @@
 """Traces of requests and tables of lengths, read line by line: memory stays flat whatever their size.
 
-A CSV file has the columns ``arrival_s``, ``input_len``, ``output_len`` and, for shared prompts, ``prefix_id`` and
-``prefix_len``. A JSON-lines file has ``timestamp`` (milliseconds), ``input_length``, ``output_length`` and
-``hash_ids``, one for each 512 prompt tokens, as Mooncake publishes (github.com/kvcache-ai/Mooncake, FAST25 traces).
+What is published is read as it is (``traces/``): Azure's, BurstGPT's and Vidur's tables; Mooncake's and Qwen's JSON
+lines, AIPerf's with a timestamp on each; compressed or not. moesim's own table has the columns ``arrival_s``,
+``input_len``, ``output_len`` and, for shared prompts, ``prefix_id`` and ``prefix_len``.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from moesim.errors import Problem, SpecError
+from moesim.inputs.traces import json_lines, tables
+from moesim.inputs.traces.lengths import read_lengths
+from moesim.inputs.traces.opening import opened
+from moesim.inputs.traces.row import LONGEST, Manner, Row
 
-_MOONCAKE_BLOCK = 512
+__all__ = [
+    "TraceExtent",
+    "TracedRequest",
+    "check_requests",
+    "read_lengths",
+    "read_requests",
+    "trace_extent",
+    "trace_notes",
+]
+
 _MOST_PROBLEMS = 5
-_LONGEST = 10_000_000
 _LATEST_S = 1e9
 
 
@@ -44,6 +55,17 @@ class TraceExtent(NamedTuple):
     longest_total: int
 
 
+class _Survey(NamedTuple):
+    """What must be known of a whole trace before its first request is."""
+
+    begins_s: float
+    in_order: bool
+    silent: int
+    """Requests that generated nothing."""
+    with_images: int
+    turns: int
+
+
 def read_requests(path: str) -> Iterator[TracedRequest]:
     """The trace's requests in order.
 
@@ -52,13 +74,22 @@ def read_requests(path: str) -> Iterator[TracedRequest]:
     SpecError
         At the first line that cannot be: not a number, negative, or earlier than the line before.
     """
+    survey = _surveyed(path)
+    with _opened(path) as (manner, rows):
+        requests = _requests(path, manner, rows, survey)
+        yield from requests if survey.in_order else sorted(requests, key=lambda item: item.arrival_s)
+
+
+def _requests(path: str, manner: Manner, rows: Iterator[Row], survey: _Survey) -> Iterator[TracedRequest]:
     before = 0.0
-    for line, item in _rows(path):
-        problem = _wrong(item, before)
+    for row in rows:
+        if manner.recorded and row.output_len == 0:
+            continue
+        problem = _wrong(row, manner, survey.begins_s, before)
         if problem:
-            raise SpecError([Problem(problem, f"{path}:{line}")])
-        before = item.arrival_s
-        yield item
+            raise SpecError([Problem(problem, f"{path}{row.where}")])
+        before = row.arrival_s
+        yield TracedRequest(row.arrival_s - survey.begins_s, row.input_len, row.output_len, row.segments)
 
 
 def check_requests(path: str) -> list[Problem]:
@@ -66,19 +97,42 @@ def check_requests(path: str) -> list[Problem]:
     problems: list[Problem] = []
     before, count = 0.0, 0
     try:
-        for line, item in _rows(path):
-            count += 1
-            problem = _wrong(item, before)
-            if problem:
-                problems.append(Problem(problem, f"{path}:{line}"))
-                if len(problems) == _MOST_PROBLEMS:
-                    break
-            before = max(before, item.arrival_s)
+        survey = _surveyed(path)
+        with _opened(path) as (manner, rows):
+            for row in rows:
+                if manner.recorded and row.output_len == 0:
+                    continue
+                count += 1
+                problem = _wrong(row, manner, survey.begins_s, before)
+                if problem:
+                    problems.append(Problem(problem, f"{path}{row.where}"))
+                    if len(problems) == _MOST_PROBLEMS:
+                        break
+                before = max(before, row.arrival_s)
     except SpecError as error:
-        problems += error.problems
-    if not count and not problems:
+        return problems + error.problems
+    if not count and survey.silent:
+        message = f"none of its {survey.silent:,} requests generates a token; engines take requests of one or more"
+        problems.append(Problem(message, path))
+    elif not count:
         problems.append(Problem("the trace holds no request; at least one line is needed", path))
     return problems
+
+
+def trace_notes(path: str) -> tuple[str, ...]:
+    """What was done to a trace on the way in, a sentence each."""
+    survey, name = _surveyed(path), Path(path).name
+    notes = []
+    if survey.silent:
+        which = "request that generates" if survey.silent == 1 else "requests that generate"
+        notes.append(f"{name}: {survey.silent:,} {which} nothing (failed or cut off) left out")
+    if not survey.in_order:
+        notes.append(f"{name}: lines are not in order of arrival, and are sorted")
+    if survey.turns:
+        notes.append(f"{name}: turns of a session come at their timestamps, whether the turn before is answered or not")
+    if survey.with_images:
+        notes.append(f"{name}: requests with images ({survey.with_images:,}) are taken as text of their prompt tokens")
+    return tuple(notes)
 
 
 def trace_extent(path: str) -> TraceExtent:
@@ -100,121 +154,47 @@ def _extent(path: str, changed_ns: int) -> TraceExtent:
     return TraceExtent(n, last, tokens_in, tokens_out, most_in, most_out, most)
 
 
-def _wrong(item: TracedRequest, before: float) -> str:
-    if not 0 <= abs(item.arrival_s) <= _LATEST_S:
-        return f"arrival {item.arrival_s:g} is not a time in seconds"
-    if item.arrival_s < 0:
-        return f"arrival {item.arrival_s:g} s is negative; arrivals count from 0"
-    if item.arrival_s < before:
-        return f"arrival {item.arrival_s:g} s is earlier than the line before ({before:g} s); sort the trace by arrival"
-    for name, length in (("input_len", item.input_len), ("output_len", item.output_len)):
-        if not 1 <= length <= _LONGEST:
-            return f"{name} is {length}; whole numbers from 1 to {_LONGEST:,} are accepted"
-    return ""
-
-
-def _rows(path: str) -> Iterator[tuple[int, TracedRequest]]:
-    """(line number, request), unchecked but for being numbers."""
+def _surveyed(path: str) -> _Survey:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from _json_rows(path, file) if Path(path).suffix == ".jsonl" else _csv_rows(path, file)
-    except UnicodeDecodeError as error:
-        raise SpecError([Problem(f"is not UTF-8 text: {error.reason}", path)]) from None
-    except csv.Error as error:
-        raise SpecError([Problem(f"is no CSV table: {error}", path)]) from None
+        return _survey(path, os.stat(path).st_mtime_ns)
     except OSError as error:
         raise SpecError([Problem(f"cannot be read: {error.strerror or error}", path)]) from None
-
-
-def _csv_rows(path: str, file: Any) -> Iterator[tuple[int, TracedRequest]]:
-    lines, header = _table(file)
-    if not header:
-        return
-    missing = [n for n in ("arrival_s", "input_len", "output_len") if n not in header]
-    if missing:
-        found = ", ".join(header[:8])
-        raise SpecError([Problem(f"lacks the column {', '.join(missing)}; its first line names {found}", f"{path}:1")])
-    place = {name: i for i, name in enumerate(header)}
-    shared = "prefix_id" in place and "prefix_len" in place
-    for cells in lines:
-        if not cells:
-            continue
-        try:
-            arrival, prompt, output = (
-                float(cells[place["arrival_s"]]), int(cells[place["input_len"]]), int(cells[place["output_len"]])
-            )  # fmt: skip
-            segments: tuple[tuple[int, int], ...] = ()
-            if shared and cells[place["prefix_id"]]:
-                text, length = int(cells[place["prefix_id"]]), min(int(cells[place["prefix_len"]]), prompt)
-                if min(text, length) < 0:
-                    raise ValueError
-                segments = ((text, length), (-2 - lines.line_num, prompt - length))
-        except (ValueError, IndexError):
-            text = ",".join(cells)[:60]
-            message = f"'{text}' is not a request: seconds, then whole numbers of tokens"
-            raise SpecError([Problem(message, f"{path}:{lines.line_num}")]) from None
-        yield lines.line_num, TracedRequest(arrival, prompt, output, segments)
-
-
-def _table(file: Any) -> tuple[Any, list[str]]:
-    """A CSV reader past its header, and the header; comment lines count as lines."""
-    lines = csv.reader("\n" if line.startswith("#") else line for line in file)
-    header = next((cells for cells in lines if cells), [])
-    return lines, [name.strip() for name in header]
-
-
-def _json_rows(path: str, file: Any) -> Iterator[tuple[int, TracedRequest]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line)
-            arrival, prompt = float(data["timestamp"]) / 1e3, int(data["input_length"])
-            ids = data.get("hash_ids") or []
-            segments = tuple(
-                (int(text), min(_MOONCAKE_BLOCK, prompt - i * _MOONCAKE_BLOCK))
-                for i, text in enumerate(ids)
-                if prompt > i * _MOONCAKE_BLOCK
-            )
-            item = TracedRequest(arrival, prompt, int(data["output_length"]), segments)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            wanted = "timestamp (ms), input_length and output_length"
-            raise SpecError([Problem(f"is not a request: a JSON object with {wanted}", f"{path}:{number}")]) from None
-        yield number, item
-
-
-def read_lengths(path: str) -> tuple[tuple[int, int], ...]:
-    """Pairs (input_len, output_len) of a CSV file. Raises SpecError."""
-    try:
-        changed_ns = os.stat(path).st_mtime_ns
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read: {error.strerror or error}", path)]) from None
-    return _lengths(path, changed_ns)
 
 
 @lru_cache(maxsize=8)
-def _lengths(path: str, changed_ns: int) -> tuple[tuple[int, int], ...]:
-    pairs: list[tuple[int, int]] = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines, header = _table(file)
-            for cells in lines:
-                if not cells:
-                    continue
-                row = dict(zip(header, cells, strict=False))
-                try:
-                    pair = int(row["input_len"]), int(row["output_len"])
-                except (KeyError, ValueError):
-                    message = "is not a pair of lengths: the columns input_len and output_len, whole numbers"
-                    raise SpecError([Problem(message, f"{path}:{lines.line_num}")]) from None
-                if not (1 <= pair[0] <= _LONGEST and 1 <= pair[1] <= _LONGEST):
-                    message = f"lengths are {pair[0]} and {pair[1]}; whole numbers from 1 to {_LONGEST:,} are accepted"
-                    raise SpecError([Problem(message, f"{path}:{lines.line_num}")])
-                pairs.append(pair)
-    except UnicodeDecodeError as error:
-        raise SpecError([Problem(f"is not UTF-8 text: {error.reason}", path)]) from None
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read: {error.strerror or error}", path)]) from None
-    if not pairs:
-        raise SpecError([Problem("holds no lengths; at least one line is needed", path)])
-    return tuple(pairs)
+def _survey(path: str, changed_ns: int) -> _Survey:
+    with _opened(path) as (manner, rows):
+        if not manner.recorded:
+            return _Survey(0.0, True, 0, 0, 0)
+        begins, before, in_order = float("inf"), float("-inf"), True
+        silent = images = turns = 0
+        for row in rows:
+            if row.output_len == 0:
+                silent += 1
+                continue
+            in_order &= row.arrival_s >= before
+            before, begins = row.arrival_s, min(begins, row.arrival_s)
+            images, turns = images + row.images, turns + row.turn
+    # What is no number is refused where it stands.
+    return _Survey(begins if abs(begins) < float("inf") else 0.0, in_order, silent, images, turns)
+
+
+def _wrong(row: Row, manner: Manner, begins_s: float, before: float) -> str:
+    arrival = row.arrival_s - begins_s
+    if not 0 <= abs(arrival) <= _LATEST_S:
+        return f"arrival {arrival:g} is not a time in seconds"
+    if arrival < 0:
+        return f"arrival {arrival:g} s is negative; arrivals count from 0"
+    if not manner.recorded and arrival < before:
+        return f"arrival {arrival:g} s is earlier than the line before ({before:g} s); sort the trace by arrival"
+    for name, length in ((manner.prompt, row.input_len), (manner.output, row.output_len)):
+        if not 1 <= length <= LONGEST:
+            return f"{name} is {length}; whole numbers from 1 to {LONGEST:,} are accepted"
+    return ""
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[Manner, Iterator[Row]]]:
+    """A trace's rows, unchecked but for being numbers, and how to take them."""
+    with opened(path) as (file, is_json):
+        yield (json_lines if is_json else tables).read(path, file)

@@ -40,7 +40,7 @@ class Lognormal(Strict):
 
 
 class FromFile(Strict):
-    """Pairs of lengths drawn from the rows of a CSV file with the columns input_len and output_len."""
+    """Pairs of lengths drawn from the rows of a CSV file with the columns input_len and output_len, or of any trace."""
 
     kind: Literal["file"]
     file: str
@@ -67,7 +67,8 @@ class Workload(Strict):
     burstiness: Positive = 1.0
     """Shape of the gamma gaps between arrivals: 1 is Poisson, less is burstier (vLLM bench's meaning)."""
     trace_file: str | None = None
-    """CSV with arrival_s, input_len, output_len (and prefix_id, prefix_len), or JSON lines as Mooncake publishes."""
+    """CSV with arrival_s, input_len, output_len (and prefix_id, prefix_len), or what Azure, BurstGPT, Mooncake and
+    others publish (docs/load.md)."""
     num_prompts: Whole | None = None
     """Requests in all; null is ten a client, a thousand at a rate, or all of a trace."""
     input_len: Whole | None = None

@@ -73,6 +73,10 @@ class Fields:
             return [default or 1] * count
         return [int(v) for v in value[:count]]
 
+    def refuse(self, message: str) -> None:
+        """A part of the config that no reader models."""
+        self._say(message)
+
     def _say(self, message: str) -> None:
         problem = Problem(message, self.source)
         if problem not in self.problems:

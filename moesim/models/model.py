@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block
-from moesim.models.frame import Frame, Named
+from moesim.models.frame import BF16, Frame, Named
 from moesim.models.quantization import SCHEMES, Quantization
+from moesim.ops import Elementwise, StreamMix
 
 if TYPE_CHECKING:
     from moesim.models.blocks.moe import Moe
@@ -27,6 +28,10 @@ class Layers:
     blocks: tuple[Block, ...]
     norm_parameters: int
     encoder: bool = False
+    streams: int = 1
+    """Residual streams that are mixed around every block (hyper-connections)."""
+    post_norms: int = 0
+    """Norms after blocks, beside the one before each (Gemma)."""
 
     def parameters(self, hidden: int) -> int:
         """Parameters of all ``count`` layers."""
@@ -46,8 +51,17 @@ class Layers:
     def operations(self, at: Frame) -> Iterator[Named]:
         """Every operation of one layer, as (name, operation); what runs twice is the same object twice."""
         for block in self.blocks:
+            if self.streams > 1:
+                yield "mix_in", StreamMix("pre", at.tokens, self.streams, at.hidden)
             yield block.norm, at.norm
             yield from at.operations(block)
+            if self.streams > 1:
+                yield "mix_out", StreamMix("post", at.tokens, self.streams, at.hidden)
+        if self.post_norms:
+            yield (
+                "post_norms",
+                Elementwise(at.tokens, self.post_norms * 4 * BF16 * at.tokens * at.hidden, self.post_norms),
+            )
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,9 @@ class Model:
     max_position_embeddings: int | None = None
     quantization: Quantization = field(default_factory=Quantization)
     other_parameters: int = 0
-    """Final norms, vision tower, projector, positions: held, not run per text token."""
+    """Final norms, positions: held whole."""
+    tower_parameters: int = 0
+    """Of an image tower and its projector: held, not run per text token; ranks share them."""
     embedding_rows: int = 0
     """Rows of the input embedding where they exceed the head's; 0 when equal."""
     provenance: str = "Hugging Face config.json"
@@ -138,7 +154,7 @@ class Model:
     def parameters(self) -> int:
         """All parameters, without multi-token-prediction layers."""
         blocks = sum(group.parameters(self.hidden_size) for group in self.layers)
-        return self.embedding_parameters + blocks + self.other_parameters
+        return self.embedding_parameters + blocks + self.other_parameters + self.tower_parameters
 
     @cached_property
     def expert_parameters(self) -> int:

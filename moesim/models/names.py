@@ -1,7 +1,7 @@
 """From what people call a model to an architecture of the catalogue: owners, suffixes, formats, paths of a hub's cache.
 
 A name is taken apart from its end: what says a format gives the format, what says a tuning of the same layers goes,
-until the rest is in the catalogue or among its aliases (``scenarios/models/aliases.yaml``).
+until the rest is in the catalogue or among its aliases (``scenarios/models/aliases.yml``).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def catalogue_names() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _aliases() -> dict[str, Alias]:
-    found = read_as(Aliases, paths.MODELS / "aliases.yaml")[0].aliases
+    found = read_as(Aliases, paths.MODELS / "aliases.yml")[0].aliases
     return {name.lower(): alias for name, alias in found.items()}
 
 
@@ -126,7 +126,7 @@ def _shortened(name: str) -> tuple[str, str | None]:
 
 def _note(name: str, model: str, scheme: str | None) -> str:
     stored = f", stored as {scheme} as its name says" if scheme else ""
-    return f"{name} is read as the architecture of {model}{stored}; its own config.json says it surely"
+    return f"{name}: read as the architecture of {model}{stored}; its own config.json says it surely"
 
 
 def _unknown(name: str, short: str) -> str:

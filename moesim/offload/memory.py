@@ -63,7 +63,7 @@ def trunk_room(rank: Rank, system: System) -> float:
     held = trunk_bytes(rank)
     if not system.footprint.keeps_wide_trunk:
         return held
-    return max(held, trunk_bytes(replace(rank, linear="bfloat16")))
+    return max(held, trunk_bytes(replace(rank, model=rank.model.formatted(lambda _: "bfloat16", lambda now: now))))
 
 
 def working_bytes(rank: Rank, system: System, limits: Limits, work: Work) -> tuple[float, float, float]:
@@ -73,7 +73,7 @@ def working_bytes(rank: Rank, system: System, limits: Limits, work: Work) -> tup
     kv = work.batch * float(sequence_kv_bytes(rank, work.context, limits.block_size))
     activations = activation_bytes(rank, limits)
     if system.runtime.kernels == "vllm":
-        graphs = 0.0 if limits.eager else reserves.cuda_graphs.value
+        graphs = 0.0 if limits.eager or reserves.cuda_graphs is None else reserves.cuda_graphs.value
         return context + graphs + reserves.attention_workspace.value, kv, activations
     # Scores of one layer and the logits of every prompt token, in 32 bits and 16.
     heads = max(block.attention_heads for g in rank.model.layers for block in g.blocks)

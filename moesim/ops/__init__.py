@@ -6,17 +6,23 @@ tokens alone.
 """
 
 from moesim.ops.all_to_all import ExpertAllToAll
-from moesim.ops.attention import Attention, MlaModule, attended_pairs
+from moesim.ops.attention import Attention, BlockSparseModule, IndexScores, MlaModule, attended_pairs
 from moesim.ops.collective import Collective
 from moesim.ops.elementwise import Elementwise, Host
 from moesim.ops.experts import FusedExperts
 from moesim.ops.gemm import Gemm
 from moesim.ops.load import Group, Load
+from moesim.ops.recurrent import DeltaRule, ShortConvolution
 from moesim.ops.sampling import Sort
+from moesim.ops.streams import StreamMix
 
-Operation = Gemm | FusedExperts | Attention | MlaModule | Collective | ExpertAllToAll | Elementwise | Host | Sort
+Operation = (
+    Gemm | FusedExperts | Attention | MlaModule | BlockSparseModule | IndexScores | DeltaRule | ShortConvolution
+    | StreamMix | Collective | ExpertAllToAll | Elementwise | Host | Sort
+)  # fmt: skip
 
 __all__ = [
-    "Attention", "Collective", "Elementwise", "ExpertAllToAll", "FusedExperts", "Gemm", "Group", "Host", "Load",
-    "MlaModule", "Operation", "Sort", "attended_pairs",
+    "Attention", "BlockSparseModule", "Collective", "DeltaRule", "Elementwise", "ExpertAllToAll", "FusedExperts",
+    "Gemm", "Group", "Host", "IndexScores", "Load", "MlaModule", "Operation", "ShortConvolution", "Sort", "StreamMix",
+    "attended_pairs",
 ]  # fmt: skip

@@ -88,6 +88,101 @@ class Attention(_OverCache):
 
 
 @dataclass(frozen=True, slots=True)
+class IndexScores(_OverCache):
+    """Scores of past tokens, or of pools of ``pool`` of them, by small heads, and the choice of the best.
+
+    Keys are kept in ``key_bytes`` each.
+    """
+
+    groups: tuple[Group, ...]
+    heads: Any
+    head_dim: Any
+    pool: Any = 1.0
+    key_bytes: Any = 132.0
+
+    arithmetic = "fp8"
+
+    @property
+    def scores(self) -> Any:
+        """(query, pool) pairs, masked ones too."""
+        return sum(g.tokens * (g.past + g.query) / self.pool for g in self.groups)
+
+    @property
+    def flop(self) -> Any:
+        """2 for each pair, head and dimension. [FLOP]"""
+        return 2.0 * self.scores * self.heads * self.head_dim
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Keys once for each sequence; queries and picks are few beside them. [B]"""
+        return self.key_bytes * sum(g.sequences * (g.past + g.query) / self.pool for g in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSparseModule(_OverCache):
+    """A whole block of grouped-query attention over the blocks of keys that index heads pick, projections included.
+
+    Heads are after tensor parallelism; the one index key of a token is whole on every rank (MiniMax-M3).
+    """
+
+    groups: tuple[Group, ...]
+    heads: Any
+    kv_heads: Any
+    head_dim: Any
+    hidden: Any
+    index_heads: Any
+    index_dim: Any
+    top_k: Any
+    """Most tokens that a query attends: picked blocks times their length."""
+    kv_bytes: Any = 2.0
+    fp8_gemm: Any = False
+    bytes_per_weight: Any = 2.0
+
+    @property
+    def tokens(self) -> Any:
+        return sum(g.sequences * g.query for g in self.groups)
+
+    @property
+    def weights(self) -> Any:
+        """Elements of the projections on this rank."""
+        width = 2.0 * (self.heads + self.kv_heads) * self.head_dim + (self.index_heads + 1.0) * self.index_dim
+        return self.hidden * width
+
+    @property
+    def pairs(self) -> Any:
+        """(query, key) pairs that are attended, of one head."""
+        return sum(g.sequences * attended_pairs(g.query, g.past, self.top_k) for g in self.groups)
+
+    @property
+    def scores(self) -> Any:
+        """(query, past token) pairs that one index head scores."""
+        return sum(g.sequences * attended_pairs(g.query, g.past) for g in self.groups)
+
+    @property
+    def kv_read(self) -> Any:
+        """Attended keys and values once for each sequence. [B]"""
+        seen = sum(g.sequences * np.minimum(g.past + g.query, self.top_k) for g in self.groups)
+        return seen * 2.0 * self.kv_heads * self.head_dim * self.kv_bytes
+
+    @property
+    def index_bytes(self) -> Any:
+        """Index keys once for each sequence, in 16 bits. [B]"""
+        return 2.0 * self.index_dim * sum(g.sequences * (g.past + g.query) for g in self.groups)
+
+    @property
+    def flop(self) -> Any:
+        """Projections, attention over what is picked, scores. [FLOP]"""
+        attention = 4.0 * self.pairs * self.heads * self.head_dim
+        return 2.0 * self.tokens * self.weights + attention + 2.0 * self.scores * self.index_heads * self.index_dim
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Projections once, hidden states in and out, picked keys and values, index keys. [B]"""
+        moved = 4.0 * self.tokens * self.hidden
+        return self.weights * self.bytes_per_weight + moved + self.kv_read + self.index_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class MlaModule(_OverCache):
     """A whole multi-head latent attention block on one rank: projections, absorbed or expanded attention, output.
 
@@ -111,6 +206,8 @@ class MlaModule(_OverCache):
     index_heads: Any = 0
     """Of the indexer that picks them, whole on every rank; 0 where another layer's picks are shared."""
     index_head_dim: Any = 0
+    index_pool: Any = 1.0
+    """Past tokens that share an index key."""
 
     @property
     def tokens(self) -> Any:
@@ -143,12 +240,13 @@ class MlaModule(_OverCache):
     @property
     def scores(self) -> Any:
         """(query, past token) pairs that the indexer scores, as it lays them out: masked ones too."""
-        return sum(g.tokens * (g.past + g.query) for g in self.groups) * (np.asarray(self.index_heads) > 0)
+        pairs = sum(g.tokens * (g.past + g.query) for g in self.groups) / self.index_pool
+        return pairs * (np.asarray(self.index_heads) > 0)
 
     @property
     def index_bytes(self) -> Any:
         """Cached index keys that are read: fp8 with a float32 scale, one for each past token. [B]"""
-        keys = sum(g.sequences * (g.past + g.query) for g in self.groups)
+        keys = sum(g.sequences * (g.past + g.query) for g in self.groups) / self.index_pool
         return keys * (self.index_head_dim + 4.0) * (np.asarray(self.index_heads) > 0)
 
     @property

@@ -64,6 +64,12 @@ def draw_plan(prediction: Prediction, target: Path) -> Path:
     return save(figure, target, bbox_inches="tight")
 
 
+_JOINED = {
+    "NVSwitch": "all joined by NVSwitch", "bridge": "NVLink bridges", "mesh": "links to each other",
+    "torus": "torus links",
+}  # fmt: skip
+
+
 def _draw_node(
     axes: Any, plt: Any, node: int, per_node: int, top: float, node_height: float, hardware: Hardware, plan: Plan,
     model: Model,
@@ -71,7 +77,12 @@ def _draw_node(
     columns = min(per_node, _PER_ROW)
     frame = (columns * (_BOX[0] + _GAP) + _GAP / 2, node_height - 0.15)
     axes.add_patch(plt.Rectangle((_GAP / 2, top - frame[1]), *frame, fill=False, edgecolor="#888888", linestyle="--"))
-    links = {"NVSwitch": "all joined by NVSwitch", "bridge": "NVLink bridges", "torus": "torus links"}
+    links = {
+        "NVSwitch": "all joined by NVSwitch",
+        "bridge": "NVLink bridges",
+        "mesh": "links to each other",
+        "torus": "torus links",
+    }
     joined = links.get(hardware.links.kind, "joined through PCIe")
     axes.text(_GAP, top - 0.27, f"node {node}: {joined}", fontsize=8, color="#555555")
     for i in range(per_node):
@@ -122,11 +133,11 @@ def _experts(flat: int, plan: Plan, experts: int) -> str:
 
 def _link(hardware: Hardware, members: tuple[int, ...]) -> str:
     """The links a group has between its GPUs."""
-    if hardware.cluster is None:
-        return hardware.links.kind if hardware.links.kind != "none" else "PCIe"
     from moesim.hardware.topology import route
 
-    found = route(hardware, members)
+    found = route(hardware, members) if hardware.cluster else None
+    if found is None:
+        return hardware.links.kind if hardware.links.kind != "none" else "PCIe"
     if found.switched:
         return "NVSwitch"
     busiest = f"busiest {found.bottleneck}"

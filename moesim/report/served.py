@@ -340,6 +340,8 @@ def _plot(sets: Sequence[RunSet], found: Sequence[Comparison], target: Path) -> 
                 color=colours(i % colours.N),
                 linewidths=1 if marker != "o" else 0, label=f"{group.about.title}",
             )  # fmt: skip
+        if not any(c.metric == metric for c in found):
+            continue
         ends = [min(c.measured for c in found if c.metric == metric) / 1.3,
                 max(c.measured for c in found if c.metric == metric) * 1.3]  # fmt: skip
         line = np.array(ends)

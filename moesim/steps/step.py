@@ -127,7 +127,9 @@ class StepModel:
         """Every operation of a layer, in order; what is the same object is priced once."""
         priced: dict[int, Cost] = {}
         found: list[Cost] = []
-        for name, op in layers.operations(at):
+        # All are kept while they are told apart by identity: one that is gone may lend its place to the next.
+        operations = list(layers.operations(at))
+        for name, op in operations:
             cost = priced.get(id(op))
             if cost is None:
                 cost = priced[id(op)] = self.machine.price(name, op)

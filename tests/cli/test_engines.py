@@ -150,11 +150,12 @@ def test_images(command, version):
 def test_what_is_not_used_is_said():
     _, notes = scenario_from_vllm("VLLM_MXFP4_USE_MARLIN=1 HF_TOKEN=x vllm serve M --moe-backend deep_gemm more words")
     assert notes == [
-        "VLLM_MXFP4_USE_MARLIN is not used: its effect is not known here",
+        "VLLM_MXFP4_USE_MARLIN=1 is not modelled: the kernel that the version picks itself is priced; "
+        "--moe-backend marlin is priced as Marlin",
         "'more words' is not used: it is no flag",
     ]
     _, notes = scenario_from_vllm("docker run -e VLLM_USE_DEEP_GEMM=1 vllm/vllm-openai:v0.12.0 --model M")
-    assert notes == ["VLLM_USE_DEEP_GEMM is not used: its effect is not known here"]
+    assert len(notes) == 1 and notes[0].startswith("VLLM_USE_DEEP_GEMM=1 is not modelled: ")
 
 
 def test_kernels_of_hopper_do_not_run_elsewhere(capsys):

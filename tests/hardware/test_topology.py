@@ -81,7 +81,7 @@ def test_a_users_cluster(tmp_path):
         ("[[0, 1]]", "[[1, 1]]", "names a GPU twice"),
         ("[[0, 1]]", "torus", "needs a fabric of kind 'torus'"),
         ("  nics: 1", "  pcie_switches: [[0], [0]]\n  nics: 1", "under two switches"),
-        ("  nics: 1", "  nic_count: 1\n  nics: 1", "known here: gpus, nic, nics"),
+        ("  nics: 1", "  nic_count: 1\n  nics: 1", "known here: gpus, link, nic, nics"),
     ],
 )
 def test_bad_clusters_are_refused_in_a_sentence(tmp_path, old, new, message):

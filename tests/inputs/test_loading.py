@@ -44,7 +44,7 @@ workload:
         (3, "the hardware 'h1000' is not known"),
         (4, "less than or equal to 1"),
         (7, "'workload.output_len'"),
-        (8, "'workload.batch' is not a known key; did you mean 'batch_size'?"),
+        (8, "'workload.batch' is not a known key; did you mean 'workload.batch_size'?"),
     ):
         assert f"scenario.yaml:{line}: " in found and text in found
     assert "scenario.yaml:4: 3 does not divide the 32 attention heads" in found
@@ -59,7 +59,7 @@ workload:
         ({"max_model_len": 99999}, "99999 exceeds the 32768 positions"),
         ({"max_model_len": 100}, "more than max_model_len"),
         ({"engine.hf_overrides.num_experts_per_tok": 9}, "num_experts_per_tok is 9, above the 8 experts"),
-        ({"hardware": "a100", "quantization": "fp8"}, "has no fp8 arithmetic"),
+        ({"hardware": "v100-32gb", "quantization": "fp8"}, "fp8 from compute capability 7.5"),
         ({"hardware": "t4", "kv_cache_dtype": "fp8"}, "has no fp8 arithmetic"),
         ({"routing": {"kind": "histogram", "counts": [1, 2]}}, "has 2 counts"),
         ({"routing": {"kind": "trace", "file": "nowhere.csv"}}, "there is no file"),
@@ -70,8 +70,8 @@ workload:
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"batch_size": 1.5}, "valid integer"),
         ({"batch_size": 5000}, "exceeds max_num_seqs"),
-        ({"quantization": "fp3"}, "'none', 'fp8', 'fp8_block', 'int8', 'int4' or 'mxfp4'"),
-        ({"model": "gpt-5"}, "neither in the catalogue nor a config.json"),
+        ({"quantization": "fp3"}, "'none', 'fp8', 'fp8_per_tensor'"),
+        ({"model": "gpt-5"}, "neither in the catalogue nor a folder with a config.json; nearest: gpt"),
         ({"calibration": "nothing"}, "neither stored nor a file"),
         ({"speed": 3}, "is not a setting of a scenario"),
     ],
@@ -131,3 +131,26 @@ def test_with_checks_too(mixtral):
         mixtral.with_(bach_size=3)
     with pytest.raises(SpecError, match="3 does not divide"):
         mixtral.with_(tensor_parallel_size=3)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("workload: {trace: a.csv}", "'workload.trace' is not a known key; did you mean 'workload.trace_file'?"),
+        ("workload: {traces: 4}", "'workload.traces' is not a known key; did you mean 'workload.trace_file'?"),
+        ("engine: {tensor_parallel: 2}", "'engine.tensor_parallel' is not a known key; did you mean 'engine.tensor_"),
+        ("engine: {histogram: 1}", "'engine.histogram' is not a known key; did you mean 'routing.kind: histogram'?"),
+        ("engine: {request_rate: 1}", "'engine.request_rate' is not a known key; did you mean 'workload.request"),
+        ("max_num_seqs: 8", "'max_num_seqs' is not a known key; did you mean 'engine.max_num_seqs'?"),
+        ("routing: {kind: zipf, s: 1, k: 3}", "'routing.k' is not a known key; known here: kind, s"),
+        (
+            "workload: {max_concurrency: 2, input_len: 8, output_len: 8, lengths: {kind: uniform, lo: 1}}",
+            "'workload.lengths.lo' is not a known key; did you mean 'workload.lengths.low'?",
+        ),
+        ("zzz: 1", "'zzz' is not a known key; known here: calibration"),
+    ],
+)
+def test_a_key_that_is_not_known_has_its_full_name(write, section, said):
+    load = "" if section.startswith("workload") else "workload: {batch_size: 1, input_len: 8, output_len: 8}\n"
+    path = write(f"model: Mixtral-8x7B-v0.1\nhardware: h100-sxm\n{load}{section}\n")
+    assert any(said in problem for problem in problems(path))

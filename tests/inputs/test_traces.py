@@ -153,7 +153,7 @@ def test_a_vllm_command_is_a_scenario():
         "kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.9, "enable_expert_parallel": True,
         "max_cudagraph_capture_size": 256,
     }  # fmt: skip
-    assert len(notes) == 1 and "--mystery" in notes[0]
+    assert len(notes) == 2 and "its largest, 256" in notes[0] and "--mystery" in notes[1]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_bench_results_become_a_run_set_that_validate_reads(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "is not JSON"), ("[]", "lacks 'completed'"), ('{"completed": 3}', "lacks 'total_input_tokens'")],
+    [("{", "is not JSON"), ("[]", "holds no result"), ('{"completed": 3}', "lacks 'total_input_tokens'")],
 )
 def test_files_that_are_no_bench_result(tmp_path, capsys, text, said):
     result = tmp_path / "a.json"

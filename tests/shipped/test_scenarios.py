@@ -53,11 +53,20 @@ def test_cluster(path):
     assert cluster.doubts and path.read_text().startswith("#")
     for alias in cluster.aliases:
         assert load_hardware(alias) == hardware
+    ranks = min(hardware.gpus, 2)
+    changed = {"hardware": path.stem, "engine.tensor_parallel_size": ranks, "workload.batch_size": 1}
+    tpot = predict(load(paths.SCENARIOS / "olmoe.yaml", changed)).metrics["mean_tpot_ms"]
+    assert tpot and 0 < tpot.low < tpot.value < tpot.high
 
 
-def test_every_cluster_and_plan_family_has_a_scenario():
+def test_every_fabric_and_plan_family_has_a_scenario():
     scenarios = [load(p) for p in SCENARIOS]
-    assert {p.stem for p in paths.CLUSTERS.glob("*.yaml")} <= {s.hardware for s in scenarios}
+
+    def fabrics(names):
+        clusters = [load_hardware(name).cluster for name in names]
+        return {c.fabric.kind for c in clusters if c and c.fabric}
+
+    assert fabrics(p.stem for p in paths.CLUSTERS.glob("*.yaml")) == fabrics(s.hardware for s in scenarios)
     engines = [s.engine for s in scenarios]
     for backend in get_args(All2All):
         assert any((e.all2all_backend or "allgather_reducescatter") == backend for e in engines), backend

@@ -148,7 +148,7 @@ def fp8_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
 
 def fp8_block_seconds(p: Mapping[str, float], op: Gemm, gpu: GpuNumbers) -> Timing:
     """Quantise the input per 128 elements, then a DeepGEMM block-scaled GEMM. [s]"""
-    peak, sms = gpu.fp8_flop_per_s, gpu.sm_count
+    peak, sms = gpu.flop_per_s(op.arithmetic), gpu.sm_count
     m, n, k = real(op.m), real(op.n), real(op.k)
     memory = op.hbm_bytes / (gpu.hbm_bytes_per_s * p["e_hbm"])
     options: list[Any] = []
@@ -185,7 +185,10 @@ FP8_BLOCK = Form(
     _RANGED,
 )
 
-families({"gemm/bfloat16": BF16, "gemm/fp8": FP8, "gemm/fp8_block": FP8_BLOCK})
+NVFP4 = replace(FP8_BLOCK, name="gemm_nvfp4")
+"""The same tiles over 4-bit operands, whose input is quantised by a kernel of its own too."""
+
+families({"gemm/bfloat16": BF16, "gemm/fp8": FP8, "gemm/fp8_block": FP8_BLOCK, "gemm/nvfp4": NVFP4})
 
 
 @chooses(Gemm)

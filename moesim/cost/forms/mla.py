@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moesim.cost.forms.arithmetic import ceil, log2, maximum, minimum, where
+from moesim.cost.forms.arithmetic import ceil, log2, maximum, minimum, real, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
-from moesim.ops.attention import MlaModule, attended_pairs
+from moesim.ops.attention import IndexScores, MlaModule, attended_pairs
 
 _ROWS = 64
 _MAX_SPLITS = 32
@@ -149,6 +149,8 @@ SPARSE_PARAMETERS = (
     Parameter("t_score", "s", 1e-11, 1e-13, 1e-9, "one score: product over the index heads, written and ranked"),
     Parameter("e_keys", "1", 0.7, 0.05, 1.0, "share of HBM bandwidth when streaming index keys"),
 )
+_INDEX_WORK = 64 * 128
+"""Heads times dimensions of the indexer whose scores were timed most (DeepSeek-V3.2)."""
 _NOTHING = 1e-12
 """Stands for no time where a smooth maximum needs some. [s]"""
 _FEW_HEADS = 16
@@ -156,8 +158,18 @@ _FEW_HEADS = 16
 more it is widened first and empty slots are skipped (vLLM: MIN_HEADS_FOR_BF16_PREFILL, Hopper)."""
 
 
-def sparse_seconds(p: Mapping[str, float], op: MlaModule, gpu: GpuNumbers) -> Timing:
+def _index_seconds(p: Mapping[str, float], op: IndexScores, gpu: GpuNumbers) -> Timing:
+    """An indexer's scores and ranking alone: as many heads as the block has whose constants these are. [s]"""
+    memory = real(op.hbm_bytes) / (gpu.hbm_bytes_per_s * p["e_keys"])
+    scoring = real(op.scores) * p["t_score"] * op.heads * op.head_dim / _INDEX_WORK
+    launch = p["t_index"] + 0.0 * memory
+    return Timing(launch + memory + scoring, launch, memory, scoring)
+
+
+def sparse_seconds(p: Mapping[str, float], op: MlaModule | IndexScores, gpu: GpuNumbers) -> Timing:
     """A step through one block of sparse latent attention: absorbed over the picked tokens, its indexer inside. [s]"""
+    if isinstance(op, IndexScores):
+        return _index_seconds(p, op, gpu)
     peak, hbm, fp8_kv = gpu.bf16_flop_per_s, gpu.hbm_bytes_per_s, op.kv_bytes < 1.5
     tokens, rows = op.tokens, ceil(op.heads / _ROWS) * _ROWS
     pair = 2.0 * (2.0 * op.kv_lora_rank + op.qk_rope_head_dim) * rows / peak
@@ -209,6 +221,13 @@ SPARSE = Form(
 )
 
 families({"mla_prefill": PREFILL, "mla_decode": DECODE, "mla_sparse_prefill": SPARSE, "mla_sparse_decode": SPARSE})
+
+
+@chooses(IndexScores)
+def choose_scores(machine: Any, name: str, op: IndexScores) -> Choice:
+    """An indexer outside the block its constants were fitted in."""
+    return Choice(f"mla_sparse_{'decode' if op.generates else 'prefill'}", op, machine.gpu, related=True)
+
 
 _FITTED_SHAPES = ((7168, 1536, 512),), ((7168, 1536, 512), (6144, 2048, 512))
 """Hidden size and ranks of queries and latents of the rows that tables hold: dense (DeepSeek-V3), and sparse

@@ -69,6 +69,11 @@ class Block(ABC):
         return 0
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether each sequence has a state of one size, in pages beside those of keys and values."""
+        return False
+
+    @property
     def caches_latent(self) -> bool:
         """Whether it caches one latent for all heads."""
         return False
@@ -120,8 +125,12 @@ class Block(ABC):
         return self.parameters(hidden)
 
     def parameters_per_token(self, hidden: int) -> int:
-        """Parameters that compute one token."""
+        """Parameters of products that compute one token."""
         return self.linear_parameters(hidden)
+
+    def active_parameters(self, hidden: int) -> int:
+        """The same with routers, as a model's card counts them."""
+        return self.parameters_per_token(hidden)
 
     @property
     def matrices(self) -> int:

@@ -35,13 +35,16 @@ class OfHeads(Block):
         """KV heads on a rank: at least one, replicated once TP exceeds them."""
         return max(self.num_key_value_heads // tp, 1)
 
+    def columns(self, heads: float, kv: float) -> float:
+        """Columns of all four projections for so many heads and KV heads."""
+        return self.head_dim * (2 * heads + 2 * kv)
+
     def parameters(self, hidden: int) -> int:
-        heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
-        return hidden * self.head_dim * heads + self.extra_parameters
+        return hidden * int(self.columns(self.num_attention_heads, self.num_key_value_heads)) + self.extra_parameters
 
     def weight_bytes(self, rank: Rank) -> float:
-        heads = 2 * self.num_attention_heads / rank.tp + 2 * self.kv_heads(rank.tp)
-        matrices = rank.model.hidden_size * self.head_dim * heads
+        columns = self.columns(self.num_attention_heads / rank.tp, self.kv_heads(rank.tp))
+        matrices = rank.model.hidden_size * columns
         return matrices * bytes_per_weight(self.weights) + self.extra_parameters / rank.tp * BF16
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:

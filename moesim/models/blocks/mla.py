@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moesim.models.blocks.block import Block, Refusal, State
 from moesim.models.blocks.heads import attended, heads_refused
 from moesim.models.frame import BF16, Frame, Named
-from moesim.ops import MlaModule
+from moesim.ops import Elementwise, Gemm, MlaModule
 from moesim.ops.formats import arithmetic, bytes_per_weight
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Mla(Block):
     weights: str = "bfloat16"
     out_weights: str = "bfloat16"
     """Of the output projection."""
+    output_gate: bool = False
+    """A sigmoid of the block's input scales what heads give back (Kimi-K3)."""
 
     norm = "input_norm"
     formats = ("weights", "out_weights")
@@ -62,7 +64,7 @@ class Mla(Block):
         query = (hidden * q_in + q_in if self.q_lora_rank else 0) + q_in * heads * self.qk_head_dim
         latent = hidden * self.latent_dim + self.kv_lora_rank
         up = self.kv_lora_rank * heads * (self.qk_nope_head_dim + self.v_head_dim)
-        return query + latent + up + heads * self.v_head_dim * hidden
+        return query + latent + up + heads * self.v_head_dim * hidden * (1 + self.output_gate)
 
     def weight_bytes(self, rank: Rank) -> float:
         """Projections into the latents are whole on every rank; what belongs to heads is shared."""
@@ -82,6 +84,10 @@ class Mla(Block):
 
     def operations(self, at: Frame) -> Iterator[Named]:
         yield from self.context_operations(at)
+        if self.output_gate:
+            width = self.num_attention_heads // at.rank.tp * self.v_head_dim
+            yield "gate_proj", Gemm(at.tokens, width, at.hidden, self.weights)
+            yield "gate", Elementwise(at.tokens, 3 * BF16 * at.tokens * width)
         yield from at.reduce
 
     def context_operations(self, at: Frame) -> Iterator[Named]:

@@ -45,6 +45,14 @@ class Moe(Block):
     """Format of the routed experts."""
     weights: str = "bfloat16"
     """Format of the shared ones."""
+    latent: int = 0
+    """Width that routed experts see, between two projections whole on every rank; 0 is the hidden size (Nemotron-3)."""
+    latent_norm: bool = False
+    """A norm follows the experts' sum in that width (Kimi-K3)."""
+    unrouted: int = 0
+    """Experts of the router that do nothing (LongCat-Flash); what picks them still takes a row."""
+    mixer_kernels: int = 0
+    """Small kernels that choose experts where no fused one does (Phi-3.5-MoE's sparse mixer)."""
 
     norm = "post_norm"
     exchanges = frozenset(
@@ -76,15 +84,23 @@ class Moe(Block):
     def tensors(self) -> int:
         return 3 * self.num_experts
 
+    def seen(self, hidden: int) -> int:
+        """Width of what routed experts see."""
+        return self.latent or hidden
+
     def expert_parameters(self, hidden: int) -> int:
-        return self.matrices_per_expert * hidden * self.width
+        return self.matrices_per_expert * self.seen(hidden) * self.width
+
+    def _whole_parameters(self, hidden: int) -> int:
+        """Router and latent projections."""
+        return hidden * (self.num_experts + self.unrouted) + 2 * hidden * self.latent + self.latent * self.latent_norm
 
     def shared_parameters(self, hidden: int) -> int:
         return self.matrices_per_expert * hidden * self.shared_width
 
     def parameters(self, hidden: int) -> int:
         experts = self.num_experts * self.expert_parameters(hidden)
-        return experts + self.shared_parameters(hidden) + hidden * self.num_experts + self.extra_parameters
+        return experts + self.shared_parameters(hidden) + self._whole_parameters(hidden) + self.extra_parameters
 
     def linear_parameters(self, hidden: int) -> int:
         return self.shared_parameters(hidden)
@@ -92,15 +108,20 @@ class Moe(Block):
     def parameters_per_token(self, hidden: int) -> int:
         return self.num_experts_per_tok * self.expert_parameters(hidden) + self.shared_parameters(hidden)
 
+    def active_parameters(self, hidden: int) -> int:
+        return self.parameters_per_token(hidden) + self._whole_parameters(hidden)
+
     def weight_bytes(self, rank: Rank) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
         slots = rank.slots(self)
-        width, wide = rank.expert_kernels(self)[0].stored(self.width // plan.expert_tp, hidden)
+        width, wide = rank.expert_kernels(self)[0].stored(self.width // plan.expert_tp, self.seen(hidden))
         experts = slots * self.matrices_per_expert * wide * width * bytes_per_weight(self.experts)
         # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
         shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * bytes_per_weight(self.weights)
         extra = self.extra_parameters * slots / self.num_experts / plan.expert_tp
-        return experts + shared + hidden * self.num_experts * bytes_per_weight(self.router) + extra * BF16
+        router = hidden * (self.num_experts + self.unrouted)
+        latent = (self._whole_parameters(hidden) - router) * BF16
+        return experts + shared + router * bytes_per_weight(self.router) + latent + extra * BF16
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
@@ -112,7 +133,7 @@ class Moe(Block):
             rows = rank.slots(self) * tokens * plan.ep
         elif plan.exchanges and plan.backend != "allgather_reducescatter":
             rows = float(rank.loads(self).rows(tokens * plan.dp))
-        experts = BF16 * rows * (max((1 + self.gated) * width, hidden) + width)
+        experts = BF16 * rows * (max((1 + self.gated) * width, self.seen(hidden)) + width)
         return experts + BF16 * tokens * hidden
 
     def operations(self, at: Frame) -> Iterator[Named]:
@@ -127,10 +148,12 @@ class Moe(Block):
         mine = _share(tokens, plan.tp) if plan.exchanges and plan.tp > 1 else tokens
         if self.router == "float32":
             yield "router_cast", Elementwise(mine, mine * (BF16 + 4.0) * at.hidden)
-        yield "router", Gemm(mine, max(self.num_experts, _ROUTER_COLUMNS), at.hidden, self.router)
+        yield "router", Gemm(mine, max(self.num_experts + self.unrouted, _ROUTER_COLUMNS), at.hidden, self.router)
         least_s = at.rank.engine.file.expert_choice.least_s(self.scores)
         picked = mine * (BF16 * self.num_experts + 8.0 * self.num_experts_per_tok)
-        yield "top_k", Elementwise(mine, picked, least_s=least_s)
+        yield "top_k", Elementwise(mine, picked, max(self.mixer_kernels, 1), least_s=least_s)
+        if self.latent:
+            yield "latent_proj", Gemm(mine, self.latent, at.hidden)
         everyone = tokens * plan.dp
         experts = self._experts(at)
         if plan.dp == 1:
@@ -138,9 +161,12 @@ class Moe(Block):
         elif plan.exchanges:
             yield from self._exchanged(at, mine, everyone, experts)
         else:
+            seen = self.seen(at.hidden)
             yield "gather_tokens", at.collective(("dp",), "all_gather", self._token_bytes(at) * everyone)
             yield "experts", experts
-            yield "scatter_tokens", at.collective(("dp",), "reduce_scatter", BF16 * at.hidden * everyone)
+            yield "scatter_tokens", at.collective(("dp",), "reduce_scatter", BF16 * seen * everyone)
+        if self.latent:
+            yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
         if self.shared_width:
             slices = 1 if plan.exchanges else plan.tp
             yield from feed_forward(at, mine, self.shared_width // slices, self.gated, "shared", self.weights)
@@ -160,7 +186,7 @@ class Moe(Block):
         real = np.rint(load.tokens * plan.dp) if isinstance(load.tokens, (float, np.ndarray)) else load.tokens * plan.dp
         rows = _where(load.graph, at.tokens * plan.dp, real)
         return FusedExperts(
-            rows, at.hidden, self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
+            rows, self.seen(at.hidden), self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
             rank.loads(self), self.gated, self.experts,
             all_experts=self.num_experts if plan.ep > 1 else None,
             local_only=plan.exchanges and plan.backend != "allgather_reducescatter",
@@ -180,11 +206,11 @@ class Moe(Block):
         """A token as it is sent to experts, its expert numbers and their weights."""
         element = self._sent_element
         scales = 4.0 / 128 if element < BF16 else 0.0
-        return (element + scales) * at.hidden + 8.0 * self.num_experts_per_tok
+        return (element + scales) * self.seen(at.hidden) + 8.0 * self.num_experts_per_tok
 
     def _exchanged(self, at: Frame, mine: Any, everyone: Any, experts: FusedExperts) -> Iterator[Named]:
         """Tokens of each rank to their experts' ranks and back; the busiest rank receives most."""
-        rank, plan, hidden, group = at.rank, at.rank.plan, at.hidden, ("tp", "dp")
+        rank, plan, hidden, group = at.rank, at.rank.plan, self.seen(at.hidden), ("tp", "dp")
         loads, k = experts.loads, self.num_experts_per_tok
         if plan.backend == "allgather_reducescatter":
             yield "gather_tokens", at.collective(group, "all_gather", self._token_bytes(at) * everyone)

@@ -29,14 +29,18 @@ class Indexer:
 
     heads: int
     head_dim: int
+    pool: int = 1
+    """Tokens that share a key, weighed by a gate and their place (GLM-5.3-Flash)."""
 
     def parameters(self, hidden: int, q_in: int) -> int:
-        return q_in * self.heads * self.head_dim + hidden * self.head_dim + 2 * self.head_dim + hidden * self.heads
+        pooled = (hidden + self.pool) * self.head_dim if self.pool > 1 else 0
+        own = q_in * self.heads * self.head_dim + hidden * self.head_dim + 2 * self.head_dim + hidden * self.heads
+        return own + pooled
 
     @property
     def token_bytes(self) -> float:
         """Its cached key. [B]"""
-        return self.head_dim + _SCALE_BYTES
+        return (self.head_dim + _SCALE_BYTES) / self.pool
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class SparseMla(Block):
         """The block as it is measured, its indexer inside; prompts and decodes of a step share all but attention."""
         module = self.mla.module(at.rank, at.hidden, at.load.groups)
         if self.indexer:
-            module = replace(module, index_heads=self.indexer.heads, index_head_dim=self.indexer.head_dim)
+            heads, dim, pool = self.indexer.heads, self.indexer.head_dim, float(self.indexer.pool)
+            module = replace(module, index_heads=heads, index_head_dim=dim, index_pool=pool)
         yield "mla", module
         yield from at.reduce
 

@@ -39,7 +39,7 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
     if reader is None:
         raise SpecError([Problem(_unknown(config, model_type), source)])
     try:
-        weights = quantization(text.get("quantization_config") or config.get("quantization_config") or sidecar)
+        weights = quantization(_stored(text, config, sidecar))
     except Unknown as error:
         raise SpecError([Problem(str(error), source)]) from None
     fields = Fields(text, source, weights)
@@ -51,6 +51,19 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
     if fields.problems or model is None:
         raise SpecError(fields.problems)
     return model
+
+
+_FP4_EXPERTS = ("deepseek_v4", "deepseek_v41")
+"""Whose experts are in fp4 where a config does not say (vLLM models/deepseek_v4)."""
+
+
+def _stored(text: dict[str, Any], config: dict[str, Any], sidecar: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What says how weights are stored: in the text model's part, else around it, else beside the file."""
+    said = text.get("quantization_config") or config.get("quantization_config") or sidecar
+    if not isinstance(said, dict) or said.get("expert_dtype") or said.get("quant_method") != "fp8":
+        return said
+    usual = "fp4" if config.get("model_type") in _FP4_EXPERTS else None
+    return {**said, "expert_dtype": text.get("expert_dtype", usual)}
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
         ffn = routed_and_shared(f, i, biased) if kinds[i] == "sparse" else dense(f, i, width)
         return Row((_attention(f, i, indexers[i] == "shared"), ffn), 2 * hidden)
 
-    return model_of(f, name, [row(i) for i in range(count)], other=tower_parameters(f, config))
+    return model_of(f, name, [row(i) for i in range(count)], tower_parameters=tower_parameters(f, config))
 
 
 def _kinds(count: int, first: int, every: int) -> list[str]:

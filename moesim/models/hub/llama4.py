@@ -29,7 +29,7 @@ def llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
         )  # fmt: skip
         return Row((attention, moe), 2 * hidden)
 
-    return model_of(f, name, [row(i) for i in range(count)], other=tower_parameters(f, config))
+    return model_of(f, name, [row(i) for i in range(count)], tower_parameters=tower_parameters(f, config))
 
 
 def _kinds(f: Fields, count: int) -> list[str]:

@@ -10,6 +10,9 @@ from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, gqa, model_of, reads
 from moesim.models.model import Model
 
+_SPARSE_MIXER = 20
+"""Small kernels of Phi-3.5-MoE's sparse mixer, twice a softmax over what is near the best (vLLM models/phimoe.py)."""
+
 
 @reads("mixtral", "olmoe", "phimoe", "minimax_m2")
 def mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
@@ -35,6 +38,7 @@ def mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
             scores="sigmoid" if kind == "minimax_m2" else "softmax",
             router="float32" if kind == "minimax_m2" else "bfloat16",  # vLLM models/minimax_m2.py
             experts=f.format(i, f"{module}.experts.0.w2"),
+            mixer_kernels=_SPARSE_MIXER if kind == "phimoe" else 0,
         )
         return Row((attention, ffn), norms)
 

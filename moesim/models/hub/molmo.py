@@ -18,4 +18,4 @@ def molmo(f: Fields, name: str, config: dict[str, Any]) -> Model:
     moe = Moe(f.whole("moe_num_experts"), f.whole("moe_top_k"), f.whole("intermediate_size"))
     vocabulary = f.whole("vocab_size") + f.whole("additional_vocab_size", default=0)
     rows = [Row((attention, moe), 2 * hidden)] * f.layers()
-    return model_of(f, name, rows, other=tower_parameters(f, config), embedding_rows=vocabulary)
+    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config), embedding_rows=vocabulary)

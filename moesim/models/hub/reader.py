@@ -29,6 +29,8 @@ class Row:
     blocks: tuple[Block, ...]
     norm_parameters: int
     encoder: bool = False
+    streams: int = 1
+    post_norms: int = 0
 
 
 def reads(*model_types: str) -> Callable[[Reader], Reader]:
@@ -97,7 +99,8 @@ def grouped(rows: Iterable[Row]) -> tuple[tuple[Layers, ...], tuple[int, ...]]:
     numbers: dict[Row, int] = {}
     order = tuple(numbers.setdefault(row, len(numbers)) for row in rows)
     layers = tuple(
-        Layers(order.count(number), row.blocks, row.norm_parameters, row.encoder) for row, number in numbers.items()
+        Layers(order.count(number), row.blocks, row.norm_parameters, row.encoder, row.streams, row.post_norms)
+        for row, number in numbers.items()
     )
     return layers, order
 

@@ -31,8 +31,13 @@ def quantization(config: dict[str, Any] | None) -> Quantization:
         raise Unknown(f"the quantization_config of quant_method {method!r} does not hang together ({error})") from None
 
 
-def _kept(config: dict[str, Any]) -> Modules:
-    keys = ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "llm_int8_skip_modules", "exclude")
+_KEPT = ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "llm_int8_skip_modules", "exclude")
+"""Where methods list what they leave alone."""
+_KEPT_BY_FP8 = ("modules_to_not_convert", "ignored_layers")
+"""vLLM's fp8 reads no other lists: a checkpoint may carry those of its maker."""
+
+
+def _kept(config: dict[str, Any], keys: tuple[str, ...] = _KEPT) -> Modules:
     return Modules.of(entry for key in keys for entry in config.get(key) or ())
 
 
@@ -58,8 +63,9 @@ def _group(config: dict[str, Any]) -> int | None:
 
 def _fp8(method: str, config: dict[str, Any]) -> Quantization:
     shape = config.get("weight_block_size")
-    experts = {"fp4": "mxfp4", "nvfp4": "nvfp4"}.get(str(config.get("expert_dtype")))
-    return Quantization(method, _blocks(shape) if shape else "fp8", experts, _kept(config))
+    named = str(config.get("moe_quant_algo") or config.get("expert_dtype")).lower()
+    experts = {"fp4": "mxfp4", "nvfp4": "nvfp4"}.get(named)
+    return Quantization(method, _blocks(shape) if shape else "fp8", experts, _kept(config, _KEPT_BY_FP8))
 
 
 def _uniform(weights: str) -> Callable[[str, dict[str, Any]], Quantization]:

@@ -1,0 +1,106 @@
+"""Traces that are CSV tables, told apart by their columns.
+
+Azure (github.com/Azure/AzurePublicDataset) stamps requests with a date; BurstGPT (github.com/HPMLL/BurstGPT) and Vidur
+(github.com/microsoft/vidur) with seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from moesim.files.names import squeezed
+from moesim.inputs.traces.row import Manner, Row, moment_s, refused, whole
+
+
+@dataclass(frozen=True)
+class Table:
+    """A kind of table: its columns, by any case and separator, and how an arrival reads."""
+
+    name: str
+    arrival: str
+    prompt: str
+    output: str
+    seconds: Callable[[Any], float] = float
+    recorded: bool = True
+
+
+OWN = Table("moesim", "arrival_s", "input_len", "output_len", recorded=False)
+KINDS = (
+    OWN,
+    Table("Azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", moment_s),
+    Table("BurstGPT", "Timestamp", "Request tokens", "Response tokens"),
+    Table("Vidur", "arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    Table("Mooncake", "timestamp", "input_length", "output_length", lambda text: float(text) / 1e3),
+)
+_DELIMITERS = ";\t|"
+
+
+def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
+    """How to take a table's rows, and the rows. Raises SpecError for columns that no kind has."""
+    lines, header = table(file)
+    if not header:
+        return Manner(recorded=False), iter(())
+    columns = {squeezed(name): i for i, name in enumerate(header)}
+    for kind in KINDS:
+        if all(squeezed(name) in columns for name in (kind.arrival, kind.prompt, kind.output)):
+            return Manner(kind.recorded, kind.prompt, kind.output), _rows(path, kind, columns, lines)
+    missing = [n for n in (OWN.arrival, OWN.prompt, OWN.output) if squeezed(n) not in columns]
+    others = "; ".join(f"{k.arrival}, {k.prompt}, {k.output} ({k.name})" for k in KINDS[1:])
+    message = f"lacks the column {', '.join(missing)}; its first line names {', '.join(header[:8])[:160]}"
+    raise refused(path, f":{max(lines.line_num, 1)}", f"{message}. Accepted too: {others}")
+
+
+def table(file: Any) -> tuple[Any, list[str]]:
+    """A CSV reader past its header, and the header; comment lines count as lines."""
+    first, skipped = "", 0
+    for first in file:
+        skipped += 1
+        if first.strip() and not first.startswith("#"):
+            break
+    delimiter = next((d for d in _DELIMITERS if d in first and "," not in first), ",")
+    # Lines before the header were read already, and count.
+    ahead = ["\n"] * (skipped - 1) + ([first] if skipped else [])
+    lines = csv.reader(_without_comments(ahead, file), delimiter=delimiter)
+    header = next((cells for cells in lines if cells and not cells[0].startswith("#")), [])
+    return lines, [name.strip() for name in header]
+
+
+def _without_comments(ahead: list[str], file: Any) -> Iterator[str]:
+    for group in (ahead, file):
+        for line in group:
+            yield "\n" if line.startswith("#") else line
+
+
+def _rows(path: str, kind: Table, columns: dict[str, int], lines: Any) -> Iterator[Row]:
+    arrival, prompt, output = (columns[squeezed(n)] for n in (kind.arrival, kind.prompt, kind.output))
+    shared = (columns.get("prefixid"), columns.get("prefixlen"))
+    images, session = columns.get("numimages"), columns.get("sessionid")
+    for cells in lines:
+        if not any(cell.strip() for cell in cells):
+            continue
+        where = f":{lines.line_num}"
+        try:
+            came, long, answer = kind.seconds(cells[arrival]), whole(cells[prompt]), whole(cells[output])
+            segments = _segments(cells, shared, long, lines.line_num)
+            pictures = images is not None and float(cells[images] or 0) > 0
+        except (ValueError, IndexError, OverflowError):
+            text = ",".join(cells)[:60]
+            wanted = "seconds" if kind.seconds is float else "a date and time"
+            raise refused(path, where, f"'{text}' is not a request: {wanted}, then whole numbers of tokens") from None
+        yield Row(where, came, long, answer, segments, pictures, bool(session is not None and cells[session]))
+
+
+def _segments(
+    cells: list[str], shared: tuple[int | None, int | None], prompt: int, line: int
+) -> tuple[tuple[int, int], ...]:
+    """What a prompt shares with others, and a text of its own behind it."""
+    number, length = shared
+    if number is None or length is None or not cells[number]:
+        return ()
+    text, common = whole(cells[number]), min(whole(cells[length]), prompt)
+    if min(text, common) < 0:
+        raise ValueError
+    return ((text, common), (-2 - line, prompt - common))

@@ -1,0 +1,5 @@
+"""``vllm serve ...`` as people run it, read into a scenario: text -> words -> the program -> arguments -> settings."""
+
+from moesim.inputs.vllm_command.reading import scenario_from_vllm
+
+__all__ = ["scenario_from_vllm"]

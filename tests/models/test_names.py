@@ -1,0 +1,62 @@
+"""Hub ids, paths of a hub's cache and folders find the architecture they share."""
+
+import pytest
+
+from moesim import load_model
+from moesim.errors import SpecError
+from moesim.models.names import resolve
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "quantization"),
+    [
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", "Qwen3-30B-A3B", "fp8_block"),
+        ("RedHatAI/Qwen3-30B-A3B-FP8-dynamic", "Qwen3-30B-A3B", "fp8"),
+        ("RedHatAI/Qwen3-30B-A3B-quantized.w4a16", "Qwen3-30B-A3B", "int4"),
+        ("someone/Qwen3-30B-A3B-Instruct-2507-AWQ-4bit", "Qwen3-30B-A3B", "int4"),
+        ("nvidia/Qwen3-235B-A22B-NVFP4", "Qwen3-235B-A22B", "nvfp4"),
+        ("unsloth/Qwen3-30B-A3B-bnb-4bit", "Qwen3-30B-A3B", "bitsandbytes"),
+        ("amd/DeepSeek-R1-0528-MXFP4", "DeepSeek-R1", "mxfp4"),
+        ("deepseek-ai/DeepSeek-R1-0528", "DeepSeek-R1", None),
+        ("deepseek-ai/DeepSeek-V3.1-Terminus", "DeepSeek-V3", None),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "Mixtral-8x7B-v0.1", None),
+        ("zai-org/GLM-4.6-FP8", "GLM-4.5", "fp8"),
+        ("/data/hub/models--Qwen--Qwen3-30B-A3B/snapshots/0123abc", "Qwen3-30B-A3B", None),
+        ("./models/Qwen3-30B-A3B/", "Qwen3-30B-A3B", None),
+        ("QWEN3-30b-a3b", "Qwen3-30B-A3B", None),
+    ],
+)
+def test_names_as_people_type_them(name, model, quantization):
+    found = resolve(name)
+    assert (found.model, found.quantization) == (model, quantization)
+
+
+def test_what_a_name_says_is_noted_and_counts():
+    plain, packed = load_model("Qwen/Qwen3-30B-A3B"), load_model("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8")
+    assert not plain.notes and plain.moe.experts == "bfloat16"
+    assert packed.moe.experts == "fp8_block" and packed.max_position_embeddings == 262144
+    assert "read as the architecture of Qwen3-30B-A3B, stored as fp8_block" in packed.notes[0]
+
+
+def test_unknown_names_get_the_nearest_of_the_family():
+    with pytest.raises(SpecError) as raised:
+        resolve("Qwen/Qwen9-Foo")
+    said = str(raised.value).split("nearest: ")[1].split(";")[0].split(", ")
+    assert len(said) == 3 and all(name.startswith("Qwen") for name in said)
+
+
+def test_the_current_folder_and_a_trailing_slash(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    config = load_model("OLMoE-1B-7B-0924")
+    from moesim.paths import MODELS
+
+    (folder / "config.json").write_text((MODELS / "OLMoE-1B-7B-0924" / "config.json").read_text())
+    monkeypatch.chdir(folder)
+    for name in (".", "./", "config.json", str(folder) + "/"):
+        assert load_model(name).name == "mine" and load_model(name).parameters == config.parameters
+
+
+def test_a_folder_without_a_config_says_so(tmp_path):
+    with pytest.raises(SpecError, match=r"holds no config\.json"):
+        load_model(str(tmp_path))
