@@ -13,6 +13,7 @@ from moesim.calibrate.dataset import Dataset, content_sha256, sha256, units_of, 
 from moesim.calibrate.machine_file import known_hardware
 from moesim.errors import CalibrationError
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.bench_file import is_bench_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +42,11 @@ def kind_of(path: Path) -> str:
     data = _json(text)
     if isinstance(data, dict) and "nvbandwidth" in data:
         return "nvbandwidth"
-    if isinstance(data, dict) and "total_output_tokens" in data:
+    if is_bench_result(path):
         return "vllm-bench"
     raise CalibrationError(
-        f"'{path}' is nothing known here; accepted are a log of nccl-tests, JSON of nvbandwidth (-j) or of vllm bench "
-        "serve (--save-result), and an aiconfigurator-core wheel"
+        f"'{path}' is nothing known here; accepted are a log of nccl-tests, JSON of nvbandwidth (-j), a result "
+        "of a serving benchmark (vLLM, SGLang, GuideLLM, AIPerf, InferenceX), and an aiconfigurator-core wheel"
     )
 
 

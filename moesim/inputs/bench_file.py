@@ -21,6 +21,15 @@ _LOAD = ("max_concurrency", "request_rate")
 _PLAN = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
+def is_bench_result(path: Path) -> bool:
+    """Whether a file is a result that one of the clients known here saved."""
+    try:
+        found = records(path)
+    except (SpecError, OSError):
+        return False
+    return any(client.reads(record.data) for record in found for client in _CLIENTS)
+
+
 def import_bench(results: Sequence[Path], scenario: Path, title: str, target: Path) -> list[Path]:
     """A run set at ``target`` from results and the scenario file that says what served. Raises SpecError."""
     from moesim.inputs.loading import load

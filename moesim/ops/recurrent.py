@@ -63,7 +63,8 @@ class ShortConvolution(_OverState):
 class DeltaRule(_OverState):
     """The state update of one layer on one rank: a ``key_dim`` by ``value_dim`` matrix for each of ``heads``.
 
-    ``kind`` says which kernels run it: ``gdn``, ``kda`` or ``mamba2``. Keys and queries have ``key_heads``.
+    ``kind`` says which kernels run it: ``gdn``, ``kda``, ``kda_low_rank`` or ``mamba2``. Keys and queries have
+    ``key_heads``.
     """
 
     kind: str

@@ -7,6 +7,8 @@ from typing import Any
 from moesim.cost.cost import Cost, by_family
 from moesim.engines.engine import load_engine
 from moesim.errors import DoesNotFit
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.scenario import Scenario
 from moesim.inputs.workload import Workload
 from moesim.memory import Room
 from moesim.metrics import Metric
@@ -80,9 +82,16 @@ def title(prediction: Prediction) -> str:
         engine = load_engine(scenario.engine.name, scenario.engine.version)
         how += f" under {engine.file.name} {engine.asked}"
     return (
-        f"{scenario.model} on {gpus_of(scenario)} x {scenario.hardware}{how}: "
-        f"{workload_words(load)}, {routing_words(scenario.routing)}"
+        f"{scenario.model} on {_gpus_words(scenario)}{how}: {workload_words(load)}, {routing_words(scenario.routing)}"
     )
+
+
+def _gpus_words(scenario: Scenario) -> str:
+    """How many GPUs of what: of a node or cluster by its name, else cards."""
+    many = gpus_of(scenario)
+    if load_hardware(scenario.hardware).cluster is None:
+        return f"{many} x {scenario.hardware}"
+    return f"{many} GPU{'s' if many > 1 else ''} of {scenario.hardware}"
 
 
 def workload_words(load: Workload) -> str:

@@ -73,8 +73,9 @@ families(
     }
 )  # fmt: skip
 
-_MEASURED = {"gdn": "gdn", "kda": "kda", "mamba2": "gdn"}
-"""Whose kernels price which: Mamba-2's were timed by nobody."""
+_MEASURED = {"gdn": "gdn", "kda": "kda", "kda_low_rank": "kda", "mamba2": "gdn"}
+"""Whose kernels price which: Mamba-2's were timed by nobody; Kimi delta attention was fitted with Kimi-K3's gate, and
+GLM-5.3-Flash's rows of a later version take half as long again."""
 
 
 @chooses(DeltaRule)

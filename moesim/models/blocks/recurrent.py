@@ -173,7 +173,9 @@ class KimiDelta(Recurrent):
     weights: str = "bfloat16"
     out_weights: str = "bfloat16"
 
-    kind = "kda"
+    @property
+    def kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "kda" if self.full_rank_gate else "kda_low_rank"
 
     @property
     def key_dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
