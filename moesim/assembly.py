@@ -91,7 +91,7 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
 
         routing = resolved(routing, model.name)
     kernels, capability = engine.file.kernels, hardware.compute_capability
-    model = model.under(settings.quantization).formatted(*(lambda w: kernels.runs(w, capability),) * 2)
+    model = model.under(settings.quantization).formatted(*(lambda w: kernels.runs(w, capability),) * 3)
     kv_cache = settings.kv_cache_dtype
     kv_bytes = 1.0 if kv_cache == "fp8" or (kv_cache == "auto" and model.caches_fp8) else 2.0
     return Rank(

@@ -22,6 +22,7 @@ from moesim.ops.formats import bytes_per_weight
 from moesim.units import bytes_text
 
 _LONGEST, _DIGIT = 2**24, 64
+_USUAL_CONTEXT = 8192
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def communication_bytes(rank: Rank, hardware: Hardware, limits: Limits) -> float
     return (
         total
         + reserves.deepep_buffer.value
-        + low_latency_buffer_bytes(limits.max_num_batched_tokens, rank.model.hidden_size, moe.num_experts)
+        + low_latency_buffer_bytes(limits.max_num_batched_tokens, moe.seen(rank.model.hidden_size), moe.num_experts)
     )
 
 
@@ -180,9 +181,9 @@ def stage_rooms(
 
 
 def fullest_stage(rank: Rank, hardware: Hardware, limits: Limits) -> tuple[Rank, Room]:
-    """The stage with least left for the cache, whatever the load: needs grow alike on all."""
-    rooms = stage_rooms(rank, hardware, limits, 1, 1)
-    return min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_bytes_per_token, 1e-9))
+    """The stage that holds fewest sequences of a usual length."""
+    rooms = stage_rooms(rank, hardware, limits, 1, _USUAL_CONTEXT)
+    return min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_needed, 1e-9))
 
 
 def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int) -> Room:
@@ -198,7 +199,7 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
     one = float(sequence_kv_bytes(rank, context, limits.block_size, source_len))
     return Room(
         total, usable, weights, activations, graphs, communication, other, available, per_token,
-        kv_blocks=max(int(available // max(limits.block_size * per_token, 1e-9)), 0),
+        kv_blocks=max(int(available // (limits.block_size * per_token)), 0) if per_token else 0,
         kv_needed=batch * one,
         largest_batch=min(max(int(available // max(one, 1e-9)), 0), limits.max_num_seqs),
         longest_context=_longest_context(rank, available / batch, limits.block_size, source_len),

@@ -237,6 +237,8 @@ class ExpertKernel(Strict):
     """A rank's width is kept in memory as a multiple of this."""
     sorts_own_rows: bool = False
     """Kernels around the products see a rank's own rows alone: they are sorted out first."""
+    widens_weights: bool = False
+    """All experts of a rank are written out in bfloat16 before every call."""
     map_widening: float = Field(1.5, ge=1)
     """Widening of the interval under an expert map, which no fitted row ran."""
 

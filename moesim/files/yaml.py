@@ -150,6 +150,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise SpecError([Problem(f"is not valid JSON: {error.msg}", f"{path}:{error.lineno}")]) from None
     except RecursionError:
         raise SpecError([Problem("is not valid JSON: nested too deeply", str(path))]) from None
+    except ValueError as error:
+        raise SpecError([Problem(f"is not valid JSON: {str(error).partition(';')[0]}", str(path))]) from None
     if not isinstance(data, dict):
         raise SpecError([Problem("must hold a JSON object, as Hugging Face's config.json does", str(path))])
     return data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from moesim.engines.settings import EngineSettings
 from moesim.files.quantities import Delay, Rate, Strict, Whole
@@ -108,6 +108,11 @@ class Trace(Strict):
     file: str
 
 
+def _spelled(value: Any) -> Any:
+    """A card that YAML reads as a number, like 4090, as it is written."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Routing = Annotated[
     Uniform | Balanced | Zipf | PowerLaw | Correlated | Identical | Locality | Histogram | Trace,
     Field(discriminator="kind"),
@@ -133,7 +138,7 @@ class Scenario(Strict):
 
     model: str
     """A name of the catalogue, a folder, or a config.json file."""
-    hardware: str
+    hardware: Annotated[str, BeforeValidator(_spelled)]
     """A GPU or a cluster: a name under hwspecs/, or a YAML file of that form."""
     workload: Workload
     engine: EngineSettings = EngineSettings()

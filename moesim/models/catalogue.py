@@ -14,7 +14,7 @@ from moesim.errors import Problem, SpecError
 from moesim.files import yaml
 from moesim.models.hub import model_from_config
 from moesim.models.model import Model
-from moesim.models.names import Resolved, catalogue_names, resolve
+from moesim.models.names import Resolved, cached_name, catalogue_names, resolve
 
 _SIDECAR = "hf_quant_config.json"
 _MAY_BE_ADDED = frozenset(
@@ -46,14 +46,14 @@ def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
         An unknown name, architecture or field, or values that do not hang together.
     """
     path, found = _config_path(name)
-    changes = {**found.overrides, **(overrides or {})}
-    return _load_model(
-        path, path.stat().st_mtime_ns, json.dumps(changes, sort_keys=True, default=str), found.quantization, found.note
-    )
+    changes = json.dumps({**found.overrides, **(overrides or {})}, sort_keys=True, default=str)
+    beside = _sidecar_path(path)
+    stamps = tuple(file.stat().st_mtime_ns for file in (path, beside) if file)
+    return _load_model(path, beside, stamps, changes, found.quantization, found.note)
 
 
 def _config_path(name: str) -> tuple[Path, Resolved]:
-    path = Path(name).expanduser()
+    path = _snapshot(Path(name).expanduser())
     if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"
     if path.is_file():
@@ -64,21 +64,37 @@ def _config_path(name: str) -> tuple[Path, Resolved]:
     return paths.MODELS / found.model / "config.json", found
 
 
+def _snapshot(path: Path) -> Path:
+    """Of a hub's cache of a model the newest snapshot; any other path as it is."""
+    snapshots = [file.parent for file in path.glob("snapshots/*/config.json")] if path.is_dir() else []
+    return max(snapshots, key=lambda folder: folder.stat().st_mtime_ns, default=path)
+
+
 @lru_cache(maxsize=256)
-def _load_model(path: Path, _stamp: int, overrides: str, quantization: str | None, note: str) -> Model:
+def _load_model(
+    path: Path, beside: Path | None, _stamps: tuple[int, ...], overrides: str, quantization: str | None, note: str
+) -> Model:
     config = yaml.read_json(path)
     problems = _override(config, json.loads(overrides), str(path))
     if problems:
         raise SpecError(problems)
-    title = path.resolve().parent.name if path.name == "config.json" else path.stem.removesuffix("_config")
-    model = model_from_config(config, title, str(path), _sidecar(path))
-    return replace(model.under(quantization), notes=(*model.notes, note)) if note else model
+    model = model_from_config(config, _title(path), str(path), yaml.read_json(beside) if beside else None)
+    if quantization:
+        model = model.stored_as(quantization)
+    return replace(model, notes=(*model.notes, note)) if note else model
 
 
-def _sidecar(path: Path) -> dict[str, Any] | None:
+def _title(path: Path) -> str:
+    """The model's name where a folder, a hub's cache or the file says it."""
+    if path.name != "config.json":
+        return path.stem.removesuffix("_config")
+    return cached_name(str(path)) or path.absolute().parent.name
+
+
+def _sidecar_path(path: Path) -> Path | None:
     """The quantisation that NVIDIA's Model Optimizer writes beside a config.json."""
     beside = path.with_name(path.name.removesuffix("config.json") + _SIDECAR)
-    return yaml.read_json(beside) if path.name.endswith("config.json") and beside.is_file() else None
+    return beside if path.name.endswith("config.json") and beside.is_file() else None
 
 
 def _override(config: dict[str, Any], overrides: dict[str, Any], source: str) -> list[Problem]:

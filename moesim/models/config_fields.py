@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from moesim.errors import Problem
@@ -11,6 +12,10 @@ _LARGEST = 10**9
 _MOST_LAYERS = 10_000
 
 
+def _between(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
 class Fields:
     """A config.json with required fields asked for by name, all the missing ones collected."""
 
@@ -18,6 +23,8 @@ class Fields:
         self.data, self.source = data, source
         self.quantization = weights or Quantization()
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        """What is left out of the model, in words."""
 
     def format(self, layer: int, module: str) -> str:
         """Format in which a layer's module, such as ``self_attn.q_proj``, is stored."""
@@ -53,25 +60,35 @@ class Fields:
             self._say(f"'{name}' is {value!r}; a map is expected")
         return value if isinstance(value, dict) else {}
 
-    def words(self, name: str, count: int, default: list[str] | None = None) -> list[str]:
-        """A list of one word for each of ``count`` layers; longer ones hold draft layers too."""
+    def words(self, name: str, count: int, known: Iterable[str], default: list[str] | None = None) -> list[str]:
+        """A list of one of the ``known`` words for each of ``count`` layers; longer ones hold draft layers too."""
         value = self.data.get(name)
         if value is None and default is not None:
             return default[:count]
         if not isinstance(value, list) or len(value) < count or not all(isinstance(v, str) for v in value):
             self._say(f"'{name}' must name each of the {count} layers")
             return (default or [""] * count)[:count]
+        odd = sorted(set(value[:count]) - set(known))
+        if odd:
+            self._say(f"'{name}' has {', '.join(map(repr, odd))}; known here are {', '.join(sorted(known))}")
         return value[:count]
 
-    def numbers(self, name: str, count: int, default: int | None = None) -> list[int]:
-        """A list of one whole number for each of ``count`` layers, or one for all of them."""
+    def numbers(self, name: str, count: int, most: int = _LARGEST, default: int | None = None) -> list[int]:
+        """A list of one whole number up to ``most`` for each of ``count`` layers, or one for all of them."""
         value = self.data.get(name, default)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return [value] * count
-        if not isinstance(value, list) or len(value) < count or not all(isinstance(v, int) for v in value):
-            self._say(f"'{name}' must give a whole number for each of the {count} layers")
-            return [default or 1] * count
-        return [int(v) for v in value[:count]]
+        listed = [value] * count if isinstance(value, int) else value
+        if not isinstance(listed, list) or len(listed) < count or not all(_between(v, most) for v in listed):
+            self._say(f"'{name}' must give a whole number from 0 to {most:,} for each of the {count} layers")
+            return [1] * count
+        return [int(v) for v in listed[:count]]
+
+    def sparse(self, count: int, first: int = 0, name: str = "moe_layer_freq") -> list[bool]:
+        """Which layers have experts: every n-th from the ``first`` on, or as a list of ones and zeros says."""
+        value = self.data.get(name, 1)
+        if isinstance(value, list):
+            return [bool(v) for v in self.numbers(name, count, 1)]
+        every = self.whole(name, default=1)
+        return [i >= first and i % every == 0 for i in range(count)]
 
     def refuse(self, message: str) -> None:
         """A part of the config that no reader models."""

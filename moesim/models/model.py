@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block
 from moesim.models.frame import BF16, Frame, Named
-from moesim.models.quantization import SCHEMES, Quantization
+from moesim.models.quantization import BFLOAT16, SCHEMES, Quantization
 from moesim.ops import Elementwise, StreamMix
+from moesim.ops.formats import kind
 
 if TYPE_CHECKING:
     from moesim.models.blocks.moe import Moe
@@ -51,6 +52,9 @@ class Layers:
     def operations(self, at: Frame) -> Iterator[Named]:
         """Every operation of one layer, as (name, operation); what runs twice is the same object twice."""
         for block in self.blocks:
+            if not block.norm:
+                yield from at.operations(block)
+                continue
             if self.streams > 1:
                 yield "mix_in", StreamMix("pre", at.tokens, self.streams, at.hidden)
             yield block.norm, at.norm
@@ -115,21 +119,34 @@ class Model:
         groups = tuple(replace(self.layers[i], count=here.count(i)) for i in kept)
         return replace(self, layers=groups, order=tuple(kept.index(i) for i in here))
 
-    def formatted(self, linear: Callable[[str], str], experts: Callable[[str], str]) -> Model:
-        """The same with weights in other formats: what becomes of linear layers', and of routed experts'."""
+    def formatted(
+        self, linear: Callable[[str], str], experts: Callable[[str], str], head: Callable[[str], str] = lambda w: w
+    ) -> Model:
+        """The same with weights in other formats: what becomes of linear layers', of routed experts', of the head's."""
         layers = tuple(replace(g, blocks=tuple(b.formatted(linear, experts) for b in g.blocks)) for g in self.layers)
-        return self if layers == self.layers else replace(self, layers=layers)
+        return replace(self, layers=layers, head_weights=head(self.head_weights))
 
     def under(self, quantization: str | None) -> Model:
         """The same where an engine is told a scheme: null, and the checkpoint's own method, keep what it has."""
         scheme = SCHEMES[quantization] if quantization else None
         if scheme is None or not scheme.experts or self.quantization.method in scheme.methods:
             return self
-        return self.formatted(lambda _: scheme.linear, lambda _: scheme.experts)
+        return self.stored_as(str(quantization))
+
+    def stored_as(self, quantization: str) -> Model:
+        """The same out of a checkpoint of a scheme; one that holds its experts so already keeps what it has."""
+        scheme = SCHEMES[quantization]
+        if self.moe is not None and kind(self.moe.experts) == kind(scheme.experts):
+            return self
+        changed = self.formatted(lambda _: scheme.linear, lambda _: scheme.experts, lambda _: BFLOAT16)
+        method = scheme.methods[0] if scheme.methods else quantization
+        return replace(changed, quantization=Quantization(method, scheme.linear, scheme.experts))
 
     @property
     def caches_fp8(self) -> bool:
-        """Its checkpoint says that keys and values are cached in fp8, and an engine that is told nothing does so."""
+        """An engine that is told nothing caches keys in fp8: its checkpoint says so, or no kernel does else."""
+        if any(block.caches_fp8_alone for group in self.layers for block in group.blocks):
+            return True
         said = self.quantization
         latent = any(block.caches_latent for group in self.layers for block in group.blocks)
         return said.kv_cache == "fp8" and (said.method.startswith("modelopt") or not latent)
@@ -171,6 +188,13 @@ class Model:
         Of an encoder's output see ``source_bytes_per_token``.
         """
         states = (b.state(tp, kv_bytes).token_bytes * g.count for g in self.layers if not g.encoder for b in g.blocks)
+        return sum(states)
+
+    def state_bytes_per_sequence(self, tp: int = 1, kv_bytes: float = 2.0) -> float:
+        """Cache bytes of a sequence on a rank whatever its length: states, and windows that are not paged. [B]"""
+        states = (
+            b.state(tp, kv_bytes).sequence_bytes * g.count for g in self.layers if not g.encoder for b in g.blocks
+        )
         return sum(states)
 
     def source_bytes_per_token(self, tp: int = 1, kv_bytes: float = 2.0) -> float:

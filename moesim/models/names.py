@@ -19,8 +19,11 @@ from moesim.files.quantities import Strict
 from moesim.files.validation import read_as
 
 _TUNINGS = re.compile(
-    r"[-_.](instruct|chat|it|base|thinking|hf|preview|\d{4}|v\d(\.\d)?|pt|text|unsloth|original|latest|mtp|fp16|float16)$"
+    r"[-_.](instruct|chat|it|base|thinking|reasoning|hf|preview|\d{4}|v\d(\.\d)?|pt|text|unsloth|original|latest|mtp|fp16"
+    r"|float16|abliterated|heretic|uncensored)$"
 )
+_UNREAD = re.compile(r"[-_.](gguf|exl2|exl3|mlx|onnx|openvino)\b")
+"""Files of other engines."""
 _FORMATS: tuple[tuple[re.Pattern[str], str | None], ...] = tuple(
     (re.compile(rf"[-_.]({pattern})$"), scheme)
     for pattern, scheme in (
@@ -38,7 +41,8 @@ _FORMATS: tuple[tuple[re.Pattern[str], str | None], ...] = tuple(
         (r"bf16|bfloat16", "none"),
     )
 )  # fmt: skip
-_BLOCK_FP8_OWNERS = ("qwen", "deepseek-ai", "minimaxai", "moonshotai", "xiaomimimo")
+_STORED = {"none": "bfloat16"}
+_BLOCK_FP8_OWNERS = ("qwen", "deepseek-ai", "minimaxai", "moonshotai", "xiaomimimo", "sgl-project")
 """Whose -FP8 checkpoints scale blocks of 128 x 128; others scale tensors or channels."""
 _CACHE = re.compile(r"models--([^/]+?)--([^/]+)")
 
@@ -73,9 +77,18 @@ def catalogue_names() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _aliases() -> dict[str, Alias]:
-    found = read_as(Aliases, paths.MODELS / "aliases.yml")[0].aliases
-    return {name.lower(): alias for name, alias in found.items()}
+def _known() -> dict[str, Alias]:
+    """Every name in lower case: the aliases', the catalogue's, and what is left of those without their tunings."""
+    aliases = read_as(Aliases, paths.MODELS / "aliases.yml")[0].aliases
+    full = {name: Alias(model=title) for name, title in catalogue_names().items()}
+    full |= {name.lower(): alias for name, alias in aliases.items()}
+    known = dict(full)
+    for name, alias in full.items():
+        rest = name
+        while (shorter := _TUNINGS.sub("", rest)) != rest:
+            known.setdefault(shorter, alias)
+            rest = shorter
+    return known
 
 
 def resolve(name: str) -> Resolved:
@@ -87,31 +100,50 @@ def resolve(name: str) -> Resolved:
         No part of the name is known; the three nearest by family are named.
     """
     owner, short = _owner_and_name(name)
-    rest, scheme = short.lower(), None
+    unread = _UNREAD.search(short.lower())
+    if unread:
+        said = (
+            f"'{name}' is stored in {unread.group(1)}, which is not read; give the model without it, and a quantization"
+        )
+        raise SpecError(said)
+    bare, _, tag = short.partition("@")[0].partition(":")
+    for spelled in dict.fromkeys((f"{bare}-{tag}" if tag else bare, bare)):
+        found = _found(owner, spelled.lower())
+        if found is not None:
+            alias, scheme = found
+            same = short.lower() == alias.model.lower()
+            return Resolved(alias.model, alias.overrides, scheme, "" if same else _note(name, alias.model, scheme))
+    raise SpecError(_unknown(name, short))
+
+
+def _found(owner: str, rest: str) -> tuple[Alias, str | None] | None:
+    """(the architecture that a name in lower case is of, the format it says); None where no part of it is known."""
+    scheme: str | None = None
     while True:
-        known = catalogue_names().get(rest)
-        alias = _aliases().get(rest)
-        if known or alias:
-            model, overrides = (alias.model, alias.overrides) if alias else (str(known), {})
-            return Resolved(
-                model, overrides, scheme, _note(name, model, scheme) if short.lower() != model.lower() else ""
-            )
+        alias = _known().get(rest)
+        if alias is not None:
+            return alias, scheme
         shorter, said = _shortened(rest)
         if shorter == rest:
-            raise SpecError(_unknown(name, short))
+            return None
         if said is not None and scheme is None:
             scheme = "fp8_block" if said == "fp8" and owner in _BLOCK_FP8_OWNERS and rest.endswith("fp8") else said
         rest = shorter
 
 
 def _owner_and_name(name: str) -> tuple[str, str]:
-    cached = _CACHE.search(name)
-    if cached:
+    if (cached := _CACHE.search(name)) is not None:
         return cached.group(1).lower(), cached.group(2)
     parts = [part for part in re.split(r"[/\\]", name.strip()) if part not in ("", ".", "..")]
     if not parts:
         return "", name
     return (parts[-2].lower() if len(parts) > 1 else ""), parts[-1].removesuffix(".json")
+
+
+def cached_name(path: str) -> str | None:
+    """The model's name in a path of a hub's cache; None in any other."""
+    cached = _CACHE.search(path)
+    return cached.group(2) if cached else None
 
 
 def _shortened(name: str) -> tuple[str, str | None]:
@@ -125,7 +157,7 @@ def _shortened(name: str) -> tuple[str, str | None]:
 
 
 def _note(name: str, model: str, scheme: str | None) -> str:
-    stored = f", stored as {scheme} as its name says" if scheme else ""
+    stored = f", stored as {_STORED.get(scheme, scheme)} as its name says" if scheme else ""
     return f"{name}: read as the architecture of {model}{stored}; its own config.json says it surely"
 
 

@@ -17,7 +17,7 @@ from moesim.models.blocks.moe import Moe
 from moesim.models.model import Layers
 from moesim.models.rank import Rank
 from moesim.ops import Elementwise, Gemm
-from moesim.ops.formats import HQQ_GROUP
+from moesim.ops.formats import group_of, kind
 from moesim.ops.host import Unpack
 
 _SCALE_PASS_BYTES = 11.0
@@ -52,10 +52,10 @@ def unpacking(host: HostMachine, rank: Rank, layers: Layers) -> list[Cost]:
 
 def _unpacked(host: HostMachine, fmt: str, weights: float) -> Iterator[Cost]:
     runtime = host.system.runtime
-    if fmt not in HQQ_GROUP:
+    if not kind(fmt).startswith("hqq"):
         return
     passed = _SCALE_PASS_BYTES if runtime.unpacks_scales else 0.0
-    scale_bytes = _SCALES * weights / HQQ_GROUP[fmt] * (passed + _USE_BYTES)
+    scale_bytes = _SCALES * weights / group_of(fmt) * (passed + _USE_BYTES)
     yield host.unpack("unpack", Unpack(weights, scale_bytes, fmt))
 
 

@@ -160,8 +160,8 @@ class BlockSparseModule(_OverCache):
 
     @property
     def kv_read(self) -> Any:
-        """Attended keys and values once for each sequence. [B]"""
-        seen = sum(g.sequences * np.minimum(g.past + g.query, self.top_k) for g in self.groups)
+        """Attended keys and values once for each sequence: what its queries pick together. [B]"""
+        seen = sum(g.sequences * np.minimum(g.past + g.query, g.query * self.top_k) for g in self.groups)
         return seen * 2.0 * self.kv_heads * self.head_dim * self.kv_bytes
 
     @property
@@ -234,7 +234,8 @@ class MlaModule(_OverCache):
     @property
     def index_weights(self) -> Any:
         """Of the indexer: its queries from the latent, its one key and its heads' weights from the hidden state."""
-        key = np.where(np.asarray(self.index_heads) > 0, self.index_head_dim + self.index_heads, 0)
+        keys = self.index_head_dim * (1.0 + (np.asarray(self.index_pool) > 1))
+        key = np.where(np.asarray(self.index_heads) > 0, keys + self.index_heads, 0)
         return self.q_in * self.index_heads * self.index_head_dim + self.hidden * key
 
     @property

@@ -53,9 +53,6 @@ Microscaling); nvfp4: an fp8 scale for 16. HQQ as Mixtral-offloading configures 
 or 16 (2 bits), themselves scaled for 256 or 128; 3 bits pack ten to an int32 with 16-bit scale and zero for 64. GGUF
 blocks as llama.cpp's ggml-common.h lays them out: Q8_0 of 32 weights, Q4_K and Q2_K of 256."""
 
-OTHER_ENGINES = ("hqq4", "hqq3", "hqq2", "gguf_q8_0", "gguf_q4_k", "gguf_q2_k")
-"""Formats of engines other than vLLM: no kernel of theirs was fitted."""
-
 ACTIVATION_BYTES = {"float32": 4.0, "bfloat16": 2.0, "fp8": 1.0, "int8": 1.0, "nvfp4": 0.5 + 1.0 / 16}
 """Of an operand, by what is multiplied."""
 
@@ -66,9 +63,6 @@ _WEIGHT_ONLY = {
     "nvfp4": "nvfp4_weight_only",
 }
 """Where narrow operands are not multiplied: Marlin widens the weights."""
-
-HQQ_GROUP = {"hqq4": 64, "hqq3": 64, "hqq2": 16}
-"""Weights that share a scale and a zero."""
 
 FORMATS = tuple(_FORMATS)
 """Names of all formats."""

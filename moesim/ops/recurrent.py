@@ -36,8 +36,8 @@ class _OverState:
 
     @property
     def generates(self) -> bool:
-        """Whether the decode kernel runs it: one group of sequences past their prompts."""
-        return len(self.groups) == 1 and self.groups[0].generates
+        """Whether the decode kernel runs it: all sequences are past their prompts, wherever they are."""
+        return all(g.generates for g in self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class DeltaRule(_OverState):
         """Chunks of the longest one, which follow one another."""
         chunks: Any = 0.0
         for g in self.groups:
-            chunks = np.maximum(chunks, np.ceil(g.query / self.chunk))
+            chunks = np.maximum(chunks, np.ceil(g.query / self.chunk) * (g.sequences > 0))
         return chunks
 
     @property
@@ -101,6 +101,10 @@ class DeltaRule(_OverState):
         k, v = self.key_dim, self.value_dim
         if self.generates:
             return 7.0 * self.tokens * self.heads * k * v
+        if self.kind == "mamba2":
+            # One product of keys and queries for all heads of a group.
+            shared = 2.0 * self.chunk * k * self.key_heads
+            return self.tokens * (shared + self.heads * (2.0 * self.chunk * v + 4.0 * k * v))
         inside = 2.0 * self.chunk * (3.0 * k + 2.0 * v)
         return self.tokens * self.heads * (inside + 6.0 * k * v)
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from moesim.assembly import engine_of, limits_of
+from moesim.assembly import assemble, engine_of
 from moesim.cost.cost import Cost, interval
 from moesim.errors import DoesNotFit
-from moesim.hardware.catalogue import load_hardware
 from moesim.memory import Room
 from moesim.offload.report import OffloadReport
 from moesim.offload.tiers import Tiers
@@ -40,7 +39,7 @@ def engine_data(prediction: Prediction) -> dict[str, Any]:
     """The engine's version, and its settings with that version's defaults filled in."""
     scenario = prediction.scenario
     engine = engine_of(scenario)
-    limits = limits_of(scenario, load_hardware(scenario.hardware))
+    limits = assemble(scenario).limits
     return {"name": engine.file.name, "version": engine.file.version, "asked": engine.asked, **asdict(limits)}
 
 

@@ -186,5 +186,5 @@ def _note(found: dict[str, dict[str, str]], layers: Layers, at: Frame, machine: 
                 " *related*" if any(reason.why is Why.RELATED_KERNEL for reason in cost.reasons) else ""
             )
             before = of.get(name)
-            if before is None or (said not in before and family not in before):
+            if said not in (before or "").split(", "):
                 of[name] = said if before is None else f"{before}, {said}"

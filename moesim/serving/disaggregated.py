@@ -30,9 +30,12 @@ class Transfer:
     bytes_per_s: float
     """From each GPU. [B/s]"""
     latency_s: float
+    bytes_per_sequence: float = 0.0
+    """States, whatever the prompt's length. [B]"""
 
     def seconds(self, tokens: int) -> float:
-        return self.latency_s + tokens * self.bytes_per_token / self.bytes_per_s
+        sent = tokens * self.bytes_per_token + self.bytes_per_sequence
+        return self.latency_s + sent / self.bytes_per_s
 
 
 @dataclass(eq=False)

@@ -100,7 +100,8 @@ def longest_request(settings: EngineSettings, rank: Rank) -> int:
 
 
 def _blocks(settings: EngineSettings, limits: Limits, rank: Rank, room: Room) -> Blocks:
+    """The cache; where sequences keep states beside it, blocks are counted and no prefix is found again."""
     size = limits.block_size
-    if settings.enable_prefix_caching:
+    if settings.enable_prefix_caching and not rank.model.state_bytes_per_sequence(rank.tp, rank.kv_bytes):
         return CachedBlocks(room.kv_blocks, size)
     return CountedBlocks(room.kv_available, size, lambda n: float(sequence_kv_bytes(rank, n * size, size)))

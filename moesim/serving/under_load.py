@@ -90,4 +90,6 @@ def _apart(
 def _transfer(apart: Disaggregation, prefill: Parts) -> Transfer:
     links: Any = prefill.hardware.links
     rate = apart.kv_transfer_bandwidth or (links.nic or links.gpu_to_gpu).value
-    return Transfer(kv_bytes_per_token(prefill.rank), rate, apart.kv_transfer_latency)
+    rank = prefill.rank
+    states = rank.model.state_bytes_per_sequence(rank.tp, rank.kv_bytes)
+    return Transfer(kv_bytes_per_token(rank), rate, apart.kv_transfer_latency, states)

@@ -28,6 +28,11 @@ def test_aliases_and_overrides(write):
     assert scenario.routing.kind == "zipf"
 
 
+def test_cards_whose_names_are_numbers(write):
+    path = write("model: Qwen3-0.6B\nhardware: 4090\nworkload: {batch_size: 1, input_len: 9, output_len: 9}\n")
+    assert load(path).hardware == "4090"
+
+
 def test_every_problem_at_once_with_its_line(write):
     path = write("""model: Mixtral-8x7B-v0.1
 hardwear: h100

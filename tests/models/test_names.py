@@ -1,10 +1,14 @@
 """Hub ids, paths of a hub's cache and folders find the architecture they share."""
 
+import json
+import os
+
 import pytest
 
 from moesim import load_model
 from moesim.errors import SpecError
 from moesim.models.names import resolve
+from moesim.paths import MODELS
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,13 @@ from moesim.models.names import resolve
         ("/data/hub/models--Qwen--Qwen3-30B-A3B/snapshots/0123abc", "Qwen3-30B-A3B", None),
         ("./models/Qwen3-30B-A3B/", "Qwen3-30B-A3B", None),
         ("QWEN3-30b-a3b", "Qwen3-30B-A3B", None),
+        ("Qwen/Qwen3-Next-80B-A3B-Thinking", "Qwen3-Next-80B-A3B-Instruct", None),
+        ("google/gemma-3-27b-pt", "gemma-3-27b-it", None),
+        ("someone/Qwen3-30B-A3B-abliterated", "Qwen3-30B-A3B", None),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1@main", "Mixtral-8x7B-v0.1", None),
+        ("qwen3:30b-a3b", "Qwen3-30B-A3B", None),
+        ("deepseek-ai/DeepSeek-V3:latest", "DeepSeek-V3", None),
+        ("sgl-project/DeepSeek-V4-Flash-FP8", "DeepSeek-V4-Flash", "fp8_block"),
     ],
 )
 def test_names_as_people_type_them(name, model, quantization):
@@ -36,6 +47,32 @@ def test_what_a_name_says_is_noted_and_counts():
     assert not plain.notes and plain.moe.experts == "bfloat16"
     assert packed.moe.experts == "fp8_block" and packed.max_position_embeddings == 262144
     assert "read as the architecture of Qwen3-30B-A3B, stored as fp8_block" in packed.notes[0]
+
+
+def test_a_name_of_another_format_than_the_catalogue_holds_counts():
+    """Experts of the catalogue's own are mxfp4; what the name says replaces it, and what it says already stays."""
+    assert load_model("unsloth/gpt-oss-20b-BF16").moe.experts == "bfloat16"
+    assert "stored as bfloat16" in load_model("unsloth/gpt-oss-20b-BF16").notes[0]
+    assert load_model("sgl-project/DeepSeek-V4-Flash-FP8").moe.experts == "fp8_block"
+    kept, own = load_model("someone/DeepSeek-V3-FP8-block"), load_model("DeepSeek-V3")
+    assert kept.layers == own.layers
+
+
+def test_files_of_other_engines_are_named():
+    with pytest.raises(SpecError, match="is stored in gguf, which is not read"):
+        resolve("unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M")
+
+
+def test_the_newest_snapshot_of_a_cache(tmp_path):
+    """The folder that a hub's cache keeps of a model; the model is called by its own name."""
+    for age, name in enumerate(("0123abc", "4567def")):
+        folder = tmp_path / "models--Qwen--Qwen3-30B-A3B" / "snapshots" / name
+        folder.mkdir(parents=True)
+        config = json.loads((MODELS / "Qwen3-30B-A3B" / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10 + age}))
+        os.utime(folder, (age, age))
+    model = load_model(str(tmp_path / "models--Qwen--Qwen3-30B-A3B"))
+    assert (model.name, sum(group.count for group in model.layers)) == ("Qwen3-30B-A3B", 11)
 
 
 def test_unknown_names_get_the_nearest_of_the_family():

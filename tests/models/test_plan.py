@@ -381,7 +381,7 @@ def test_overlap_hides_no_more_than_the_shorter_side():
     ("changes", "message"),
     [
         ({"model": "Qwen3-32B", "ep": True}, "Qwen3-32B has no experts"),
-        ({"model": "MiniMax-M2.5", "tp": 8}, "192 wide, no multiple of the 128 of block-scaled fp8"),
+        ({"model": "MiniMax-M2.5", "tp": 8}, "192 wide, no multiple of the 128 of fp8_block"),
         (
             {"dp": 2, "ep": True, "all2all_backend": "deepep_low_latency", "hardware": "hgx-a100"},
             "needs NVSwitch and Hopper",

@@ -233,7 +233,20 @@ def test_moe_holds():
     replicas = rank(1, dp=4, ep=4, redundant=1)
     assert MOE.weight_bytes(replicas) == 2 * (3 * EXPERT + SHARED + ROUTER + 40 * 3 / 8)
     mixed = stored(MOE, "fp8", "mxfp4")
-    assert mixed.weight_bytes(rank()) == 8 * EXPERT * (0.5 + 1 / 32) + SHARED + 2 * (ROUTER + 40)
+    # triton_kernels keeps widths of multiples of 256 columns.
+    assert mixed.weight_bytes(rank()) == 8 * EXPERT * (256 / 32) * (0.5 + 1 / 32) + SHARED + 2 * (ROUTER + 40)
+
+
+def test_moe_widens_nf4():
+    """bitsandbytes writes all experts of a layer out in bfloat16 before every call, and runs what it wrote."""
+    narrow = stored(MOE, experts="nf4")
+    for part, held in ((rank(), 8 * EXPERT), (rank(4), 2 * EXPERT), (rank(4, expert_tp=1, ep=4), 2 * EXPERT)):
+        found = operations(narrow, part)
+        assert found["dequantize_experts"].hbm_bytes == held * (0.5 + 4 / 64 + 2)
+        assert found["experts"].weights == "bfloat16"
+        assert narrow.activation_bytes(part, 100) == MOE.activation_bytes(part, 100) + 2 * held
+    assert narrow.weight_bytes(rank()) == 8 * EXPERT * (0.5 + 4 / 64) + 2 * (SHARED + ROUTER + 40)
+    assert "dequantize_experts" not in operations(stored(MOE, experts="int4"), rank())
 
 
 def test_moe_activations():

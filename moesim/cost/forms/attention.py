@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from moesim.cost.forms.arithmetic import ceil, clip, maximum, minimum, where
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
 from moesim.cost.gpu import GpuNumbers
@@ -159,10 +161,14 @@ DECODE = Form(
 families({"attention_prefill": PREFILL, "attention_decode": DECODE})
 
 
+_WIDEST_HEAD = 256
+"""Of FlashAttention; other kernels run wider ones."""
+
+
 @chooses(Attention)
 def choose(machine: Any, name: str, op: Attention) -> Choice:
     """Decode finds its cache cold; prefill reads keys that its own step has just written."""
-    related = not op.causal
+    related = not op.causal or bool(np.any(np.asarray(op.head_dim) > _WIDEST_HEAD))
     if op.generates:
         return Choice("attention_decode", op, machine.cold_gpu, related=related)
     return Choice("attention_prefill", op, machine.gpu, related=related)

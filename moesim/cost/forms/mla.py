@@ -149,8 +149,6 @@ SPARSE_PARAMETERS = (
     Parameter("t_score", "s", 1e-11, 1e-13, 1e-9, "one score: product over the index heads, written and ranked"),
     Parameter("e_keys", "1", 0.7, 0.05, 1.0, "share of HBM bandwidth when streaming index keys"),
 )
-_INDEX_WORK = 64 * 128
-"""Heads times dimensions of the indexer whose scores were timed most (DeepSeek-V3.2)."""
 _NOTHING = 1e-12
 """Stands for no time where a smooth maximum needs some. [s]"""
 _FEW_HEADS = 16
@@ -161,7 +159,7 @@ more it is widened first and empty slots are skipped (vLLM: MIN_HEADS_FOR_BF16_P
 def _index_seconds(p: Mapping[str, float], op: IndexScores, gpu: GpuNumbers) -> Timing:
     """An indexer's scores and ranking alone: as many heads as the block has whose constants these are. [s]"""
     memory = real(op.hbm_bytes) / (gpu.hbm_bytes_per_s * p["e_keys"])
-    scoring = real(op.scores) * p["t_score"] * op.heads * op.head_dim / _INDEX_WORK
+    scoring = real(op.scores) * p["t_score"]
     launch = p["t_index"] + 0.0 * memory
     return Timing(launch + memory + scoring, launch, memory, scoring)
 

@@ -46,7 +46,7 @@ class Block(ABC):
     """One part of a layer."""
 
     norm: ClassVar[str]
-    """What the norm before it is called."""
+    """What the norm before it is called; empty where it stands on the residual stream with none of its own."""
     exchanges: ClassVar[frozenset[str]] = frozenset()
     """Its operations that move tokens between ranks, beside which another half batch may compute."""
 
@@ -71,6 +71,11 @@ class Block(ABC):
     @property
     def keeps_state(self) -> bool:
         """Whether each sequence has a state of one size, in pages beside those of keys and values."""
+        return False
+
+    @property
+    def caches_fp8_alone(self) -> bool:
+        """Whether its kernels read no cache but one in fp8."""
         return False
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 from moesim.models.blocks.block import Block, Refusal, State
 from moesim.models.blocks.heads import TP, attended, heads_refused
 from moesim.models.frame import BF16, Frame, Named
-from moesim.ops import Attention, Elementwise, Gemm, IndexScores
+from moesim.ops import Attention, Elementwise, Gemm, IndexScores, attended_pairs
 from moesim.ops.formats import bytes_per_weight
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ _SCALED_BYTES = 8.0
 _LEAST_HEADS = 64
 """FlashMLA runs 64 heads or 128: fewer on a rank cost as many."""
 _INDEX_KEY_BYTES = 132.0
+_FLOAT32 = 4.0
+_RING_BYTES = 32768.0
+"""Of the open windows of V4.1's compressors (vLLM models/deepseek_v41)."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,29 @@ class Compressed(Block):
         return True
 
     @property
+    def caches_fp8_alone(self) -> bool:
+        return True
+
+    @property
     def label(self) -> str:
         if not self.ratio:
             return f"window {self.window}"
         return f"window {self.window}, 1 in {self.ratio}" + (f", top {self.picked}" if self.picked else "")
 
-    def _compressor(self, hidden: int, dim: int) -> int:
-        wide = dim * (1 + self.overlaps)
+    @property
+    def _compressed_columns(self) -> int:
+        """Columns of the compressor's product a number of a key: twice where windows overlap, and where gated."""
         gated = self.position_table or self.ratio > 1
-        positions = self.ratio * wide if self.position_table else 0
-        return (1 + gated) * hidden * wide + positions + dim
+        return (1 + gated) * (1 + self.overlaps)
+
+    def _compressor(self, hidden: int, dim: int) -> int:
+        positions = self.ratio * dim * (1 + self.overlaps) if self.position_table else 0
+        return self._compressed_columns * hidden * dim + positions + dim
+
+    @property
+    def _index_columns(self) -> int:
+        """Columns of the indexer's products from the hidden state: weights of heads, keys that it compresses."""
+        return self.index_heads + (self._compressed_columns * self.index_dim if self.index_compresses else 0)
 
     def _whole(self, hidden: int) -> int:
         """What every rank holds whole: projections into latents, compressor, indexer."""
@@ -108,8 +124,10 @@ class Compressed(Block):
     def weight_bytes(self, rank: Rank) -> float:
         hidden = rank.model.hidden_size
         latents = hidden * (self.q_lora_rank + self.head_dim)
-        narrow = latents + self.num_attention_heads * self.head_dim * self.q_lora_rank / rank.tp
-        kept = self._whole(hidden) - latents + self.num_attention_heads / rank.tp
+        index_queries = self.index_heads * self.index_dim * self.q_lora_rank
+        queries = self.num_attention_heads * self.head_dim * self.q_lora_rank / rank.tp
+        narrow = latents + index_queries + queries
+        kept = self._whole(hidden) - latents - index_queries + self.num_attention_heads / rank.tp
         out = self._out(hidden) / rank.tp * bytes_per_weight(self.out_weights)
         return narrow * bytes_per_weight(self.weights) + kept * BF16 + out
 
@@ -119,13 +137,17 @@ class Compressed(Block):
         return self.head_dim - self.rope_dim + BF16 * self.rope_dim + _SCALED_BYTES
 
     def state(self, tp: int, kv_bytes: float) -> State:
-        """The window's latents, bounded; compressed ones and index keys for ever."""
-        latent, kept = self._latent_bytes(kv_bytes), 0.0
+        """The window's latents and the compressor's own, bounded; compressed ones and index keys for ever."""
+        latent, kept, open_windows = self._latent_bytes(kv_bytes), 0.0, 0.0
         if self.ratio and self.compresses:
             kept += latent / self.ratio
+            dims = self.head_dim
             if self.index_heads:
                 kept += _INDEX_KEY_BYTES / self.ratio
-        return State(kept, None, self.window * latent)
+                dims += self.index_dim * self.index_compresses
+            rows = self.ratio * (1 + self.overlaps)
+            open_windows = rows * self._compressed_columns * dims * _FLOAT32 if self.position_table else _RING_BYTES
+        return State(kept, None, self.window * latent + open_windows)
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         heads = self.num_attention_heads / rank.tp
@@ -136,14 +158,16 @@ class Compressed(Block):
         heads, inner = self.num_attention_heads // tp, self.num_attention_heads * self.head_dim // tp
         yield "latents_proj", Gemm(tokens, self.q_lora_rank + self.head_dim, hidden, self.weights)
         if self.ratio and self.compresses:
-            yield "compressor", Gemm(tokens, 2 * self.head_dim * (1 + self.overlaps), hidden)
-            yield "compress", Elementwise(tokens, 4.0 * tokens * 2 * self.head_dim * (1 + self.overlaps), 2)
+            wide = self._compressed_columns * self.head_dim
+            yield "compressor", Gemm(tokens, wide, hidden)
+            yield "compress", Elementwise(tokens, _FLOAT32 * tokens * wide, 2)
         yield "q_proj", Gemm(tokens, inner, self.q_lora_rank, self.weights)
         yield "rope", Elementwise(tokens, 2 * BF16 * tokens * (heads + 1) * self.head_dim)
         if self.index_heads:
             yield "index_q_proj", Gemm(tokens, self.index_heads * self.index_dim, self.q_lora_rank, self.weights)
-            columns = self.index_heads + (4 * self.index_dim if self.index_compresses else 0)
-            yield "index_proj", Gemm(tokens, columns, hidden)
+            yield "index_proj", Gemm(tokens, self._index_columns, hidden)
+            if self.compresses and not self.index_compresses:
+                yield "index_k_proj", Gemm(tokens, self.index_dim, self.head_dim)
         yield from self.context_operations(at)
         yield "o_groups_proj", Gemm(tokens, self.o_groups * self.o_lora_rank // tp, inner * tp // self.o_groups,
                                     self.out_weights)  # fmt: skip
@@ -164,8 +188,18 @@ class Compressed(Block):
                 yield name, Attention(seen, heads, 1, self.head_dim, None, kv_bytes)
                 continue
             for g in groups:
-                window = self._seen(g.past + (g.query + 1) // 2)
-                yield name, Attention((g,), heads, 1, self.head_dim, window, kv_bytes)
+                yield name, Attention((g,), heads, 1, self.head_dim, self._as_window(g.query, g.past), kv_bytes)
+
+    def _as_window(self, query: Any, past: Any) -> Any:
+        """The window whose (query, key) pairs are as many as those of window and compressed keys together."""
+        if not self.ratio:
+            return self.window
+        limit = self.picked * self.ratio if self.picked else None
+        pairs = attended_pairs(query, past, self.window) + attended_pairs(query, past, limit) / self.ratio
+        beyond = np.maximum(pairs - query * past, 0.0)
+        # Beyond the past a window grows with each query until it is full: a quadratic in how far it reaches.
+        reach = (2 * query + 1 - np.sqrt(np.maximum((2 * query + 1) ** 2 - 8.0 * beyond, 0.0))) / 2
+        return np.where(beyond > 0, past + reach, pairs / query)
 
     def _seen(self, position: Any) -> Any:
         """Keys that a query at a position attends: its window, and compressed ones before it."""
@@ -178,5 +212,11 @@ class Compressed(Block):
     def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         if self.num_attention_heads % plan.tp:
             yield from heads_refused(self.num_attention_heads, plan.tp, name)
+        elif plan.pp > 1 and self.ratio and not self.compresses:
+            where = ("engine", "pipeline_parallel_size")
+            yield (
+                where,
+                f"layers of {name} read compressed keys of layers before them; stages of a pipeline do not send them",
+            )
         elif self.o_groups % plan.tp:
             yield TP, f"{plan.tp} does not divide the {self.o_groups} output groups of {name}"

@@ -30,7 +30,7 @@ class Engram(Block):
     streams: int
     weights: str = "bfloat16"
 
-    norm = "engram_norm"
+    norm = ""
 
     @property
     def label(self) -> str:

@@ -134,7 +134,14 @@ class Moe(Block):
         elif plan.exchanges and plan.backend != "allgather_reducescatter":
             rows = float(rank.loads(self).rows(tokens * plan.dp))
         experts = BF16 * rows * (max((1 + self.gated) * width, self.seen(hidden)) + width)
-        return experts + BF16 * tokens * hidden
+        widened = BF16 * self._widened_weights(rank)
+        return experts + widened + BF16 * tokens * hidden
+
+    def _widened_weights(self, rank: Rank) -> float:
+        """Weights that the rank writes out in bfloat16 before every call; 0 where kernels read what is stored."""
+        if not rank.expert_kernels(self)[0].widens_weights:
+            return 0.0
+        return rank.slots(self) * self.expert_parameters(rank.model.hidden_size) / rank.plan.expert_tp
 
     def operations(self, at: Frame) -> Iterator[Named]:
         """Router, routed experts and shared experts; how tokens and experts meet is the plan's.
@@ -156,6 +163,10 @@ class Moe(Block):
             yield "latent_proj", Gemm(mine, self.latent, at.hidden)
         everyone = tokens * plan.dp
         experts = self._experts(at)
+        widened = self._widened_weights(at.rank)
+        if widened:
+            moved = widened * (bytes_per_weight(self.experts) + BF16)
+            yield "dequantize_experts", Elementwise(at.rank.slots(self), moved, 2)
         if plan.dp == 1:
             yield "experts", experts
         elif plan.exchanges:
@@ -165,7 +176,8 @@ class Moe(Block):
             yield "gather_tokens", at.collective(("dp",), "all_gather", self._token_bytes(at) * everyone)
             yield "experts", experts
             yield "scatter_tokens", at.collective(("dp",), "reduce_scatter", BF16 * seen * everyone)
-        if self.latent:
+        joined = self.latent_norm and not plan.exchanges and plan.tp > 1
+        if self.latent and not joined:
             yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
         if self.shared_width:
             slices = 1 if plan.exchanges else plan.tp
@@ -173,7 +185,13 @@ class Moe(Block):
             if self.shared_gate:
                 yield "shared_gate", Elementwise(mine, BF16 * mine * at.hidden, 2)
             yield "shared_add", Elementwise(mine, 3 * BF16 * mine * at.hidden)
-        if not plan.exchanges:
+        if joined:
+            # Routed sums in their latent and shared ones meet in one message, before the norm between them.
+            wide = BF16 * tokens * (at.hidden + self.latent)
+            yield "all_reduce", at.collective(("tp",), "all_reduce", wide)
+            yield "latent_norm", Elementwise(mine, 2 * BF16 * mine * self.latent)
+            yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
+        elif not plan.exchanges:
             yield from at.reduce
         elif plan.tp > 1 and plan.backend != "coordinated":
             yield "gather_sequence", at.collective(("tp",), "all_gather", BF16 * tokens * at.hidden)
@@ -187,7 +205,7 @@ class Moe(Block):
         rows = _where(load.graph, at.tokens * plan.dp, real)
         return FusedExperts(
             rows, self.seen(at.hidden), self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
-            rank.loads(self), self.gated, self.experts,
+            rank.loads(self), self.gated, "bfloat16" if kernel.widens_weights else self.experts,
             all_experts=self.num_experts if plan.ep > 1 else None,
             local_only=plan.exchanges and plan.backend != "allgather_reducescatter",
             backend=kernel.backend,
@@ -264,13 +282,15 @@ class Moe(Block):
             return
         if self.width % slices:
             yield where, f"{slices} does not divide the expert width {self.width} of {name}{why}"
-        elif kind(self.experts).startswith("fp8_block") and self.width // slices % group_of(self.experts):
+        elif kind(self.experts).startswith(("fp8_block", "mxfp8", "nvfp4")) and self.width // slices % group_of(
+            self.experts
+        ):
             cut = f"{slices} slices of {name}'s expert width {self.width} are {self.width // slices} wide"
             if slices == 1:
                 cut = f"{name}'s expert width is {self.width}"
             yield (
                 where,
-                f"{cut}, no multiple of the {group_of(self.experts)} of block-scaled fp8; vLLM refuses that{why}",
+                f"{cut}, no multiple of the {group_of(self.experts)} of {kind(self.experts)}; vLLM refuses that{why}",
             )
 
     def small_kernels(self, hidden: int) -> Iterator[tuple[str, dict[str, Any]]]:

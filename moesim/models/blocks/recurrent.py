@@ -59,6 +59,10 @@ class Recurrent(Block):
     def channels(self) -> int:
         """Channels of the convolution."""
 
+    def channels_on(self, tp: int) -> int:
+        """Channels that a rank convolves."""
+        return self.channels // tp
+
     @abstractmethod
     def projections(self, hidden: int) -> tuple[int, int, int]:
         """Parameters of projections in that ranks share, in that are whole on each, and small ones in 16 or 32 bits."""
@@ -93,9 +97,9 @@ class Recurrent(Block):
 
     def state(self, tp: int, kv_bytes: float) -> State:
         """The matrix of each head, and the last tokens before the convolution in 16 bits (docs/model/recurrent.md)."""
-        kept = (self.conv_kernel - 1) * self.channels * BF16
+        kept = (self.conv_kernel - 1) * self.channels_on(tp) * BF16
         matrix = self.heads * self.key_dim * self.value_dim * self.state_element
-        return State(sequence_bytes=(kept + matrix) / tp)
+        return State(sequence_bytes=kept + matrix / tp)
 
     def operations(self, at: Frame) -> Iterator[Named]:
         tokens, inner = at.tokens, self.inner // at.rank.tp
@@ -107,7 +111,7 @@ class Recurrent(Block):
 
     def context_operations(self, at: Frame) -> Iterator[Named]:
         for name, groups in attended("convolution", at):
-            yield name, ShortConvolution(groups, self.channels // at.rank.tp, self.conv_kernel)
+            yield name, ShortConvolution(groups, self.channels_on(at.rank.tp), self.conv_kernel)
         for name, groups in attended("state", at):
             yield name, self.update(at.rank.tp, groups)
 
@@ -254,8 +258,17 @@ class Mamba2(Recurrent):
         return hidden * (self.inner + self.channels + self.heads), 0, small
 
     def projected(self, at: Frame) -> Iterator[Named]:
-        width = (self.inner + self.channels + self.heads) // at.rank.tp
+        tp = at.rank.tp
+        width = (self.inner + self.heads) // tp + self.channels_on(tp)
         yield "in_proj", Gemm(at.tokens, width, at.hidden, self.weights)
+
+    def channels_on(self, tp: int) -> int:
+        """Groups are held by several ranks once there are more of these."""
+        return self.inner // tp + 2 * max(self.n_groups // tp, 1) * self.state_size
+
+    def weight_bytes(self, rank: Rank) -> float:
+        more = self.channels_on(rank.tp) - self.channels / rank.tp
+        return super().weight_bytes(rank) + more * rank.model.hidden_size * bytes_per_weight(self.weights)
 
     def update(self, tp: int, groups: tuple[Group, ...]) -> DeltaRule:
         return DeltaRule(
@@ -266,3 +279,5 @@ class Mamba2(Recurrent):
     def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         if self.heads % plan.tp:
             yield TP, f"{plan.tp} does not divide the {self.heads} heads of the Mamba layers of {name}"
+        elif self.n_groups % plan.tp and plan.tp % self.n_groups:
+            yield TP, f"{plan.tp} neither divides nor is a multiple of the {self.n_groups} groups of {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -11,6 +12,7 @@ from typing import Any
 from moesim.errors import Problem, SpecError
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import READERS, Reader
+from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 from moesim.models.quantization import Unknown, quantization
 
@@ -45,7 +47,10 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
     fields = Fields(text, source, weights)
     model: Model | None = None
     try:
-        model = reader(fields, name, config)
+        model = reader(fields, name)
+        tower = tower_parameters(fields, config)
+        notes = (f"{name}: {note}" for note in fields.notes)
+        model = replace(model, tower_parameters=tower, notes=(*model.notes, *notes))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         fields.problems = fields.problems or [Problem(f"its values do not hang together ({error})", source)]
     if fields.problems or model is None:

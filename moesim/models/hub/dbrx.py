@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.gqa import Gqa
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
@@ -12,7 +10,7 @@ from moesim.models.model import Model
 
 
 @reads("dbrx")
-def dbrx(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def dbrx(f: Fields, name: str) -> Model:
     inner, ffn = (Fields(f.section(key), f.source) for key in ("attn_config", "ffn_config"))
     hidden, heads = f.whole("d_model"), f.whole("n_heads")
     kv = inner.whole("kv_n_heads")

@@ -9,7 +9,6 @@ from moesim.models.blocks.mla import Mla
 from moesim.models.blocks.sparse_mla import Indexer, SparseMla
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, gqa, model_of, reads, routed_and_shared
-from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 
 
@@ -17,22 +16,19 @@ from moesim.models.model import Model
     "deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_vl_v2", "kimi_k2", "kimi_k25", "glm_moe_dsa",
     "glm4_moe_lite",
 )  # fmt: skip
-def deepseek(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def deepseek(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     biased = f.data.get("topk_method") == "noaux_tc" or f.data.get("model_type") in {"glm4_moe_lite"}
     width, first = f.whole("intermediate_size"), f.whole("first_k_dense_replace", default=0)
-    kinds = f.words("mlp_layer_types", count, _kinds(count, first, f.whole("moe_layer_freq", default=1)))
-    indexers = f.words("indexer_types", count, ["full"] * count)
+    usual = ["sparse" if routed else "dense" for routed in f.sparse(count, first)]
+    kinds = f.words("mlp_layer_types", count, ("dense", "sparse"), usual)
+    indexers = f.words("indexer_types", count, ("full", "shared"), ["full"] * count)
 
     def row(i: int) -> Row:
         ffn = routed_and_shared(f, i, biased) if kinds[i] == "sparse" else dense(f, i, width)
         return Row((_attention(f, i, indexers[i] == "shared"), ffn), 2 * hidden)
 
-    return model_of(f, name, [row(i) for i in range(count)], tower_parameters=tower_parameters(f, config))
-
-
-def _kinds(count: int, first: int, every: int) -> list[str]:
-    return ["dense" if i < first or i % every else "sparse" for i in range(count)]
+    return model_of(f, name, [row(i) for i in range(count)])
 
 
 def mla(f: Fields, layer: int, attended: int | None = None, **more: Any) -> Mla:

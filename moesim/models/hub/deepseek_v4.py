@@ -10,19 +10,18 @@ from moesim.models.blocks.compressed import Compressed
 from moesim.models.blocks.engram import Engram
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
-from moesim.models.hub.kimi_linear import stream_parameters
-from moesim.models.hub.reader import Row, model_of, reads
-from moesim.models.hub.towers import tower_parameters
+from moesim.models.hub.reader import Row, model_of, reads, stream_parameters
 from moesim.models.model import Model
 
+_LONGEST_RATIO = 4096
 _INDEXED_RATIO = 4
 """Short windows of the compressor overlap and are indexed; long ones are all attended."""
 
 
 @reads("deepseek_v4", "deepseek_ref")
-def deepseek_v4(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def deepseek_v4(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
-    streams, ratios = f.whole("hc_mult", default=1), f.numbers("compress_ratios", count, 0)
+    streams, ratios = f.whole("hc_mult", default=1), f.numbers("compress_ratios", count, _LONGEST_RATIO)
     hashed = f.whole("num_hash_layers", default=0)
 
     def attention(i: int) -> Block:
@@ -39,9 +38,9 @@ def deepseek_v4(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 @reads("deepseek_v41", "deepseek_v41_text")
-def deepseek_v41(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def deepseek_v41(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
-    streams, ratios = f.whole("hc_mult", default=1), f.numbers("compress_ratios", count)
+    streams, ratios = f.whole("hc_mult", default=1), f.numbers("compress_ratios", count, _LONGEST_RATIO)
     sources, indexers = (_layers(f, key, count) for key in ("kv_source_layer_ids", "index_source_layer_ids"))
     tables = dict(zip(_layers(f, "engram_layer_ids", count), f.data.get("engram_num_embeddings") or (), strict=False))
 
@@ -62,7 +61,7 @@ def deepseek_v41(f: Fields, name: str, config: dict[str, Any]) -> Model:
     rows = [
         Row((*engram(i), attention(i), _experts(f, i, True, 2)), norms, streams=streams) for i in range(count)
     ]  # fmt: skip
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config))
+    return model_of(f, name, rows)
 
 
 def _layers(f: Fields, key: str, count: int) -> list[int]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.gqa import Gqa
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, gqa, model_of, reads
-from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 
 
 def _kinds(f: Fields, count: int) -> list[str]:
     every = f.whole("sliding_window_pattern", default=6)
     usual = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(count)]
-    return f.words("layer_types", count, usual)
+    return f.words("layer_types", count, ("full_attention", "sliding_attention"), usual)
+
+
+_GEMMA3 = {
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208,
+    "max_position_embeddings": 131072, "sliding_window": 4096,
+}  # fmt: skip
+"""What its published configs leave to transformers."""
 
 
 @reads("gemma3", "gemma3_text")
-def gemma3(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def gemma3(f: Fields, name: str) -> Model:
+    f.data = _GEMMA3 | f.data
     hidden, count, width = f.whole("hidden_size"), f.layers(), f.whole("intermediate_size")
     kinds = _kinds(f, count)
 
@@ -31,13 +36,16 @@ def gemma3(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
     tied = f.flag("tie_word_embeddings", True)
     rows = [row(i) for i in range(count)]
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config), tie_word_embeddings=tied)
+    return model_of(f, name, rows, tie_word_embeddings=tied)
 
 
 @reads("gemma4", "gemma4_text")
-def gemma4(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def gemma4(f: Fields, name: str) -> Model:
     hidden, count, width = f.whole("hidden_size"), f.layers(), f.whole("intermediate_size")
     kinds, routed = _kinds(f, count), f.flag("enable_moe_block")
+    for field in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
+        if f.data.get(field):
+            f.refuse(f"'{field}' is {f.data[field]!r}; layers that share keys or own embeddings are not modelled")
     heads = f.whole("num_attention_heads")
 
     def attention(i: int) -> Gqa:
@@ -66,4 +74,4 @@ def gemma4(f: Fields, name: str, config: dict[str, Any]) -> Model:
         for i in range(count)
     ]  # fmt: skip
     tied = f.flag("tie_word_embeddings", True)
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config), tie_word_embeddings=tied)
+    return model_of(f, name, rows, tie_word_embeddings=tied)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.dense import Dense
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
@@ -12,7 +10,7 @@ from moesim.models.model import Model
 
 
 @reads("glam")
-def glam(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def glam(f: Fields, name: str) -> Model:
     hidden, count, every = f.whole("hidden_size"), f.layers(), f.whole("moe_every")
     moe = Moe(f.whole("num_experts"), f.whole("num_experts_per_tok"), f.whole("intermediate_size"), gated=False)
     dense = Dense(f.whole("intermediate_size"))

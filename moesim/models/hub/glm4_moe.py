@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, gqa, model_of, reads, routed_and_shared
 from moesim.models.model import Model
 
 
 @reads("glm4_moe")
-def glm4_moe(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def glm4_moe(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     bias, qk_norm = f.flag("attention_bias"), f.flag("use_qk_norm")
     width, first = f.whole("intermediate_size"), f.whole("first_k_dense_replace", default=0)

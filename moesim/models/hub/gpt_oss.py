@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, gqa, model_of, reads
 from moesim.models.model import Model
 
+_KINDS = ("sliding_attention", "full_attention")
+
 
 @reads("gpt_oss")
-def gpt_oss(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def gpt_oss(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     experts, width = f.whole("num_local_experts"), f.whole("intermediate_size")
     picked = f.whole("num_experts_per_tok", "experts_per_token")
-    kinds = f.words("layer_types", count, ["sliding_attention", "full_attention"] * count)
+    kinds = f.words("layer_types", count, _KINDS, ["sliding_attention", "full_attention"] * count)
 
     def row(i: int) -> Row:
         window = f.whole("sliding_window") if kinds[i] == "sliding_attention" else None

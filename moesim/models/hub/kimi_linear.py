@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.moe import Moe
 from moesim.models.blocks.recurrent import KimiDelta
 from moesim.models.blocks.sparse_mla import Indexer, SparseMla
 from moesim.models.config_fields import Fields
 from moesim.models.hub.deepseek import mla
-from moesim.models.hub.reader import Row, dense, model_of, reads, routed_and_shared
-from moesim.models.hub.towers import tower_parameters
+from moesim.models.hub.reader import Row, dense, model_of, reads, routed_and_shared, stream_parameters
 from moesim.models.model import Model
 
 
@@ -28,10 +25,12 @@ def _delta(f: Fields, linear: Fields, i: int) -> KimiDelta:
 
 
 @reads("kimi_linear", "kimi_k3")
-def kimi_linear(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def kimi_linear(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     linear = Fields(f.section("linear_attn_config"), f.source, f.quantization)
     full = set(linear.data.get("full_attn_layers") or ())
+    if not full or not all(isinstance(i, int) and 1 <= i <= count for i in full):
+        linear.refuse(f"'linear_attn_config.full_attn_layers' must list layers from 1 to {count}")
     first, width = f.whole("first_k_dense_replace", default=1), f.whole("intermediate_size")
     # Before attention and before experts, earlier layers' outputs are weighed and added (attention residuals).
     residuals = 4 * hidden if f.data.get("attn_res_block_size") else 0
@@ -41,13 +40,14 @@ def kimi_linear(f: Fields, name: str, config: dict[str, Any]) -> Model:
         # Its lists count layers from one.
         return mla(f, i, output_gate=gate) if i + 1 in full else _delta(f, linear, i)
 
+    routed = f.sparse(count, first)
     rows = [
-        Row((attention(i), dense(f, i, width) if i < first else _experts(f, i)), 2 * hidden + residuals)
+        Row((attention(i), _experts(f, i) if routed[i] else dense(f, i, width)), 2 * hidden + residuals)
         for i in range(count)
     ]
     f.problems += linear.problems
     ends = 2 * hidden if residuals else 0
-    return model_of(f, name, rows, other=ends, tower_parameters=tower_parameters(f, config))
+    return model_of(f, name, rows, other=ends)
 
 
 def _experts(f: Fields, i: int) -> Moe:
@@ -68,19 +68,23 @@ def _experts(f: Fields, i: int) -> Moe:
 
 
 @reads("glm5_next", "glm5_next_text")
-def glm_next(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def glm_next(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     linear = Fields(f.section("linear_attn_config"), f.source, f.quantization)
-    kinds = f.words("layer_types", count)
+    kinds = f.words("layer_types", count, ("linear_attention", "deepseek_sparse_attention"))
     width, streams = f.whole("intermediate_size"), f.whole("hc_mult", default=1)
     first = f.whole("first_k_dense_replace", default=0)
-    ffns = f.words("mlp_layer_types", count, ["dense" if i < first else "sparse" for i in range(count)])
+    ffns = f.words(
+        "mlp_layer_types", count, ("dense", "sparse"), ["dense" if i < first else "sparse" for i in range(count)]
+    )
     pool = f.whole("index_kpool", default=1)
+    indexers = f.words("indexer_types", count, ("full", "shared"), ["full"] * count)
 
     def attention(i: int) -> Block:
         if kinds[i] == "linear_attention":
             return _delta(f, linear, i)
-        indexer = Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"), pool)
+        own = indexers[i] == "full"
+        indexer = Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"), pool) if own else None
         weights = f.format(i, "self_attn.indexer.wq_b")
         return SparseMla(mla(f, i, f.whole("index_topk")), indexer, weights)
 
@@ -94,12 +98,4 @@ def glm_next(f: Fields, name: str, config: dict[str, Any]) -> Model:
         for i in range(count)
     ]
     f.problems += linear.problems
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config))
-
-
-def stream_parameters(streams: int, hidden: int) -> int:
-    """Of one mix of residual streams: a small product, its bases and scales."""
-    if streams < 2:
-        return 0
-    mixes = (2 + streams) * streams
-    return mixes * streams * hidden + mixes + 3
+    return model_of(f, name, rows)

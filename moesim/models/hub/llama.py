@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, gqa, model_of, reads
@@ -17,12 +16,16 @@ _EXTRA: dict[str, Callable[[int, int, int], int]] = {
 
 
 @reads("llama", "mistral", "qwen2", "qwen3")
-def llama(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def llama(f: Fields, name: str) -> Model:
     extra = _EXTRA.get(str(f.data["model_type"]), lambda h, kv, d: 0)
     count, width, hidden = f.layers(), f.whole("intermediate_size"), f.whole("hidden_size")
     full = ["full_attention"] * count
-    usual = ["sliding_attention"] * count if f.flag("use_sliding_window", True) and "sliding_window" in f.data else full
-    kinds = f.words("layer_types", count, usual)
+    usual = full
+    if f.flag("use_sliding_window", True) and f.data.get("sliding_window"):
+        # Qwen's first layers see everything.
+        first = f.whole("max_window_layers", default=0)
+        usual = ["full_attention" if i < first else "sliding_attention" for i in range(count)]
+    kinds = f.words("layer_types", count, ("full_attention", "sliding_attention"), usual)
 
     def row(i: int) -> Row:
         window = f.optional("sliding_window") if kinds[i] == "sliding_attention" else None

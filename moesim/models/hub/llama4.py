@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, gqa, model_of, reads
-from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 
 
 @reads("llama4", "llama4_text")
-def llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def llama4(f: Fields, name: str) -> Model:
     hidden, count, width = f.whole("hidden_size"), f.layers(), f.whole("intermediate_size")
     experts, picked = f.whole("num_local_experts"), f.whole("num_experts_per_tok")
     step, chunk = f.whole("interleave_moe_layer_step"), f.whole("attention_chunk_size")
-    kinds = f.words("layer_types", count, _kinds(f, count))
+    kinds = f.words("layer_types", count, ("chunked_attention", "full_attention"), _kinds(f, count))
 
     def row(i: int) -> Row:
         local = kinds[i] == "chunked_attention"
@@ -29,7 +26,7 @@ def llama4(f: Fields, name: str, config: dict[str, Any]) -> Model:
         )  # fmt: skip
         return Row((attention, moe), 2 * hidden)
 
-    return model_of(f, name, [row(i) for i in range(count)], tower_parameters=tower_parameters(f, config))
+    return model_of(f, name, [row(i) for i in range(count)])
 
 
 def _kinds(f: Fields, count: int) -> list[str]:

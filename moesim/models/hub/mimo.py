@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.gqa import Gqa
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, model_of, reads, routed_and_shared
@@ -11,9 +9,9 @@ from moesim.models.model import Model
 
 
 @reads("mimo_v2_flash")
-def mimo(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def mimo(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
-    sliding, routed = f.numbers("hybrid_layer_pattern", count), f.numbers("moe_layer_freq", count)
+    sliding, routed = f.numbers("hybrid_layer_pattern", count, 1), f.sparse(count)
 
     def row(i: int) -> Row:
         prefix = "swa_" if sliding[i] else ""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.block_sparse import BlockSparse
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, gqa, model_of, reads
-from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 
 
 @reads("minimax_m3", "minimax_m3_vl", "minimax_m3_text")
-def minimax_m3(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def minimax_m3(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     sparse = Fields(f.section("sparse_attention_config"), f.source, f.quantization)
-    routed, indexed = f.numbers("moe_layer_freq", count, 1), sparse.numbers("sparse_attention_freq", count, 1)
+    routed, indexed = f.sparse(count), sparse.sparse(count, name="sparse_attention_freq")
 
     def attention(i: int) -> Block:
         plain = gqa(f, i, lambda h, kv, d: 2 * d)
@@ -50,4 +47,4 @@ def minimax_m3(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
     rows = [Row((attention(i), ffn(i)), 2 * hidden) for i in range(count)]
     f.problems += sparse.problems
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config))
+    return model_of(f, name, rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
@@ -15,7 +14,7 @@ _SPARSE_MIXER = 20
 
 
 @reads("mixtral", "olmoe", "phimoe", "minimax_m2")
-def mixtral(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def mixtral(f: Fields, name: str) -> Model:
     kind, hidden = str(f.data["model_type"]), f.whole("hidden_size")
     window = f.optional("sliding_window")
     extra: dict[str, Callable[[int, int, int], int]] = {

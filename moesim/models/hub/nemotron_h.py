@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from moesim.errors import Problem
 from moesim.models.blocks.block import Block
@@ -18,9 +17,11 @@ _LETTERS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
 @reads("nemotron_h")
-def nemotron_h(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def nemotron_h(f: Fields, name: str) -> Model:
     hidden, kinds = f.whole("hidden_size"), _kinds(f)
     published = _published(f)
+    if f.whole("mamba_num_heads") % f.whole("n_groups"):
+        f.refuse("'n_groups' does not divide mamba_num_heads")
     element = 2.0 if f.data.get("mamba_ssm_cache_dtype") in {"bfloat16", "float16"} else 4.0
 
     def block(i: int, kind: str) -> Block:
@@ -54,8 +55,9 @@ def nemotron_h(f: Fields, name: str, config: dict[str, Any]) -> Model:
             latent=f.whole("moe_latent_size", default=0),
         )
 
-    notes = (f"{name}: {_PUBLISHED}",) if published else ()
-    return model_of(f, name, [Row((block(i, kind),), hidden) for i, kind in enumerate(kinds)], notes=notes)
+    if published:
+        f.notes.append(_PUBLISHED)
+    return model_of(f, name, [Row((block(i, kind),), hidden) for i, kind in enumerate(kinds)])
 
 
 _PUBLISHED = (
@@ -67,7 +69,7 @@ _PUBLISHED = (
 def _published(f: Fields) -> bool:
     """Give a checkpoint whose lists are missing the precision its card publishes; whether it did."""
     said = f.quantization
-    if not said.method or said.by_name or said.kept.names or said.kept.expression:
+    if not said.method or said.by_name or said.kept:
         return False
     narrow = Modules.of(["re:.*mixer[.](in_proj|out_proj|shared_experts).*"])
     kept = Modules.of(["re:.*mixer[.](q_proj|k_proj|v_proj|o_proj).*"])
@@ -78,10 +80,14 @@ def _published(f: Fields) -> bool:
 def _kinds(f: Fields) -> list[str]:
     listed = f.data.get("layers_block_type")
     if isinstance(listed, list) and listed:
-        return f.words("layers_block_type", len(listed))
+        return f.words("layers_block_type", len(listed), _LETTERS.values())
     letters = str(f.data.get("hybrid_override_pattern") or "")
     if not letters or set(letters) - set(_LETTERS):
         said = "'layers_block_type' or 'hybrid_override_pattern' must say what each layer is, in letters M, *, E, -"
         f.problems.append(Problem(said, f.source))
         return ["attention"]
+    if f.data.get("num_hidden_layers") not in (None, len(letters)):
+        f.refuse(
+            f"'hybrid_override_pattern' names {len(letters)} layers, num_hidden_layers is {f.data['num_hidden_layers']}"
+        )
     return [_LETTERS[letter] for letter in letters]

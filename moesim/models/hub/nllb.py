@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.cross import Cross
 from moesim.models.blocks.dense import Dense
@@ -15,7 +13,7 @@ from moesim.models.model import Model
 
 
 @reads("nllb-moe")
-def nllb(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def nllb(f: Fields, name: str) -> Model:
     hidden, experts = f.whole("d_model"), f.whole("num_experts")
     rows: list[Row] = []
     for side, cross in (("encoder", False), ("decoder", True)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.cross import Cross
 from moesim.models.blocks.dense import Dense
 from moesim.models.blocks.gqa import Gqa
@@ -13,7 +11,7 @@ from moesim.models.model import Model
 
 
 @reads("gpt2")
-def gpt2(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def gpt2(f: Fields, name: str) -> Model:
     hidden, heads, count = f.whole("n_embd", "hidden_size"), f.whole("n_head"), f.layers("n_layer")
     width = f.whole("n_inner", default=4 * hidden)
     f.data.setdefault("hidden_size", hidden)
@@ -25,7 +23,7 @@ def gpt2(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 @reads("t5", "mt5")
-def t5(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def t5(f: Fields, name: str) -> Model:
     hidden, heads, dim = f.whole("d_model"), f.whole("num_heads"), f.whole("d_kv")
     ffn = Dense(f.whole("d_ff"), gated="gated" in str(f.data.get("feed_forward_proj", "")))
     count, decoders = f.layers("num_layers"), f.layers("num_decoder_layers", "num_layers")

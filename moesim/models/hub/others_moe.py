@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
@@ -13,7 +11,7 @@ from moesim.models.model import Model
 
 
 @reads("ernie4_5_moe")
-def ernie(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def ernie(f: Fields, name: str) -> Model:
     hidden, count, width = f.whole("hidden_size"), f.layers(), f.whole("intermediate_size")
     first, every = f.whole("moe_layer_start_index", default=0), f.whole("moe_layer_interval", default=1)
     last = f.whole("moe_layer_end_index", default=count - 1)
@@ -37,7 +35,7 @@ def ernie(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 @reads("hunyuan_v1_moe")
-def hunyuan(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def hunyuan(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     if f.data.get("use_cla"):
         f.refuse("'use_cla' shares keys and values across layers, which is not modelled")
@@ -45,7 +43,7 @@ def hunyuan(f: Fields, name: str, config: dict[str, Any]) -> Model:
     def one(*names: str, default: int | None = None) -> list[int]:
         """A number for each layer, or one for all."""
         named = next((n for n in names if f.data.get(n) is not None), names[0])
-        return f.numbers(named, count, default)
+        return f.numbers(named, count, default=default)
 
     experts, picked = one("num_experts"), one("moe_topk", "num_experts_per_tok")
     width = one("moe_intermediate_size", "intermediate_size")
@@ -65,7 +63,7 @@ def hunyuan(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
 
 @reads("longcat_flash")
-def longcat(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def longcat(f: Fields, name: str) -> Model:
     """A layer is two of attention and feed-forward, with experts beside the second half."""
     hidden, count = f.whole("hidden_size"), f.layers("num_layers", "num_hidden_layers")
     width = f.whole("ffn_hidden_size", "intermediate_size")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.recurrent import GatedDeltaNet
 from moesim.models.config_fields import Fields
-from moesim.models.hub.reader import Row, gqa, model_of, reads, routed_beside_gated
-from moesim.models.hub.towers import tower_parameters
+from moesim.models.hub.reader import Row, gqa, model_of, qwen_ffn, reads
 from moesim.models.model import Model
 
 
 @reads("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text")
-def qwen_next(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def qwen_next(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     every = f.whole("full_attention_interval", default=4)
     usual = ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(count)]
-    kinds = f.words("layer_types", count, usual)
+    kinds = f.words("layer_types", count, ("full_attention", "linear_attention"), usual)
     # vLLM takes Qwen3.5's float32 states from its config; Qwen3-Next has no such field and keeps the model's 16 bits.
     element = 4.0 if f.data.get("mamba_ssm_dtype") == "float32" else 2.0
+    projection = "in_proj_qkvz" if f.data.get("model_type") == "qwen3_next" else "in_proj_qkv"
     gate = "elementwise" if f.flag("attn_output_gate", f.data.get("model_type") == "qwen3_next") else ""
 
     def attention(i: int) -> Block:
@@ -32,9 +30,9 @@ def qwen_next(f: Fields, name: str, config: dict[str, Any]) -> Model:
             f.whole("linear_value_head_dim"),
             f.whole("linear_conv_kernel_dim"),
             element,
-            f.format(i, "linear_attn.in_proj_qkv"),
+            f.format(i, f"linear_attn.{projection}"),
             f.format(i, "linear_attn.out_proj"),
         )
 
-    rows = [Row((attention(i), routed_beside_gated(f, i)), 2 * hidden) for i in range(count)]
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config))
+    rows = [Row((attention(i), qwen_ffn(f, i)), 2 * hidden) for i in range(count)]
+    return model_of(f, name, rows)

@@ -18,7 +18,7 @@ from moesim.models.config_fields import Fields
 from moesim.models.context import longest_context
 from moesim.models.model import Layers, Model
 
-Reader = Callable[[Fields, str, dict[str, Any]], Model]
+Reader = Callable[[Fields, str], Model]
 READERS: dict[str, Reader] = {}
 
 
@@ -34,7 +34,7 @@ class Row:
 
 
 def reads(*model_types: str) -> Callable[[Reader], Reader]:
-    """Register a reader: (fields of the text model, the model's name, the whole config) -> Model."""
+    """Register a reader: (fields of the text model, the model's name) -> Model."""
 
     def register(reader: Reader) -> Reader:
         READERS.update(dict.fromkeys(model_types, reader))
@@ -51,6 +51,8 @@ def gqa(
     heads = f.whole("num_attention_heads", "n_heads")
     kv = f.whole("num_key_value_heads", default=heads)
     dim = f.whole("head_dim", default=f.whole("hidden_size", "d_model") // max(heads, 1))
+    if heads % kv:
+        f.refuse(f"{heads} query heads do not share {kv} KV heads evenly")
     weights = f.format(layer, f"{name}.q_proj")
     return Gqa(heads, kv, dim, extra_parameters=extra(heads, kv, dim), weights=weights, **more)
 
@@ -63,6 +65,8 @@ def dense(f: Fields, layer: int, width: int, gated: bool = True, name: str = "ml
 def routed_and_shared(f: Fields, layer: int, biased: bool, **more: Any) -> Moe:
     """DeepSeek's names for experts; ``biased`` routers carry a correction per expert."""
     experts, width = f.whole("n_routed_experts"), f.whole("moe_intermediate_size")
+    if experts % f.whole("n_group", default=1):
+        f.refuse(f"n_group does not divide the {experts} experts")
     return Moe(
         experts,
         f.whole("num_experts_per_tok"),
@@ -92,6 +96,14 @@ def routed_beside_gated(f: Fields, layer: int) -> Moe:
         experts=f.format(layer, "mlp.experts.0.down_proj"),
         weights=f.format(layer, "mlp.shared_expert.down_proj"),
     )
+
+
+def qwen_ffn(f: Fields, layer: int) -> Dense | Moe:
+    """Experts in every ``decoder_sparse_step``-th layer, but those that are named."""
+    step, only = f.whole("decoder_sparse_step", default=1), f.data.get("mlp_only_layers") or []
+    if layer in only or (layer + 1) % step:
+        return dense(f, layer, f.whole("intermediate_size"))
+    return routed_beside_gated(f, layer)
 
 
 def grouped(rows: Iterable[Row]) -> tuple[tuple[Layers, ...], tuple[int, ...]]:
@@ -125,3 +137,11 @@ def model_of(f: Fields, name: str, rows: Iterable[Row], norm: int = 1, other: in
         provenance=f"rebuilt: {provenance}" if provenance else "Hugging Face config.json",
         **more,
     )
+
+
+def stream_parameters(streams: int, hidden: int) -> int:
+    """Of one mix of residual streams: a small product, its bases and scales."""
+    if streams < 2:
+        return 0
+    mixes = (2 + streams) * streams
+    return mixes * streams * hidden + mixes + 3

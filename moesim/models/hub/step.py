@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.gqa import Gqa
 from moesim.models.blocks.moe import Moe
 from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import Row, dense, model_of, reads
-from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 
 _SLIDING_HEADS = 96
@@ -17,7 +14,7 @@ _SLIDING_HEADS = 96
 
 
 @reads("step3p5", "step3p7")
-def step(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def step(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     kinds = f.words("layer_types", count, ["sliding_attention" if i % 4 else "full_attention" for i in range(count)])
     other = Fields(f.section("attention_other_setting"), f.source)
@@ -51,5 +48,6 @@ def step(f: Fields, name: str, config: dict[str, Any]) -> Model:
 
     rows = [Row((attention(i), ffn(i)), 2 * hidden) for i in range(count)]
     f.problems += other.problems
-    said = f"{name}: windowed layers are taken to have {_SLIDING_HEADS} heads, which its config.json does not say"
-    return model_of(f, name, rows, tower_parameters=tower_parameters(f, config), notes=() if other.data else (said,))
+    if not other.data:
+        f.notes.append(f"windowed layers are taken to have {_SLIDING_HEADS} heads, which its config.json does not say")
+    return model_of(f, name, rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.models.blocks.cross import Cross
 from moesim.models.blocks.dense import Dense
 from moesim.models.blocks.gqa import Gqa
@@ -14,7 +12,7 @@ from moesim.models.model import Model
 
 
 @reads("switch_transformers")
-def switch(f: Fields, name: str, config: dict[str, Any]) -> Model:
+def switch(f: Fields, name: str) -> Model:
     hidden, heads, dim = f.whole("d_model"), f.whole("num_heads"), f.whole("d_kv")
     gated = "geglu" in str(f.data.get("feed_forward_proj", "")) or "gated" in str(f.data.get("feed_forward_proj", ""))
     width = f.whole("d_ff")

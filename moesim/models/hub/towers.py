@@ -1,6 +1,6 @@
 """What the image side of a model holds, counted from its ``vision_config``: tower, merger, projector.
 
-One function for each kind of tower. Towers whose kind is not known are refused, so that no weight is lost in silence.
+One function for each kind of tower; one that is not known is left out, and said so.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ def tower_parameters(f: Fields, config: dict[str, Any]) -> int:
         return int(config["_vision_parameters"])
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
+        if vision:
+            f.refuse(f"'vision_config' is {vision!r}; a map is expected")
         return 0
     kind = str(config.get("model_type") or "")
     count = _TOWERS.get(kind)
     if count is None:
-        f.refuse(f"the image tower of '{kind}' is not known; those of {', '.join(sorted(_TOWERS))} are")
+        f.notes.append(f"the image tower of {kind} is not known: what it holds is left out")
         return 0
     around = {"_around": config}
     inner = Fields({**vision, **around}, f.source)
@@ -118,6 +120,14 @@ def _deepseek_v41(v: Fields, text: int) -> int:
     return v.whole("num_hidden_layers") * layer + 3 * patch * patch * width + 2 * width + aligner
 
 
+def _gemma3(v: Fields, text: int) -> int:
+    """Gemma 3: SigLIP, pooled, normed and projected."""
+    width, inner, patch = v.whole("hidden_size"), v.whole("intermediate_size"), v.whole("patch_size")
+    places = (v.whole("image_size") // patch) ** 2
+    ends = 3 * patch * patch * width + width + places * width + 2 * width
+    return v.whole("num_hidden_layers") * _block(width, inner) + ends + width + width * text
+
+
 _TOWERS: dict[str, Count] = {
     "qwen3_vl_moe": _qwen,
     "qwen3_5_moe": _qwen,
@@ -125,6 +135,7 @@ _TOWERS: dict[str, Count] = {
     "kimi_k2": _kimi_k25,
     "kimi_k3": _kimi_k3,
     "llama4": _llama4,
+    "gemma3": _gemma3,
     "gemma4": _gemma4,
     "minimax_m3_vl": _minimax,
     "glm5_next": _glm,

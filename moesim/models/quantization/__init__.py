@@ -1,8 +1,8 @@
 """How weights are stored: read from a checkpoint's config, or told to an engine."""
 
-from moesim.models.quantization.checkpoint import Quantization
+from moesim.models.quantization.checkpoint import BFLOAT16, Quantization
 from moesim.models.quantization.methods import quantization
 from moesim.models.quantization.modules import Unknown
 from moesim.models.quantization.schemes import SCHEMES
 
-__all__ = ["SCHEMES", "Quantization", "Unknown", "quantization"]
+__all__ = ["BFLOAT16", "SCHEMES", "Quantization", "Unknown", "quantization"]

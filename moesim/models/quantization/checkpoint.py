@@ -27,6 +27,8 @@ class Quantization:
     """Layers in other formats; the first that names a layer says its."""
     by_name: tuple[tuple[str, str], ...] = ()
     """Formats of single modules by their whole names; every layer that has none is bfloat16."""
+    told_head: str = BFLOAT16
+    """Format of the output head where no module is named."""
     kv_cache: str | None = None
     """Format in which keys and values were calibrated to be cached."""
 
@@ -37,7 +39,7 @@ class Quantization:
     @property
     def head(self) -> str:
         """Format of the output head: bfloat16 unless it is named."""
-        return self._named.get("lm_head", BFLOAT16)
+        return self._named.get("lm_head", self.told_head)
 
     def of(self, module: str) -> str:
         """Format of a module such as ``layers.3.self_attn.q_proj``."""
@@ -61,5 +63,5 @@ class Quantization:
             yield f"{self.method}: {', '.join(formats)} by module, bfloat16 elsewhere"
             return
         yield f"{self.method}: {self.usual}" + (f", experts {self.experts}" if self.experts else "")
-        if self.kept.names or self.kept.expression:
+        if self.kept:
             yield "named modules stay bfloat16"

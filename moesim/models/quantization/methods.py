@@ -6,6 +6,7 @@ leaves out, or stores otherwise, goes by the names of modules.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,12 @@ from moesim.models.quantization.modules import Modules, Unknown, bare
 from moesim.ops.formats import weight_only, with_group
 
 
-def quantization(config: dict[str, Any] | None) -> Quantization:
+def quantization(config: Any) -> Quantization:
     """Read a ``quantization_config`` or a ``hf_quant_config.json``. Raises Unknown."""
-    if not config:
+    if not config and (config is None or isinstance(config, dict)):
         return Quantization()
+    if not isinstance(config, dict):
+        raise Unknown(f"quantization_config is {config!r}; a map is expected")
     if isinstance(config.get("quantization"), dict):
         config = {"quant_method": "modelopt", **config["quantization"]}
     method = str(config.get("quant_method") or ("modelopt" if "quant_algo" in config else "")).lower()
@@ -38,6 +41,9 @@ _KEPT_BY_FP8 = ("modules_to_not_convert", "ignored_layers")
 
 
 def _kept(config: dict[str, Any], keys: tuple[str, ...] = _KEPT) -> Modules:
+    for key in keys:
+        if config.get(key) and not isinstance(config[key], list):
+            raise Unknown(f"{key} is {config[key]!r}; a list of modules is expected")
     return Modules.of(entry for key in keys for entry in config.get(key) or ())
 
 
@@ -79,14 +85,17 @@ def _only_experts(weights: str) -> Callable[[str, dict[str, Any]], Quantization]
 def _integers(bits: Any, group: int | None, method: str) -> str:
     names = {4: "int4", 8: "int8_weight_only"}
     if bits not in names:
-        raise Unknown(f"{method} with {bits!r} bits runs nowhere here; 4 and 8 do")
+        raise Unknown(f"{method} with {bits!r} bits is not known; the numbers 4 and 8 are")
     return with_group(names[bits], group)
 
 
 def _gptq(method: str, config: dict[str, Any]) -> Quantization:
     """GPTQ, AWQ and AutoRound: integer weights; GPTQModel's ``dynamic`` and AutoRound's ``extra_config`` by module."""
     bits, group = config.get("bits", config.get("w_bit")), _group(config)
-    usual = _integers(bits, group, method)
+    usual = _FLOATS.get(str(config.get("data_type"))) or _integers(bits, group, method)
+    blocks = config.get("block_name_to_quantize")
+    if blocks and "layers" not in str(blocks):
+        raise Unknown(f"block_name_to_quantize is {blocks!r}; a part of the model's layers is not modelled")
     left, others = list[str](), list[tuple[Modules, str]]()
     for rule, said in (config.get("dynamic") or {}).items():
         if rule.startswith("-:"):
@@ -97,13 +106,23 @@ def _gptq(method: str, config: dict[str, Any]) -> Quantization:
     for name, said in (config.get("extra_config") or {}).items():
         own = {"bits": bits, "group_size": group, **said}
         if own["bits"] in (16, 32):
-            left.append(name)
+            left.append(_regular(name))
         else:
-            others.append((Modules.of([name]), _integers(own["bits"], _group(own), method)))
+            others.append((Modules.of([_regular(name)]), _integers(own["bits"], _group(own), method)))
     kept = _kept(config)
     more = Modules.of(left)
-    joined = "|".join(part for part in (kept.expression, more.expression) if part)
-    return Quantization(method, usual, None, Modules(kept.names | more.names, joined), tuple(others))
+    named = Modules(kept.names | more.names, (*kept.expressions, *more.expressions))
+    head = usual if config.get("lm_head") is True else BFLOAT16
+    return Quantization(method, usual, None, named, tuple(others), told_head=head)
+
+
+_FLOATS = {"mx_fp": "mxfp4", "mx_fp4": "mxfp4", "mx_fp8": "mxfp8", "nv_fp": "nvfp4", "nv_fp4": "nvfp4", "fp8": "fp8"}
+"""AutoRound's data types that are no integers."""
+
+
+def _regular(name: str) -> str:
+    """AutoRound's names of modules may be expressions."""
+    return f"re:.*{name}" if re.search(r"[*+?|()^$\\[]", name) else name
 
 
 def _bitsandbytes(method: str, config: dict[str, Any]) -> Quantization:
@@ -138,8 +157,8 @@ def _algorithm(said: dict[str, Any]) -> str:
 
 def _modelopt(method: str, config: dict[str, Any]) -> Quantization:
     """NVIDIA Model Optimizer: one algorithm, or one for each module (MIXED_PRECISION)."""
-    caches = config.get("kv_cache_quant_algo") or (config.get("kv_cache_scheme") and "FP8")
-    cache = "fp8" if str(caches).upper() == "FP8" else None
+    narrow = str(config.get("kv_cache_quant_algo")).upper() == "FP8" or _caches_fp8(config.get("kv_cache_scheme"))
+    cache = "fp8" if narrow else None
     if config.get("quant_algo") != "MIXED_PRECISION":
         return Quantization(method, _algorithm(config), None, _kept(config), kv_cache=cache)
     formats = {id(said): said for said in (config.get("quantized_layers") or {}).values()}
@@ -172,9 +191,16 @@ def _compressed_tensors(method: str, config: dict[str, Any]) -> Quantization:
             others.append((Modules.of(targets), weights))
         if len(targets) < len(group.get("targets") or ["Linear"]):
             usual = usual or weights
-    cache = config.get("kv_cache_scheme") or {}
-    kv_cache = "fp8" if cache.get("num_bits") == 8 and cache.get("type") == "float" else None
+    kv_cache = "fp8" if _caches_fp8(config.get("kv_cache_scheme")) else None
     return Quantization(method, usual or BFLOAT16, None, _kept(config), tuple(others), kv_cache=kv_cache)
+
+
+def _caches_fp8(scheme: Any) -> bool:
+    """Whether a cache scheme is fp8 with scales that were calibrated; what is scaled as it runs is left as it was."""
+    if isinstance(scheme, str):
+        return scheme.upper() == "FP8"
+    said = scheme or {}
+    return said.get("num_bits") == 8 and said.get("type") == "float" and not said.get("dynamic")
 
 
 def _is_class(target: str) -> bool:
@@ -211,20 +237,29 @@ def _of_group(group: dict[str, Any], layout: str) -> str:
 
 def _quark(method: str, config: dict[str, Any]) -> Quantization:
     """AMD Quark: the global scheme of weights."""
-    said = (config.get("global_quant_config") or {}).get("weight") or {}
+    layers = (config.get("layer_quant_config") or {}).items()
+    others = tuple((Modules.of([name]), _quark_weights(said)) for name, said in layers)
+    narrow = "fp8" in json.dumps([config.get("kv_cache_quant_config"), config.get("kv_cache_config")])
+    weights = _quark_weights(config.get("global_quant_config") or {})
+    return Quantization(method, weights, None, _kept(config), others, kv_cache="fp8" if narrow else None)
+
+
+def _quark_weights(scheme: dict[str, Any]) -> str:
+    said = scheme.get("weight") or {}
     said = said[0] if isinstance(said, list) else said
-    weights = {
-        "fp4": "mxfp4", "fp8_e4m3": "fp8", "int8": "int8", "int4": "int4", "mxfp4": "mxfp4", "fp8_e4m3fn": "fp8",
-    }.get(str(said.get("dtype")))  # fmt: skip
+    names = {"fp4": "mxfp4", "mxfp4": "mxfp4", "fp8_e4m3": "fp8", "fp8_e4m3fn": "fp8", "int8": "int8", "int4": "int4"}
+    weights = names.get(str(said.get("dtype")))
     if weights is None:
         raise Unknown(f"quark weights of dtype {said.get('dtype')!r} are not known; fp4, fp8_e4m3, int8, int4 are")
-    return Quantization(method, weights, None, _kept(config))
+    return weights
 
 
 def _torchao(method: str, config: dict[str, Any]) -> Quantization:
     names = {"int4": "int4", "int8weight": "int8_weight_only", "int8": "int8", "float8weight": "fp8_weight_only"}
     names |= {"float8": "fp8"}
     said = str(config.get("quant_type") or "").lower().replace("_", "")
+    if "fqntoconfig" in said:
+        raise Unknown("torchao's ModuleFqnToConfig gives each module its own format, which is not read")
     found = next((weights for name, weights in names.items() if name in said), None)
     if found is None:
         raise Unknown("torchao without a quant_type of int4, int8 or float8 says no format")

@@ -34,7 +34,7 @@ class Modules:
     """Modules by name as quantisers write them: whole names or parts of them, ``*`` wildcards, ``re:`` expressions."""
 
     names: frozenset[str] = frozenset()
-    expression: str = ""
+    expressions: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, entries: Iterable[Any]) -> Modules:
@@ -43,20 +43,21 @@ class Modules:
             if not isinstance(entry, str):
                 raise Unknown(f"{entry!r} names no module")
             if entry.startswith("re:"):
-                expressions.append(f"(?:{entry.removeprefix('re:')})")
+                expressions.append(entry.removeprefix("re:"))
             elif "*" in entry:
                 expressions.append(fnmatch.translate(entry))
             else:
                 names.add(bare(entry.strip(".")))
         try:
-            re.compile("|".join(expressions))
+            for expression in expressions:
+                re.compile(expression)
         except re.error as error:
             raise Unknown(f"a module expression cannot be read ({error})") from None
-        return cls(frozenset(names), "|".join(expressions))
+        return cls(frozenset(names), tuple(expressions))
 
     @cached_property
-    def _compiled(self) -> re.Pattern[str] | None:
-        return re.compile(self.expression) if self.expression else None
+    def _compiled(self) -> list[re.Pattern[str]]:
+        return [re.compile(expression) for expression in self.expressions]
 
     def __contains__(self, module: str) -> bool:
         if self.names:
@@ -64,5 +65,7 @@ class Modules:
             spans = ((i, j) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
             if any(".".join(parts[i:j]) in self.names for i, j in spans):
                 return True
-        found = self._compiled
-        return found is not None and any(found.match(prefix + module) for prefix in _SEEN_AS)
+        return any(found.match(prefix + module) for found in self._compiled for prefix in _SEEN_AS)
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.expressions)
