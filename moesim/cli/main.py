@@ -15,13 +15,14 @@ from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
+from moesim.cli.scenarios import quoted
 from moesim.errors import CalibrationError, SpecError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(quoted(sys.argv[1:] if arguments is None else arguments))
     if rest and options.command not in {"predict", "sweep", "plan", "capacity", "search"}:
         parser.error(f"unknown argument {rest[0]}")
     try:

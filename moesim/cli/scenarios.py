@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,18 @@ def scenario_arguments(command: Any) -> None:
     command.epilog = EPILOG
     command.add_argument("--from-vllm", metavar="COMMAND", help="take model and engine from 'vllm serve MODEL --flags'")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+
+
+def quoted(arguments: list[str]) -> list[str]:
+    """A vLLM command pasted behind ``--from-vllm`` without quotes as one word, up to the first flag vLLM has not."""
+    start = arguments.index("--from-vllm") + 1 if "--from-vllm" in arguments else len(arguments)
+    if start + 1 >= len(arguments) or " " in arguments[start] or arguments[start + 1].startswith("-"):
+        return arguments
+    from moesim.inputs.vllm_command import is_flag
+
+    ours = (i for i in range(start, len(arguments)) if arguments[i].startswith("--") and not is_flag(arguments[i]))
+    end = next(ours, len(arguments))
+    return [*arguments[:start], shlex.join(arguments[start:end]), *arguments[end:]]
 
 
 def scenario_of(options: argparse.Namespace, rest: list[str], notes: list[str] | None = None) -> Scenario:

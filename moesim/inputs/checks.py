@@ -247,7 +247,8 @@ def _formats(scenario: Scenario, hardware: Hardware, model: Model, engine: Engin
     if narrow and capability_of(hardware.compute_capability) < capability_of(least):
         where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
         what = f"{engine.file.name} runs {', '.join(narrow)} from compute capability {least}"
-        yield where, f"{what}; {hardware.name} has {hardware.compute_capability}: accepted there: none"
+        instead = "a checkpoint in bfloat16 is accepted there"
+        yield where, f"{what}; {hardware.name} has {hardware.compute_capability}: {instead}"
 
 
 def _backend(scenario: Scenario, hardware: Hardware, model: Model | None, engine: Engine) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Engines, engine versions and engines apart on the command line."""
 
 import json
+import re
 
 import pytest
 
@@ -109,6 +110,44 @@ def test_an_image_names_the_version(capsys):
     arguments = ["--hardware", "h100-sxm", "--isl", "64", "--osl", "16", "--explain"]
     assert main(["predict", "--from-vllm", command, *arguments]) == 0
     assert "vllm 0.12.0 runs triton" in capsys.readouterr().out
+
+
+def test_a_command_without_quotes(capsys):
+    """As it is pasted: vLLM's flags up to the first that vLLM has not, ours after it."""
+    command = "vllm serve Mixtral-8x7B-v0.1 -tp=4 --no-enable-prefix-caching --kv-cache-dtype fp8 --max-model-len 4k"
+    ours = ["--hardware", "h100-sxm", "--batch-size", "2", "--isl", "64", "--osl", "16", "--json"]
+    assert main(["predict", "--from-vllm", *command.split(), *ours]) == 0
+    pasted = capsys.readouterr().out
+    assert main(["predict", "--from-vllm", command, *ours]) == 0
+    assert pasted == capsys.readouterr().out
+
+
+OSS = "vllm serve openai/gpt-oss-120b --gpu-memory-utilization 0.95 --max-num-batched-tokens 1024"
+CODER = "vllm serve Qwen/Qwen3-Coder-480B-A35B-Instruct -dp=8 --enable-expert-parallel --quantization fp8_block"
+V32 = "vllm serve deepseek-ai/DeepSeek-V3.2 -tp 8"
+
+
+@pytest.mark.parametrize(
+    ("command", "hardware", "asked", "room_gib", "longest"),
+    [
+        # vllm-project/vllm issue 27508, of October 2025; what was free held 49,400 tokens of 72 KiB and windows.
+        (OSS, "h100-sxm --set engine.version=0.11.0", 131072, 1.71, None),
+        # vllm-project/recipes issue 12.
+        (f"{CODER} --gpu-memory-utilization 0.9", "hgx-h200", 262144, 48.66, 205728),
+        (f"{CODER} --gpu-memory-utilization 0.95", "hgx-h200", 262144, 55.65, 235296),
+        (V32, "8xH20-96GB", 163840, None, None),
+    ],
+)
+def test_public_reports_of_lengths_that_did_not_start(capsys, command, hardware, asked, room_gib, longest):
+    """Refused as they were; room within 0.5 GiB of a card's memory, the length it names within 1 %."""
+    served = ["--conc", "1", "--isl", "1024", "--osl", "64", "--hardware", *hardware.split()]
+    assert main(["predict", "--from-vllm", f"{command} --max-model-len {asked}", *served]) == 3
+    said = capsys.readouterr().out
+    assert f"max_model_len asks for {asked:,}" in said
+    room = float(re.search(r"KV cache room +([\d.]+) GiB", said).group(1))
+    length = int(re.search(r"max_model_len up to ([\d,]+)", said).group(1).replace(",", ""))
+    assert room_gib is None or abs(room - room_gib) < 0.5
+    assert longest is None or abs(length / longest - 1) < 0.01
 
 
 def test_a_length_that_does_not_start(capsys):

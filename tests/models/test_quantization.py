@@ -51,6 +51,11 @@ def tensors(bits, number, strategy, layout, **more):
          "int4/64", "bfloat16"),
         ({"quant_method": "auto-round", "bits": 4, "extra_config": {"model.layers.3.self_attn.q_proj": {"bits": 16}}},
          "int4", "bfloat16"),
+        ({"quant_method": "auto-round", "bits": 4, "extra_config": {".*self_attn.*": {"bits": 8}}}, "int4",
+         "int8_weight_only"),
+        ({"quant_method": "auto-round", "bits": 4, "data_type": "mx_fp"}, "mxfp4", "mxfp4"),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}},
+          "layer_quant_config": {"*mlp.experts*": {"weight": [{"dtype": "fp4"}]}}}, "mxfp4", "fp8"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4", "nf4"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["q_proj"]}, "int8",
          "bfloat16"),
@@ -92,6 +97,14 @@ def test_every_method(config, expert, query):
         (tensors(6, "float", "group", "pack"), "6-bit 'float' weights"),
         ({"quant_method": "quark", "export": {}}, "quark weights of dtype None"),
         ({"quant_method": "torchao"}, "says no format"),
+        ({"quant_method": "torchao", "quant_type": "FqnToConfig"}, "gives each module its own format"),
+        ("fp8", "quantization_config is 'fp8'; a map is expected"),
+        ({"quant_method": "auto-round", "bits": 4, "block_name_to_quantize": "x"}, "a part of the model's layers"),
+        (
+            {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"},
+            "cached as 'NVFP4' are not",
+        ),
+        (tensors(4, "int", "group", "pack-quantized", input_activations={"num_bits": 8}), "int4 weights beside"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["re:("]}, "cannot be read"),
         ({"quant_method": "awq", "bits": 4, "modules_to_not_convert": [3]}, "3 names no module"),
     ],
@@ -142,6 +155,14 @@ def test_caches_in_fp8():
     packed = tensors(4, "int", "group", "pack-quantized", weights={"group_size": 128}) | {"kv_cache_scheme": scheme}
     assert not model_from_config(config | {"quantization_config": packed}, "x", "config.json").caches_fp8
     assert model_from_config(config, "x", "config.json", {"quantization": said}).caches_fp8
+    assert quantization({"quantization": said | {"kv_cache_quant_algo": None}}).kv_cache is None
+    whole = tensors(8, "float", "channel", "float-quantized")
+    assert quantization(whole | {"kv_cache_scheme": {**scheme, "dynamic": True}}).kv_cache is None
+    with pytest.raises(Unknown, match="are not modelled; FP8 and none are"):
+        quantization(whole | {"kv_cache_scheme": {"num_bits": 8, "type": "int"}})
+    quark = {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}}
+    assert quantization(quark).kv_cache is None
+    assert quantization(quark | {"kv_cache_quant_config": {"*k_proj": {"dtype": "fp8_e4m3"}}}).kv_cache == "fp8"
 
 
 def test_a_nested_config_is_not_overwritten():
@@ -166,8 +187,10 @@ def test_the_sidecar_beside_a_file_is_found(tmp_path):
     (tmp_path / "config.json").write_text(text)
     assert load_model(str(tmp_path)).moe.experts == "bfloat16"
     (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
-    (tmp_path / "config.json").write_text(text + "\n")
     assert load_model(str(tmp_path) + "/").moe.experts == "fp8"
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP5"}}')
+    with pytest.raises(SpecError, match=r"config.json: hf_quant_config.json beside it: .*'FP5' is not known"):
+        load_model(str(tmp_path))
 
 
 def test_names_of_an_engine_mean_formats():

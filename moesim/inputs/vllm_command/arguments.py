@@ -48,6 +48,14 @@ class Arguments:
         self.problems = file.problems + self.problems
 
 
+def is_flag(word: str) -> bool:
+    """Whether vLLM has such a flag, like ``--max-model-len=8192`` or ``--speculative-config.method``."""
+    name = word.lstrip("-").partition("=")[0].partition(".")[0].replace("-", "_")
+    known = tables()
+    switch = name.removeprefix("no_")
+    return known.known(name) or known.known(switch) or switch in known.switches or known.has_fields(name)
+
+
 def arguments_of(words: list[str]) -> Arguments:
     """Raises SpecError for what cannot be read at all."""
     parser = _Parser(words)

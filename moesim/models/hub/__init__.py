@@ -40,10 +40,12 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
     reader = readers().get(model_type) or readers().get(str(text.get("model_type") or ""))
     if reader is None:
         raise SpecError([Problem(_unknown(config, model_type), source)])
+    said = _stored(text, config, sidecar)
     try:
-        weights = quantization(_stored(text, config, sidecar))
+        weights = quantization(said)
     except Unknown as error:
-        raise SpecError([Problem(str(error), source)]) from None
+        where = f"{source}: hf_quant_config.json beside it" if said is sidecar and sidecar else source
+        raise SpecError([Problem(str(error), where)]) from None
     fields = Fields(text, source, weights)
     model: Model | None = None
     try:

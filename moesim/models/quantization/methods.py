@@ -157,7 +157,7 @@ def _algorithm(said: dict[str, Any]) -> str:
 
 def _modelopt(method: str, config: dict[str, Any]) -> Quantization:
     """NVIDIA Model Optimizer: one algorithm, or one for each module (MIXED_PRECISION)."""
-    narrow = str(config.get("kv_cache_quant_algo")).upper() == "FP8" or _caches_fp8(config.get("kv_cache_scheme"))
+    narrow = _caches_fp8(config.get("kv_cache_quant_algo")) or _caches_fp8(config.get("kv_cache_scheme"))
     cache = "fp8" if narrow else None
     if config.get("quant_algo") != "MIXED_PRECISION":
         return Quantization(method, _algorithm(config), None, _kept(config), kv_cache=cache)
@@ -197,10 +197,14 @@ def _compressed_tensors(method: str, config: dict[str, Any]) -> Quantization:
 
 def _caches_fp8(scheme: Any) -> bool:
     """Whether a cache scheme is fp8 with scales that were calibrated; what is scaled as it runs is left as it was."""
-    if isinstance(scheme, str):
-        return scheme.upper() == "FP8"
-    said = scheme or {}
-    return said.get("num_bits") == 8 and said.get("type") == "float" and not said.get("dynamic")
+    if not scheme or str(scheme).upper() == "NONE":
+        return False
+    if str(scheme).upper() == "FP8":
+        return True
+    said = scheme if isinstance(scheme, dict) else {}
+    if (said.get("num_bits"), said.get("type")) != (8, "float"):
+        raise Unknown(f"keys and values cached as {scheme!r} are not modelled; FP8 and none are")
+    return not said.get("dynamic")
 
 
 def _is_class(target: str) -> bool:
@@ -224,6 +228,8 @@ def _of_group(group: dict[str, Any], layout: str) -> str:
             return "nvfp4" if narrow_inputs else "nvfp4_weight_only"
         case "float", 4:
             return with_group("mxfp4", size if size and size > 0 else None)
+        case "int", 4 if group.get("input_activations"):
+            raise Unknown("compressed-tensors with int4 weights beside quantised inputs is not modelled")
         case "int", 8 if layout != "pack-quantized" and narrow_inputs:
             return "int8"
         case "int", 4 | 8:
