@@ -22,13 +22,17 @@ def scenario_arguments(command: Any) -> None:
 
 
 def quoted(arguments: list[str]) -> list[str]:
-    """A vLLM command pasted behind ``--from-vllm`` without quotes as one word, up to the first flag vLLM has not."""
+    """A vLLM command pasted behind ``--from-vllm`` without quotes as one word.
+
+    Behind the word that names vLLM it ends before the first flag that vLLM has not.
+    """
     start = arguments.index("--from-vllm") + 1 if "--from-vllm" in arguments else len(arguments)
     if start + 1 >= len(arguments) or " " in arguments[start] or arguments[start + 1].startswith("-"):
         return arguments
     from moesim.inputs.vllm_command import is_flag
 
-    ours = (i for i in range(start, len(arguments)) if arguments[i].startswith("--") and not is_flag(arguments[i]))
+    named = next((i for i in range(start, len(arguments)) if "vllm" in arguments[i]), start)
+    ours = (i for i in range(named, len(arguments)) if arguments[i].startswith("--") and not is_flag(arguments[i]))
     end = next(ours, len(arguments))
     return [*arguments[:start], shlex.join(arguments[start:end]), *arguments[end:]]
 

@@ -42,10 +42,23 @@ def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridd
         return Problem(f"'{dotted}' is not a known key; {_hint(kind, section, location)}", where)
     if item["type"] == "missing":
         return Problem(f"'{dotted}' is missing", where)
+    if item["type"] in {"union_tag_invalid", "union_tag_not_found"} and section:
+        return Problem(_no_kind(section, dotted, str(location[-1]), item), where)
     if isinstance(item["input"], dict):
         # What several keys say together: the whole section would be shown as found.
         return Problem(f"'{dotted}': {said(item)}" if dotted else said(item), where)
     return Problem(f"'{dotted}': {said(item)} (found {item['input']!r})", where)
+
+
+def _no_kind(section: type[BaseModel], dotted: str, name: str, item: Any) -> str:
+    """A section that says no kind, or one there is not."""
+    field = section.model_fields[name]
+    tags = [tag for model in _models(field.annotation) for tag in _tags(model, str(field.discriminator))]
+    key, given = f"{dotted}.{field.discriminator}", item["input"] if isinstance(item["input"], dict) else {}
+    said = given.get(field.discriminator)
+    near = difflib.get_close_matches(str(said), tags, 1) or [tag for tag in tags if tag in given]
+    meant = f"did you mean '{key}: {near[0]}'?" if near else f"accepted: {', '.join(tags)}"
+    return f"'{key}' is {'missing' if said is None else repr(said)}; {meant}"
 
 
 def said(item: Any) -> str:

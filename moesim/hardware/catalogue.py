@@ -36,9 +36,9 @@ def _hardware_names() -> dict[str, Path]:
 
 
 def _named(name: str) -> Path | None:
-    """The shipped file a name means; "4090" is an RTX 4090."""
+    """The shipped file a name means; "4090" is an RTX 4090, "80G" 80 GB."""
     names, found = _hardware_names(), bare(name)
-    return names.get(found) or names.get(f"rtx{found}")
+    return names.get(found) or names.get(f"rtx{found}") or (names.get(f"{found}b") if found.endswith("g") else None)
 
 
 def load_hardware(name: str) -> Hardware:

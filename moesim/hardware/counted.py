@@ -10,6 +10,8 @@ from moesim.hardware.cluster import Cluster, Node
 from moesim.hardware.hardware import Hardware
 
 _READINGS = (
+    re.compile(r"\s*(?P<count>\d{1,3})\s+(?P<card>[A-Za-z].+)"),
+    re.compile(r"(?P<card>.+):(?P<count>\d{1,6})"),
     re.compile(r"\s*(?P<count>\d{1,6})\s*[xX*×]\s*(?P<card>.+)"),
     re.compile(r"(?P<card>.+?)[\s_-]*[xX*×]\s*(?P<count>\d{1,6})\s*"),
 )

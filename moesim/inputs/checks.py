@@ -242,8 +242,7 @@ def _hardware(
 def _formats(scenario: Scenario, hardware: Hardware, model: Model, engine: Engine) -> Iterator[Finding]:
     """Whether the GPU runs the weights' formats at all, multiplied as they are or widened."""
     stored, least = model.under(scenario.engine.quantization), engine.file.kernels.packed_from
-    formats = {f for g in stored.layers for b in g.blocks for f in (b.weights, getattr(b.routed, "experts", b.weights))}
-    narrow = sorted({kind(f) for f in formats if bytes_per_weight(f) < BF16})
+    narrow = sorted({kind(f) for f in stored.formats if bytes_per_weight(f) < BF16})
     if narrow and capability_of(hardware.compute_capability) < capability_of(least):
         where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
         what = f"{engine.file.name} runs {', '.join(narrow)} from compute capability {least}"

@@ -10,6 +10,8 @@ from moesim.models.quantization import Quantization
 
 _LARGEST = 10**9
 _MOST_LAYERS = 10_000
+_BESIDE = {"q_proj": ("k_proj", "v_proj"), "down_proj": ("gate_proj", "up_proj"), "w2": ("w1", "w3")}
+"""Projections that the first is taken to speak for."""
 
 
 def _between(value: Any, most: int) -> bool:
@@ -28,7 +30,17 @@ class Fields:
 
     def format(self, layer: int, module: str) -> str:
         """Format in which a layer's module, such as ``self_attn.q_proj``, is stored."""
-        return self.quantization.of(f"layers.{layer}.{module}")
+        stored = self.quantization.of(f"layers.{layer}.{module}")
+        around, _, last = module.rpartition(".")
+        for beside in _BESIDE.get(last, ()):
+            self.alike(layer, f"{around}.{beside}", stored)
+        return stored
+
+    def alike(self, layer: int, module: str, stored: str) -> None:
+        """Note a module that is stored otherwise than the one that speaks for its block."""
+        found = self.quantization.told(f"layers.{layer}.{module}")
+        if found is not None and found != stored:
+            self.notes.append(f"{module} is stored as {found} and read as {stored}, as others of its block are")
 
     def whole(self, *names: str, default: int | None = None) -> int:
         """A positive whole number under the first of ``names`` that is present; 0 where the default is 0."""

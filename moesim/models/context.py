@@ -8,7 +8,8 @@ from moesim.errors import Problem
 from moesim.models.config_fields import Fields
 
 _LIMITS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length",
+    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_target_positions",
+    "max_sequence_length", "max_seq_length", "seq_len",
 )  # fmt: skip
 _KEPT = {"su", "longrope", "llama3", "mrope", "default", "proportional", ""}
 """Kinds of rope scaling whose factor is in the limit already."""
@@ -22,7 +23,8 @@ def longest_context(f: Fields) -> int | None:
     limits = [value for name in _LIMITS if (value := f.optional(name)) is not None]
     if not limits:
         return None
-    longest = min(limits)
+    # What a tokenizer's own limit says goes before all others, as in vLLM.
+    longest = f.optional("model_max_length") or min(limits)
     if str(f.data.get("model_type")).startswith("gemma3"):
         return longest
     factor: float = 1

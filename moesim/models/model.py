@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from moesim.models.blocks.block import Block
 from moesim.models.frame import BF16, Frame, Named
-from moesim.models.quantization import BFLOAT16, SCHEMES, Quantization
+from moesim.models.quantization import BFLOAT16, SCHEMES, Quantization, Scheme
 from moesim.ops import Elementwise, StreamMix
 from moesim.ops.formats import kind
 
@@ -126,6 +126,18 @@ class Model:
         layers = tuple(replace(g, blocks=tuple(b.formatted(linear, experts) for b in g.blocks)) for g in self.layers)
         return replace(self, layers=layers, head_weights=head(self.head_weights))
 
+    @cached_property
+    def formats(self) -> frozenset[str]:
+        """Formats of its layers' weights."""
+        seen: set[str] = set()
+
+        def see(weights: str) -> str:
+            seen.add(weights)
+            return weights
+
+        self.formatted(see, see)
+        return frozenset(seen)
+
     def under(self, quantization: str | None) -> Model:
         """The same where an engine is told a scheme: null, and the checkpoint's own method, keep what it has."""
         scheme = SCHEMES[quantization] if quantization else None
@@ -134,8 +146,8 @@ class Model:
         return self.stored_as(str(quantization))
 
     def stored_as(self, quantization: str) -> Model:
-        """The same out of a checkpoint of a scheme; one that holds its experts so already keeps what it has."""
-        scheme = SCHEMES[quantization]
+        """The same out of a checkpoint of a scheme, or of one format; what holds its experts so already is kept."""
+        scheme = SCHEMES.get(quantization) or Scheme(quantization, quantization)
         if self.moe is not None and kind(self.moe.experts) == kind(scheme.experts):
             return self
         changed = self.formatted(lambda _: scheme.linear, lambda _: scheme.experts, lambda _: BFLOAT16)

@@ -19,24 +19,29 @@ from moesim.files.quantities import Strict
 from moesim.files.validation import read_as
 
 _TUNINGS = re.compile(
-    r"[-_.](instruct|chat|it|base|thinking|reasoning|hf|preview|\d{4}|v\d(\.\d)?|pt|text|unsloth|original|latest|mtp|fp16"
+    r"[-_.](instruct|chat|it|base|thinking|reasoning|hf|preview|\d{4}|v0\.\d|pt|text|unsloth|original|latest|mtp|fp16"
     r"|float16|abliterated|heretic|uncensored)$"
 )
-_UNREAD = re.compile(r"[-_.](gguf|exl2|exl3|mlx|onnx|openvino)\b")
+_UNREAD = re.compile(r"(?:^|[-_.])(gguf|exl2|exl3|mlx|onnx|openvino)\b")
 """Files of other engines."""
 _FORMATS: tuple[tuple[re.Pattern[str], str | None], ...] = tuple(
     (re.compile(rf"[-_.]({pattern})$"), scheme)
     for pattern, scheme in (
-        (r"fp8-dynamic|fp8-static|fp8_dynamic|dynamic-fp8|w8a8-fp8|fp8-kv|fp8kv|fbgemm-fp8", "fp8"),
+        (r"fp8-w8a16", "fp8_weight_only"),
+        (r"mxfp8-autoround", "mxfp8"),
+        (r"nvfp4-autoround", "nvfp4"),
+        (r"mxfp4-autoround", "mxfp4"),
+        (r"fp8-dynamic|fp8-static|fp8_dynamic|dynamic-fp8|w8a8-fp8|fp8-w8a8|fp8-kv|fp8kv|fbgemm-fp8", "fp8"),
         (r"fp8-block|block-fp8|fp8_block", "fp8_block"),
         (r"mxfp8", "mxfp8"),
         (r"fp8", "fp8"),
-        (r"nvfp4a16|nvfp4-awq|nvfp4|fp4", "nvfp4"),
+        (r"gptq-int8|gptq-8bit|int8-autoround|quantized[.]w8a16|w8a16", "int8_weight_only"),
+        (r"nvfp4a16|nvfp4-w4a16", "nvfp4_weight_only"),
+        (r"nvfp4-awq|nvfp4|fp4", "nvfp4"),
         (r"mxfp4", "mxfp4"),
         (r"quantized[.]w4a16|w4a16-g128|w4a16|awq-int4|awq-4bit|awq-marlin|awq|gptq-int4|gptq-4bit|gptq-marlin|gptq"
          r"|int4-mixed-autoround|int4-autoround|autoround|int4|4bit-awq|marlin|g128", "int4"),
         (r"quantized[.]w8a8|w8a8-int8|w8a8|int8", "int8"),
-        (r"w8a16|gptq-int8|gptq-8bit", "int8_per_channel_weight_only"),
         (r"bnb-4bit|nf4|4bit", "bitsandbytes"),
         (r"bf16|bfloat16", "none"),
     )
@@ -100,7 +105,7 @@ def resolve(name: str) -> Resolved:
         No part of the name is known; the three nearest by family are named.
     """
     owner, short = _owner_and_name(name)
-    unread = _UNREAD.search(short.lower())
+    unread = _UNREAD.search(short.lower()) or _UNREAD.search(owner)
     if unread:
         said = (
             f"'{name}' is stored in {unread.group(1)}, which is not read; give the model without it, and a quantization"
@@ -134,7 +139,7 @@ def _found(owner: str, rest: str) -> tuple[Alias, str | None] | None:
 def _owner_and_name(name: str) -> tuple[str, str]:
     if (cached := _CACHE.search(name)) is not None:
         return cached.group(1).lower(), cached.group(2)
-    parts = [part for part in re.split(r"[/\\]", name.strip()) if part not in ("", ".", "..")]
+    parts = [part for part in re.split(r"[/\\]", name.strip().partition("/tree/")[0]) if part not in ("", ".", "..")]
     if not parts:
         return "", name
     return (parts[-2].lower() if len(parts) > 1 else ""), parts[-1].removesuffix(".json")

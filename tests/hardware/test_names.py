@@ -59,6 +59,9 @@ def test_a_card_by_what_it_is_called(card, name):
         ("2xH200 NVL", "h200-nvl-x2", 2, 2), ("8xH800", "8xnvidia-h800-sxm-80gb", 8, 8),
         ("16xV100", "dgx-2", 16, 16), ("2xGH200", "2xnvidia-gh200-96gb", 2, 1), ("8xl4", "l4-x8", 8, 8),
         ("2xA5000", "2xnvidia-rtx-a5000", 2, 2), ("2xrtx-4090", "rtx-4090-x2", 2, 2),
+        ("8 H100", "dgx-h100", 8, 8), ("H100:8", "dgx-h100", 8, 8), ("p5.48xlarge", "dgx-h100", 8, 8),
+        ("a3-ultragpu-8g", "hgx-h200", 8, 8), ("Standard_ND96isr_H100_v5", "dgx-h100", 8, 8),
+        ("4xA100-80G", "4xnvidia-a100-sxm-80gb", 4, 4),
     ],
 )  # fmt: skip
 def test_a_count_with_a_card_is_its_node_at_that_size(name, title, gpus, per_node):

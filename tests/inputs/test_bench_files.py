@@ -88,6 +88,12 @@ def test_a_shared_prefix_and_spread_lengths(imported):
     assert runs.about.doubts == ["a: prompts of 80 to 120 tokens, taken at their mean."]
 
 
+@pytest.mark.parametrize("field", ["spec_decode_acceptance_length", "accept_length"])
+def test_a_server_that_speculated_is_doubted(imported, field):
+    runs = imported(json.dumps(VLLM | {field: 2.8}))
+    assert runs.about.doubts == ["a: measured with speculative decoding, which the scenario does not have."]
+
+
 def test_sglang(imported):
     theirs = {"backend": "sglang", "request_rate": 2.0, "max_concurrency": None, "completed": 8,
               "total_input_tokens": 80, "total_output_tokens": 80, "mean_e2e_latency_ms": 90.0,
@@ -149,6 +155,12 @@ def test_aiperf(imported, settings, load):
     assert runs.runs[0].measured == {
         "mean_ttft_ms": 250, "median_ttft_ms": 200, "p99_ttft_ms": 1000, "mean_tpot_ms": 8, "p90_tpot_ms": 9
     }  # fmt: skip
+
+
+def test_a_unit_that_is_not_known(imported):
+    slow = {"time_to_first_token": {"unit": "minutes", "avg": 1.0}}
+    with pytest.raises(SpecError, match="gives time_to_first_token in 'minutes'; s, sec"):
+        imported(json.dumps(AIPERF | slow))
 
 
 def test_a_table_of_aiperf_takes_its_load_from_the_scenario(imported):

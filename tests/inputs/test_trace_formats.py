@@ -77,6 +77,10 @@ def test_requests_that_generated_nothing_are_left_out_and_counted(trace):
     assert "none of its 1 requests generates a token" in check_requests(nothing)[0].message
 
 
+def test_a_parent_that_is_no_number_is_one(trace):
+    assert sizes(trace("a.jsonl", LINE.replace("}", ', "parent_chat_id": [1]}'))) == [(0, 100, 5)]
+
+
 def test_sessions_come_at_their_timestamps(trace):
     turns = [{"session_id": "a", "timestamp": at, "input_length": 9, "output_length": 9} for at in (0, 4000)]
     path = trace("s.jsonl", "\n".join(map(json.dumps, turns)))
@@ -121,6 +125,27 @@ def test_qwen_counts_seconds_and_hashes_sixteen_tokens(trace):
     assert next(read_requests(trace("t.jsonl", json.dumps(many)))).segments[-1] == (99, 16)
 
 
+@pytest.mark.parametrize(("block", "second"), [(512, 0.5), (256, 0.5), (128, 0.5), (64, 0.5), (16, 500)])
+def test_the_block_of_a_hash_is_what_fits_every_prompt(trace, block, second):
+    """Of tools that hash blocks of their own, in ms; sixteen tokens are Qwen's, in seconds."""
+    lengths = [3000, 700, 5 * block]
+    lines = [
+        json.dumps(
+            {"timestamp": 500 * i, "input_length": n, "output_length": 4, "hash_ids": list(range(-(-n // block)))}
+        )
+        for i, n in enumerate(lengths)
+    ]
+    found = list(read_requests(trace("t.jsonl", "\n".join(lines))))
+    assert [sum(length for _, length in item.segments) for item in found] == lengths
+    assert found[0].segments[0] == (0, block) and found[1].arrival_s == second
+
+
+@pytest.mark.parametrize("unit", [1e3, 1e6, 1e9])
+def test_epochs_of_any_unit(trace, unit):
+    lines = [LINE.replace("2000", str(int((1_763_000_000 + s) * unit))) for s in (0, 3)]
+    assert [round(s, 3) for s, *_ in sizes(trace("t.jsonl", "\n".join(lines)))] == [0, 3]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
@@ -129,6 +154,10 @@ def test_qwen_counts_seconds_and_hashes_sixteen_tokens(trace):
         ("a.csv", AZURE + "2024-10-15 00:00:00,-2,10\n", ":2: ContextTokens is -2; whole numbers from 1"),
         ("a.csv", AZURE + "2024-10-15 00:00:00,2.5,10\n", ":2: '2024-10-15 00:00:00,2.5,10' is not a request"),
         ("a.csv", "hello\n1\n", ":1: lacks the column arrival_s, input_len, output_len; its first line names hello"),
+        ("a.csv", "timestamp,input_length,output_length,hash_ids\n0,9,9,[1]\n", ":1: has hash_ids, which are read"),
+        ("a.csv", "arrival_s,input_len,output_len,prefix_id\n0,9,9,1\n", ":1: has prefix_id without prefix_len"),
+        ("a.jsonl", LINE.replace("}", ', "hash_ids": "12"}'), ":1: is not a request"),
+        ("a.jsonl", LINE.replace("}", ', "hash_ids": [1.5]}'), ":1: is not a request"),
         ("a.jsonl", LINE.replace("2000", "NaN"), ":1: arrival nan is not a time"),
         ("a.jsonl", f"{LINE}\n{LINE[:20]}", ":2: is not a request"),
         ("a.jsonl", f"{LINE}\n{{oops\n", ":2: is not a request"),

@@ -53,6 +53,20 @@ READ = [
     (f"vllm serve {OSS} \\ \n  -tp 2 \\\n", OSS, TP2),
     (f'["vllm", "serve", "{OSS}", "--tensor-parallel-size", "2"]', OSS, TP2),
     (f"command: [vllm, serve]\nargs:\n  - {OSS}\n  - --tensor-parallel-size\n  - 2\n", OSS, TP2),
+    # What shells do with words, and with what pages make of them.
+    (f'ARGS="--tensor-parallel-size 2 --max-num-seqs 8"\nvllm serve {OSS} $ARGS', OSS, TP2 | {"max_num_seqs": 8}),
+    (f'A="-tp 2"\nA+=" --max-num-seqs 8"\nE=" "\nvllm serve {OSS} $A $E', OSS, TP2 | {"max_num_seqs": 8}),
+    (f"(cd /srv && vllm serve {OSS} -tp 2)", OSS, TP2),
+    (f'[ -n "$X" ] && vllm serve {OSS} -tp 2', OSS, TP2),
+    (f"vllm serve {OSS} \u2014tensor-parallel-size\u00a02", OSS, TP2),
+    (f"echo vllm serve {R1} -tp 8\nvllm serve {OSS} -tp 2", OSS, TP2),
+    (f"pip install vllm==0.11.0 && vllm serve {OSS} -tp 2", OSS, {"version": "0.11.0"} | TP2),
+    (
+        f"srun --container-image=vllm/vllm-openai:v0.11.0 vllm serve {OSS} -tp 2",
+        OSS,
+        {"version": "0.11.0"} | TP2,
+    ),
+    (f"docker compose run vllm vllm serve {OSS} -tp 2", OSS, TP2),
     (f"- --model\n- {OSS}\n- --tensor-parallel-size=2\n", OSS, TP2),
     (
         "docker run --name vllm --rm -it -p8000:80 -e VLLM_ALL2ALL_BACKEND=deepep_high_throughput x/vllm:v0.11.0 "
@@ -273,6 +287,11 @@ def test_variables_are_said_too():
             "vllm serve m --max-model-len 1.5K --max-num-seqs two --gpu-memory-utilization x --enforce-eager=maybe -tp",
             ["a fraction goes with k (1000)", "'two' is no whole", "'x' is no number", "neither true nor", "-tp needs"],
         ),
+        ("vllm serve a --model b", ["names two models, a and b; keep one"]),
+        ("vllm serve m -O", ["-O needs a level, 0 to 3, or a JSON map"]),
+        # Which branch of a script runs is not known.
+        ("TP=1\nif [ $X ]; then TP=8; fi\nvllm serve m -tp $TP", ["-tp $TP has no value here"]),
+        ("if [ $X ]\nthen\n  TP=8\nelse\n  TP=1\nfi\nvllm serve m -tp $TP", ["-tp $TP has no value here"]),
         ("vllm serve m --compilation-config", ["--compilation-config needs a value"]),
         ("vllm serve m --hf-overrides [1] --cudagraph-capture-sizes a", ["'[1]' is not JSON", "'a' is no list"]),
         ("vllm bench throughput --model m --input-len $ISL", ["--input-len $ISL has no value here"]),
@@ -313,6 +332,19 @@ def test_a_config_file_counts_where_the_command_says_nothing(tmp_path):
     assert data == {"model": "m", "engine": TP2 | engine}
     assert len(notes) == 1 and notes[0].startswith(f"--max-model-len of {path} auto")
     assert scenario_from_vllm(f"vllm serve other --config={path}")[0]["model"] == "other"
+
+
+def test_commands_behind_the_first_are_said():
+    first, second = "vllm serve m -tp 2", "vllm serve m --port 81 --max-num-seqs 8"
+    assert scenario_from_vllm(f"{first} &\n{second} &")[1] == [
+        f"'{second}' after it is not used: the first command that starts an engine counts"
+    ]
+    assert scenario_from_vllm(f"{first} &\nsleep 5; echo vllm is up")[1] == []
+
+
+def test_answers_to_a_prompt_are_no_nodes():
+    notes = scenario_from_vllm(f"vllm bench throughput --model {QWEN} --input-len 9 --output-len 9 --n 4")[1]
+    assert notes[0] == "--n is not used: its effect is not known here"
 
 
 def test_notes_are_in_the_prediction(capsys):

@@ -70,6 +70,7 @@ def test_the_context_that_a_rope_scaling_allows(tmp_path):
     assert contexts(tmp_path, "Meta-Llama-3.1-8B", rope_scaling=llama) == 131072
     by_kind = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_type": "default"}}
     assert contexts(tmp_path, "gemma-4-26B-A4B", rope_parameters=by_kind) == 8 * 262144
+    assert contexts(tmp_path, "Qwen3-30B-A3B", model_max_length=32768) == 32768
     eight = {"rope_type": "linear", "factor": 8.0}
     assert contexts(tmp_path, "gemma-3-27b-it", rope_scaling=eight) == 131072
 

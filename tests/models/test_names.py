@@ -33,6 +33,12 @@ from moesim.paths import MODELS
         ("someone/Qwen3-30B-A3B-abliterated", "Qwen3-30B-A3B", None),
         ("mistralai/Mixtral-8x7B-Instruct-v0.1@main", "Mixtral-8x7B-v0.1", None),
         ("qwen3:30b-a3b", "Qwen3-30B-A3B", None),
+        ("https://huggingface.co/Qwen/Qwen3-30B-A3B/tree/main", "Qwen3-30B-A3B", None),
+        ("Qwen/Qwen3-30B-A3B-GPTQ-Int8", "Qwen3-30B-A3B", "int8_weight_only"),
+        ("RedHatAI/Qwen3-32B-quantized.w8a16", "Qwen3-32B", "int8_weight_only"),
+        ("RedHatAI/Qwen3-30B-A3B-NVFP4A16", "Qwen3-30B-A3B", "nvfp4_weight_only"),
+        ("someone/Qwen3-8B-MXFP8-AutoRound", "Qwen3-8B", "mxfp8"),
+        ("someone/Qwen3-30B-A3B-FP8-W8A8", "Qwen3-30B-A3B", "fp8"),
         ("deepseek-ai/DeepSeek-V3:latest", "DeepSeek-V3", None),
         ("sgl-project/DeepSeek-V4-Flash-FP8", "DeepSeek-V4-Flash", "fp8_block"),
     ],
@@ -61,6 +67,18 @@ def test_a_name_of_another_format_than_the_catalogue_holds_counts():
 def test_files_of_other_engines_are_named():
     with pytest.raises(SpecError, match="is stored in gguf, which is not read"):
         resolve("unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M")
+    with pytest.raises(SpecError, match="is stored in mlx, which is not read"):
+        resolve("mlx-community/Qwen3-30B-A3B-4bit")
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V2.5", "DeepSeek-V2-Chat", "DeepSeek-V4", "deepseek"])
+def test_a_generation_is_no_tuning(name):
+    with pytest.raises(SpecError, match="is neither in the catalogue nor a folder"):
+        resolve(name)
+
+
+def test_a_format_that_is_no_scheme_is_that_of_all_weights():
+    assert load_model("Qwen/Qwen3-30B-A3B-GPTQ-Int8").formats == {"int8_weight_only"}
 
 
 def test_the_newest_snapshot_of_a_cache(tmp_path):

@@ -54,6 +54,27 @@ def tensors(bits, number, strategy, layout, **more):
         ({"quant_method": "auto-round", "bits": 4, "extra_config": {".*self_attn.*": {"bits": 8}}}, "int4",
          "int8_weight_only"),
         ({"quant_method": "auto-round", "bits": 4, "data_type": "mx_fp"}, "mxfp4", "mxfp4"),
+        ({"quant_method": "auto-round", "bits": 8, "group_size": 32, "data_type": "mx_fp", "act_bits": 8}, "mxfp8",
+         "mxfp8"),
+        ({"quant_method": "auto-round", "bits": 8, "group_size": -1, "data_type": "fp", "act_bits": 8}, "fp8", "fp8"),
+        ({"quant_method": "auto-round", "bits": 8, "data_type": "fp", "act_bits": 16}, "fp8_weight_only",
+         "fp8_weight_only"),
+        ({"quant_method": "auto-round", "bits": 4, "data_type": "mx_fp",
+          "extra_config": {".*self_attn.*": {"bits": 8}}}, "mxfp4", "mxfp8"),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, "int4/64", "int4/64"),
+        ({"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [["mlp.experts.0.down_proj"]]}, "int4",
+         "bfloat16"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8DynamicActivationFloat8WeightConfig"}}},
+         "fp8", "fp8"),
+        ({"quant_method": "torchao", "quant_type": "int8_dynamic_activation_int8_weight"}, "int8", "int8"),
+        ({"quant_method": "torchao",
+          "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}},
+         "int4/64", "int4/64"),
+        ({"quant_method": "bitsandbytes", "_load_in_8bit": True}, "int8", "int8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["language_model.layers.*.self_attn*"]}, "nvfp4",
+         "bfloat16"),
+        ({"quant_method": "fp8", "modules_to_not_convert": [r"re:^thinker\.model\.layers\..*self_attn.*"]}, "fp8",
+         "bfloat16"),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}},
           "layer_quant_config": {"*mlp.experts*": {"weight": [{"dtype": "fp4"}]}}}, "mxfp4", "fp8"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4", "nf4"),
@@ -103,6 +124,16 @@ def test_every_method(config, expert, query):
         (
             {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"},
             "cached as 'NVFP4' are not",
+        ),
+        ({"quant_method": "bitsandbytes"}, "says neither load_in_4bit nor load_in_8bit"),
+        ({"quant_method": "auto-round", "bits": 4, "data_type": "tq"}, "4-bit data_type 'tq' is not known"),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": [{"dtype": "fp8_e4m3"}, {"dtype": "int4"}]}},
+            "in 2 stages .fp8_e4m3, int4. are not modelled",
+        ),
+        (
+            tensors(8, "float", "channel", "float-quantized") | {"sparsity_config": {"format": "sparse-24-bitmask"}},
+            "sparsity_config of format 'sparse-24-bitmask' is not modelled",
         ),
         (tensors(4, "int", "group", "pack-quantized", input_activations={"num_bits": 8}), "int4 weights beside"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["re:("]}, "cannot be read"),
@@ -163,6 +194,28 @@ def test_caches_in_fp8():
     quark = {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}}
     assert quantization(quark).kv_cache is None
     assert quantization(quark | {"kv_cache_quant_config": {"*k_proj": {"dtype": "fp8_e4m3"}}}).kv_cache == "fp8"
+
+
+def test_projections_stored_apart_from_their_block_are_said():
+    """One projection speaks for its block: what differs from it is noted, once for all layers."""
+    config = json.loads((MODELS / "Qwen3-8B" / "config.json").read_text())
+    packed = tensors(4, "int", "group", "pack-quantized", weights={"group_size": 128})
+
+    def notes(ignored):
+        return model_from_config(config | {"quantization_config": packed | {"ignore": [ignored]}}, "x", "y").notes
+
+    assert notes("re:.*o_proj") == (
+        "x: self_attn.o_proj is stored as bfloat16 and read as int4, as others of its block are",
+    )
+    assert [note.split()[1] for note in notes("re:.*gate_proj")] == ["mlp.gate_proj"]
+    assert [note.split()[1] for note in notes("re:.*q_proj")] == [
+        "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
+    ]  # fmt: skip
+    assert notes("lm_head") == () == notes("re:.*self_attn.*")
+    everything = model_from_config(config | {"quantization_config": packed | {"ignore": ["re:.*"]}}, "x", "y")
+    assert everything.notes == ("x: its compressed-tensors config names no layer of it: all are read as bfloat16",)
+    older = model_from_config(config | {"compression_config": packed}, "x", "y")
+    assert older.formats == {"int4"} and not older.notes
 
 
 def test_a_nested_config_is_not_overwritten():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moesim.files.names import squeezed
-from moesim.inputs.bench.result import EVENLY, STATISTICS, Record, Result, load_of, measured_row, positive
+from moesim.inputs.bench.result import EVENLY, STATISTICS, Record, Result, load_of, measured_row, positive, refused
 
 _TIMES = {"time_to_first_token": "ttft", "inter_token_latency": "tpot", "request_latency": "e2el"}
 _MS = {"s": 1e3, "sec": 1e3, "seconds": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
@@ -30,7 +30,10 @@ def result(record: Record) -> Result:
     for theirs, ours in _TIMES.items():
         given = metrics.get(theirs)
         spread: dict[str, Any] = given if isinstance(given, dict) else {}
-        to_ms = _MS.get(str(spread.get("unit", "ms")).lower(), 1.0)
+        unit = str(spread.get("unit") or "ms").lower()
+        if unit not in _MS:
+            raise refused(record, f"gives {theirs} in '{unit}'; {', '.join(_MS)} are read")
+        to_ms = _MS[unit]
         for name, value in spread.items():
             if name in STATISTICS and (number := positive(value)):
                 times[f"{STATISTICS[name]}_{ours}_ms"] = number * to_ms

@@ -69,11 +69,19 @@ def _shared(data: dict[str, Any], prompt: int) -> dict[str, float]:
     return {"cached_share": round(prefix / prompt, 4)} if prefix and prefix < prompt else {}
 
 
+_SPECULATED = (
+    "spec_decode_acceptance_length", "spec_decode_acceptance_rate", "spec_decode_num_drafts", "accept_length",
+)  # fmt: skip
+"""What clients save of a server that speculates."""
+
+
 def _doubts(record: Record) -> list[str]:
     doubts, data = [], record.data
     backend = str(data.get("backend") or "")
     if backend.startswith(_OTHER_ENGINES):
         doubts.append(f"{record.name}: measured with the backend {backend}.")
+    if any(data.get(name) for name in _SPECULATED):
+        doubts.append(f"{record.name}: measured with speculative decoding, which the scenario does not have.")
     for name, what in (("input_lens", "prompts"), ("output_lens", "answers")):
         given = data.get(name)
         lengths = [n for n in map(positive, given) if n] if isinstance(given, list) else []

@@ -15,8 +15,11 @@ from typing import Any
 from moesim.inputs.traces.row import Manner, Row, moment_s, refused, whole
 
 _MOONCAKE_BLOCK, _QWEN_BLOCK = 512, 16
+_BLOCKS = (_MOONCAKE_BLOCK, 256, 128, 64, 32, _QWEN_BLOCK)
+"""Tokens that one hash may stand for; the largest that fits every prompt does."""
 _LOOKED_AT = 64
 _EPOCH_S = (1e9, 1e10)
+_EPOCH_US = 1e14
 _WANTED = "a JSON object with timestamp (ms), input_length and output_length"
 _TEXTS = ("messages", "text_input", "payload", "conversations", "prompt", "text", "body")
 
@@ -25,21 +28,22 @@ def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
     """How to take the requests, and the requests. Raises SpecError."""
     found = objects(path, file)
     first = list(islice(found, _LOOKED_AT))
-    qwen = any(isinstance(data, dict) and "chat_id" in data for _, data in first) or _hashes_few(first)
-    unit_s = 1.0 if qwen or _counts_seconds(first) else 1e-3
-    block = _QWEN_BLOCK if qwen else _MOONCAKE_BLOCK
+    qwen = any(isinstance(data, dict) and "chat_id" in data for _, data in first)
+    block = _QWEN_BLOCK if qwen else _block_of(first)
+    unit_s = 1.0 if block == _QWEN_BLOCK or _counts_seconds(first) else 1e-3
     rows = (_row(path, where, data, unit_s, block) for where, data in chain(first, found))
     return Manner(recorded=True, prompt="input_length", output="output_length"), rows
 
 
-def _hashes_few(first: list[tuple[str, Any]]) -> bool:
-    """Whether prompts have a hash for each 16 tokens, as none could in blocks of 512."""
+def _block_of(first: list[tuple[str, Any]]) -> int:
+    """Tokens of a hash: the largest block that could give no prompt fewer hashes than it has, nor a whole one more."""
     try:
         hashed = [(len(data["hash_ids"]), data["input_length"]) for _, data in first if data.get("hash_ids")]
-        few = all((count - 1) * _QWEN_BLOCK <= length for count, length in hashed)
-        return few and any((count - 2) * _MOONCAKE_BLOCK > length for count, length in hashed)
+        fit = [b for b in _BLOCKS if all((count - 2) * b <= length <= (count + 1) * b for count, length in hashed)]
+        exact = [b for b in _BLOCKS if all(count == -(-length // b) for count, length in hashed)]
+        return next(iter([*exact, *fit]), _MOONCAKE_BLOCK)
     except (KeyError, TypeError, AttributeError):
-        return False
+        return _MOONCAKE_BLOCK
 
 
 def _counts_seconds(first: list[tuple[str, Any]]) -> bool:
@@ -56,14 +60,14 @@ def _row(path: str, where: str, data: Any, unit_s: float, block: int) -> Row:
     if "input_length" not in data and text:
         message = f"holds text ('{text}'), which has no length before a tokenizer read it; give {_WANTED}"
         raise refused(path, where, message)
-    turn = data.get("session_id") is not None or data.get("parent_chat_id", -1) not in {-1, None}
+    turn = data.get("session_id") is not None or data.get("parent_chat_id", -1) not in (-1, None)
     if data.get("timestamp") is None and "input_length" in data:
         raise refused(path, where, _no_time(turn))
     try:
         prompt, answer = whole(data["input_length"]), whole(data["output_length"])
         segments = tuple(
-            (int(text), min(block, prompt - i * block))
-            for i, text in enumerate(data.get("hash_ids") or [])
+            (whole(text), min(block, prompt - i * block))
+            for i, text in enumerate(_listed(data.get("hash_ids")))
             if prompt > i * block
         )
         return Row(where, _arrival_s(data["timestamp"], unit_s), prompt, answer, segments, turn=turn)
@@ -71,9 +75,16 @@ def _row(path: str, where: str, data: Any, unit_s: float, block: int) -> Row:
         raise refused(path, where, f"is not a request: {_WANTED}") from None
 
 
+def _listed(value: Any) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise TypeError
+    return value or []
+
+
 def _arrival_s(value: Any, unit_s: float) -> float:
     try:
-        return float(value) * unit_s
+        # Epochs of more digits than milliseconds have say their unit themselves.
+        return moment_s(value) if abs(float(value)) >= _EPOCH_US else float(value) * unit_s
     except ValueError:
         return moment_s(value)
 

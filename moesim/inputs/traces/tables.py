@@ -35,6 +35,13 @@ KINDS = (
     Table("Vidur", "arrived_at", "num_prefill_tokens", "num_decode_tokens"),
     Table("Mooncake", "timestamp", "input_length", "output_length", lambda text: float(text) / 1e3),
 )
+_PARTNER = {"prefixid": "prefixlen", "prefixlen": "prefixid", "hashids": "-"}
+_LONELY = {
+    "prefixid": "has prefix_id without prefix_len, the tokens of it; both or neither are read",
+    "prefixlen": "has prefix_len without prefix_id, which says what is shared; both or neither are read",
+    "hashids": "has hash_ids, which are read of JSON lines; give the trace as .jsonl, or without them",
+}
+"""Columns that say something only beside another."""
 _DELIMITERS = ";\t|"
 
 
@@ -44,6 +51,9 @@ def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
     if not header:
         return Manner(recorded=False), iter(())
     columns = {squeezed(name): i for i, name in enumerate(header)}
+    for lonely, message in _LONELY.items():
+        if lonely in columns and _PARTNER.get(lonely, "") not in columns:
+            raise refused(path, f":{max(lines.line_num, 1)}", message)
     for kind in KINDS:
         if all(squeezed(name) in columns for name in (kind.arrival, kind.prompt, kind.output)):
             return Manner(kind.recorded, kind.prompt, kind.output), _rows(path, kind, columns, lines)

@@ -53,19 +53,21 @@ def is_flag(word: str) -> bool:
     name = word.lstrip("-").partition("=")[0].partition(".")[0].replace("-", "_")
     known = tables()
     switch = name.removeprefix("no_")
+    if name in {"model", "config"}:
+        return True
     return known.known(name) or known.known(switch) or switch in known.switches or known.has_fields(name)
 
 
-def arguments_of(words: list[str]) -> Arguments:
-    """Raises SpecError for what cannot be read at all."""
-    parser = _Parser(words)
+def arguments_of(words: list[str], serves: bool = True) -> Arguments:
+    """Of a server, or an offline benchmark. Raises SpecError for what cannot be read at all."""
+    parser = _Parser(words, serves)
     parser.run()
     return parser.found
 
 
 class _Parser:
-    def __init__(self, words: list[str]) -> None:
-        self.words = list(words)
+    def __init__(self, words: list[str], serves: bool) -> None:
+        self.words, self.serves = list(words), serves
         self.found = Arguments()
         self.tables: Tables = tables()
         self.fields: dict[str, dict[str, Any]] = {}
@@ -100,7 +102,7 @@ class _Parser:
             if rest.startswith("."):
                 word = f"--compilation-config{rest}"
             else:
-                return self._optimization(rest or (self.words.pop(0) if self.words else ""))
+                return self._optimization(rest or self._next() or "")
         head, equals, value = word.partition("=")
         # Underscores and dashes are the same up to the first dot.
         name, dot, key = head.lstrip("-").partition(".")
@@ -119,6 +121,8 @@ class _Parser:
         if off:
             name, given = off, "true" if (given or "true").lower() == "false" else "false"
         if name == "model":
+            if self.found.model and self.found.model != value:
+                self.found.problems.append(f"names two models, {self.found.model} and {value}; keep one")
             self.found.model = value
         elif self._is_map(name):
             self._config(name, given)
@@ -134,6 +138,9 @@ class _Parser:
 
     def _named(self, name: str, written: str) -> str:
         """vLLM's name: short, older and unambiguously cut names are the same."""
+        if name == "n" and not self.serves:
+            # Answers to a prompt in a benchmark, nodes of a server.
+            return name
         name = self.tables.short.get(name, name)
         name = self.tables.same_as.get(name, name)
         known = {*self.tables.all_names, *self.tables.short.values(), "model", "config"}
@@ -157,7 +164,9 @@ class _Parser:
         return self.tables.has_fields(name)
 
     def _optimization(self, text: str) -> None:
-        if text.startswith("{"):
+        if not text:
+            self.found.problems.append("-O needs a level, 0 to 3, or a JSON map")
+        elif text.startswith("{"):
             self._config("compilation_config", text)
         else:
             self.found.put("optimization_level", text, "-O")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from moesim.errors import Problem, SpecError
@@ -16,6 +17,8 @@ _IMAGE = re.compile(r"(?P<name>(?:[\w.-]+(?::\d+)?/)*[\w.-]+)(?P<tag>[:@].+)?")
 _VERSION = re.compile(r"(?:^:v?|vllm[_-]v?)([01]\.\d+(?:\.\d+)*)(?!\d)")
 _NEWEST = re.compile(r"\b(latest|nightly)\b")
 _PINNED = re.compile(r"vllm(?:==|@)v?(\d[\d.]*\d)")
+_LAUNCHED = re.compile(r"vllm/vllm-openai[\w-]*:v?(\d[\d.]*\d)")
+_TALK = {"echo", "printf"}
 _NO_VALUE = re.compile(
     r"-[ditP]+|--(?:rm|detach|init|interactive|no-healthcheck|oom-kill-disable|privileged|publish-all|read-only|sig-proxy|tty|quiet)"
 )
@@ -38,18 +41,38 @@ class Program:
 
 def program_of(text: str) -> Program:
     """The first vLLM server or offline benchmark that a text starts. Raises SpecError."""
-    exported, refused = dict[str, str](), list[str]()
-    for words in statements(text):
+    exported, refused, installed = dict[str, str](), list[str](), None
+    told = statements(text)
+    for i, words in enumerate(told):
         given, rest = assignments(words)
         exported |= given
+        if not rest or rest[0] in _TALK:
+            continue
+        installed = _pinned(rest) or installed
         try:
-            found = _program(rest, exported) if rest else None
+            found = _program(rest, exported)
         except SpecError as error:
             refused += [problem.message for problem in error.problems]
             continue
         if found is not None:
-            return replace(found, environment=exported | found.environment)
+            notes = (*found.notes, *_unused(told[i + 1 :]))
+            return replace(
+                found, environment=exported | found.environment, version=found.version or installed, notes=notes
+            )
     raise SpecError([Problem(refused[0] if refused else f"is no vLLM command; {_ACCEPTED}", WHERE)])
+
+
+def _pinned(words: list[str]) -> str | None:
+    """The version of vLLM that words install or name the image of."""
+    return next((found[1] for word in words if (found := _PINNED.fullmatch(word) or _LAUNCHED.search(word))), None)
+
+
+def _unused(later: list[list[str]]) -> Iterator[str]:
+    """Commands of vLLM behind the first server."""
+    for words in later:
+        rest = assignments(words)[1]
+        if rest[:1] and rest[0] not in _TALK and any(re.match(r"(?:.*/)?vllm(?:$|[./])", word) for word in rest):
+            yield f"'{' '.join(rest)[:60]}' after it is not used: the first command that starts an engine counts"
 
 
 def _program(words: list[str], exported: dict[str, str]) -> Program | None:
@@ -58,7 +81,7 @@ def _program(words: list[str], exported: dict[str, str]) -> Program | None:
     for place, word in enumerate(words):
         base, rest = word.rpartition("/")[2], words[place + 1 :]
         found: Program | None = None
-        if base in _CONTAINERS and "run" in rest[:2]:
+        if base in _CONTAINERS and "run" in rest[:2] and rest[0] != "compose":
             return _contained(rest[rest.index("run") + 1 :], exported)
         if base == "vllm" or _PINNED.fullmatch(base):
             found = _vllm(rest, alone=place == 0)
@@ -70,8 +93,9 @@ def _program(words: list[str], exported: dict[str, str]) -> Program | None:
             raise _other(tables().other_programs[base])
         if found is not None:
             own = {name: value for name, value in before.items() if f"{name}={value}" in words[:place]}
-            pinned = next((match[1] for w in words[: place + 1] if (match := _PINNED.fullmatch(w))), None)
-            return replace(found, environment=own | found.environment, version=found.version or pinned)
+            return replace(
+                found, environment=own | found.environment, version=found.version or _pinned(words[: place + 1])
+            )
     if words[0].startswith("-") and any(re.match(r"--model(=|$)", word) for word in words):
         return Program("serve", words)
     return None

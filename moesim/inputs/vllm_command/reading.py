@@ -34,7 +34,7 @@ def scenario_from_vllm(command: str) -> tuple[dict[str, Any], list[str]]:
         No vLLM command, no model, or values that cannot be read: all problems at once.
     """
     program = program_of(command)
-    reading = _Reading(program, arguments_of(program.words))
+    reading = _Reading(program, arguments_of(program.words, program.kind == "serve"))
     reading.run()
     if reading.problems:
         raise SpecError([Problem(message, WHERE) for message in reading.problems])

@@ -22,7 +22,13 @@ _TOKEN = re.compile(
 _PIECE = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^'\"\\]+", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$(\w+)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
-_LISTED = re.compile(r"\s*(?:(?:command|args):|\[|- )")
+_ADDED = re.compile(r"([A-Za-z_]\w*)\+=(.*)", re.DOTALL)
+_LISTED = re.compile(r"\s*(?:(?:command|args):|\[[^\]]*,|- )")
+_OPENS, _CLOSES = {"if", "for", "while", "until", "case"}, {"fi", "done", "esac"}
+_BEFORE = {"then", "else", "elif", "do", "{", "!", "time"}
+"""Words of a shell's own that stand before a command."""
+_TYPESET = {"\u00a0": " ", "\u2014": "--", "\u2013": "--", "\u201c": '"', "\u201d": '"', "\u2019": "'"}
+"""What pages make of spaces, dashes and quotes."""
 _UNRESOLVED = re.compile(r"\$[\w({]|`|^<[A-Za-z][\w.-]*>$")
 
 
@@ -47,20 +53,49 @@ def assignments(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def statements(text: str, variables: dict[str, str] | None = None) -> list[list[str]]:
-    """The words of each statement; a variable that an earlier one sets has its value. Raises SpecError."""
+    """The words of each statement; a variable has the value that an earlier one sets. Raises SpecError.
+
+    What is set under a condition has none: which branch runs is not known.
+    """
     if _LISTED.match(text):
         return [_listed(text)]
-    known, found = dict(variables or {}), list[list[str]]()
-    for raw, after_line in _split(text):
-        if after_line and found and raw[0].startswith("-"):
+    known, found, depth = dict(variables or {}), list[list[str]](), 0
+    for written, after_line in _split(_typed(text)):
+        raw = _commanded(written)
+        depth += (written[0] in _OPENS) - (written[0] in _CLOSES)
+        if after_line and found and raw and raw[0].startswith("-"):
             # A line of flags goes on with the command above it, backslash or not.
-            found[-1] += [_plain(word, known) for word in raw]
+            found[-1] += _plain(raw, known)
             continue
-        words = [_plain(word, known) for word in raw]
+        words = [_added(word, known) for word in _plain(raw, known)]
         set_here, rest = assignments(words)
-        known |= {} if rest else set_here
-        found.append(words)
+        if not rest:
+            known |= {name: f"${name}" for name in set_here} if depth else set_here
+        found += [words] if words else []
     return found
+
+
+def _typed(text: str) -> str:
+    for typeset, typed in _TYPESET.items():
+        text = text.replace(typeset, typed)
+    return text
+
+
+def _commanded(words: list[str]) -> list[str]:
+    """A statement without the shell's own words before it and the brackets of a subshell around it."""
+    while words and words[0] in _BEFORE:
+        words = words[1:]
+    if words and words[0].startswith("("):
+        words = [word for word in (words[0][1:], *words[1:]) if word]
+    if words and words[-1].endswith(")") and words[-1].count(")") > words[-1].count("("):
+        words = [word for word in (*words[:-1], words[-1][:-1]) if word]
+    return words
+
+
+def _added(word: str, known: dict[str, str]) -> str:
+    """``NAME+=more`` as ``NAME=all of it``."""
+    found = _ADDED.fullmatch(word)
+    return f"{found[1]}={known.get(found[1], '')}{found[2]}" if found else word
 
 
 def _split(text: str) -> list[tuple[list[str], bool]]:
@@ -83,12 +118,30 @@ def _split(text: str) -> list[tuple[list[str], bool]]:
     return [*found, (words, after_line)] if words else found
 
 
-def _plain(word: str, variables: dict[str, str]) -> str:
-    """A word without its quotes, known variables in place."""
+def _plain(words: list[str], variables: dict[str, str]) -> list[str]:
+    """Words without their quotes, known variables in place: several words where one stood outside quotes."""
+    found = list[str]()
+    for word in words:
+        whole = _without_quotes(word, variables)
+        if is_assignment(word) or _ADDED.fullmatch(word):
+            found.append(whole.replace(_APART, " "))
+        else:
+            parts = [part for part in whole.split(_APART) if part]
+            found += parts if parts or word[0] not in "'\"" else [""]
+    return found
 
+
+_APART = "\0"
+"""Stands for a blank that ends a word."""
+
+
+def _without_quotes(word: str, variables: dict[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
         name, default = found[1] or found[3], found[2]
         return variables.get(name, found[0] if default is None else default)
+
+    def apart(found: re.Match[str]) -> str:
+        return re.sub(r"\s+", _APART, value(found))
 
     pieces = list[str]()
     for piece in _PIECE.findall(word):
@@ -99,7 +152,7 @@ def _plain(word: str, variables: dict[str, str]) -> str:
         elif piece[0] == "\\":
             pieces.append(piece[1:])
         else:
-            pieces.append(_VARIABLE.sub(value, piece))
+            pieces.append(_VARIABLE.sub(apart, piece))
     return "".join(pieces)
 
 

@@ -14,7 +14,7 @@ from moesim.models.config_fields import Fields
 from moesim.models.hub.reader import READERS, Reader
 from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
-from moesim.models.quantization import Unknown, quantization
+from moesim.models.quantization import BFLOAT16, Unknown, quantization
 
 _NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 
@@ -51,7 +51,9 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
     try:
         model = reader(fields, name)
         tower = tower_parameters(fields, config)
-        notes = (f"{name}: {note}" for note in fields.notes)
+        if weights.method and model.formats == {BFLOAT16}:
+            fields.notes.append(f"its {weights.method} config names no layer of it: all are read as bfloat16")
+        notes = (f"{name}: {note}" for note in dict.fromkeys(fields.notes))
         model = replace(model, tower_parameters=tower, notes=(*model.notes, *notes))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         fields.problems = fields.problems or [Problem(f"its values do not hang together ({error})", source)]
@@ -60,13 +62,14 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
     return model
 
 
+_STORED = ("quantization_config", "compression_config")
 _FP4_EXPERTS = ("deepseek_v4", "deepseek_v41")
 """Whose experts are in fp4 where a config does not say (vLLM models/deepseek_v4)."""
 
 
 def _stored(text: dict[str, Any], config: dict[str, Any], sidecar: dict[str, Any] | None) -> dict[str, Any] | None:
     """What says how weights are stored: in the text model's part, else around it, else beside the file."""
-    said = text.get("quantization_config") or config.get("quantization_config") or sidecar
+    said = next((part[name] for name in _STORED for part in (text, config) if part.get(name)), sidecar)
     if not isinstance(said, dict) or said.get("expert_dtype") or said.get("quant_method") != "fp8":
         return said
     usual = "fp4" if config.get("model_type") in _FP4_EXPERTS else None

@@ -54,6 +54,7 @@ def gqa(
     if heads % kv:
         f.refuse(f"{heads} query heads do not share {kv} KV heads evenly")
     weights = f.format(layer, f"{name}.q_proj")
+    f.alike(layer, f"{name}.o_proj", weights)
     return Gqa(heads, kv, dim, extra_parameters=extra(heads, kv, dim), weights=weights, **more)
 
 

@@ -3,6 +3,6 @@
 from moesim.models.quantization.checkpoint import BFLOAT16, Quantization
 from moesim.models.quantization.methods import quantization
 from moesim.models.quantization.modules import Unknown
-from moesim.models.quantization.schemes import SCHEMES
+from moesim.models.quantization.schemes import SCHEMES, Scheme
 
-__all__ = ["BFLOAT16", "SCHEMES", "Quantization", "Unknown", "quantization"]
+__all__ = ["BFLOAT16", "SCHEMES", "Quantization", "Scheme", "Unknown", "quantization"]

@@ -54,6 +54,10 @@ class Quantization:
                 return weights
         return self.experts if self.experts and ".experts." in module else self.usual
 
+    def told(self, module: str) -> str | None:
+        """Format of a module; None where modules are named one by one and it is not."""
+        return self._named.get(module) if self.by_name else self.of(module)
+
     def rules(self) -> Iterator[str]:
         """What it says, in words."""
         if not self.method:

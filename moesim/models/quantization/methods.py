@@ -61,7 +61,7 @@ def _whole(value: Any) -> bool:
 
 
 def _group(config: dict[str, Any]) -> int | None:
-    group = config.get("group_size")
+    group = config.get("group_size", config.get("q_group_size"))
     if group is not None and group != -1 and not _whole(group):
         raise Unknown(f"group_size is {group!r}; a whole number, or -1 for a row, is expected")
     return group
@@ -92,7 +92,8 @@ def _integers(bits: Any, group: int | None, method: str) -> str:
 def _gptq(method: str, config: dict[str, Any]) -> Quantization:
     """GPTQ, AWQ and AutoRound: integer weights; GPTQModel's ``dynamic`` and AutoRound's ``extra_config`` by module."""
     bits, group = config.get("bits", config.get("w_bit")), _group(config)
-    usual = _FLOATS.get(str(config.get("data_type"))) or _integers(bits, group, method)
+    usual = _rounded(config | {"bits": bits, "group_size": group}, method)
+    modules = config.get("modules_in_block_to_quantize")
     blocks = config.get("block_name_to_quantize")
     if blocks and "layers" not in str(blocks):
         raise Unknown(f"block_name_to_quantize is {blocks!r}; a part of the model's layers is not modelled")
@@ -101,14 +102,19 @@ def _gptq(method: str, config: dict[str, Any]) -> Quantization:
         if rule.startswith("-:"):
             left.append("re:" + rule[2:])
             continue
-        own = {"bits": bits, "group_size": group, **(said or {})}
-        others.append((Modules.of(["re:" + rule.removeprefix("+:")]), _integers(own["bits"], _group(own), method)))
+        own = config | {"bits": bits, "group_size": group, **(said or {})}
+        others.append((Modules.of(["re:" + rule.removeprefix("+:")]), _rounded(own, method)))
     for name, said in (config.get("extra_config") or {}).items():
-        own = {"bits": bits, "group_size": group, **said}
+        own = config | {"bits": bits, "group_size": group, **said}
         if own["bits"] in (16, 32):
             left.append(_regular(name))
         else:
-            others.append((Modules.of([_regular(name)]), _integers(own["bits"], _group(own), method)))
+            others.append((Modules.of([_regular(name)]), _rounded(own, method)))
+    if modules:
+        # The rest of a block is left alone: nothing is usual.
+        inner = [name for part in modules for name in (part if isinstance(part, list) else [part])]
+        others.append((Modules.of(inner), usual))
+        usual = BFLOAT16
     kept = _kept(config)
     more = Modules.of(left)
     named = Modules(kept.names | more.names, (*kept.expressions, *more.expressions))
@@ -116,8 +122,23 @@ def _gptq(method: str, config: dict[str, Any]) -> Quantization:
     return Quantization(method, usual, None, named, tuple(others), told_head=head)
 
 
-_FLOATS = {"mx_fp": "mxfp4", "mx_fp4": "mxfp4", "mx_fp8": "mxfp8", "nv_fp": "nvfp4", "nv_fp4": "nvfp4", "fp8": "fp8"}
-"""AutoRound's data types that are no integers."""
+_FLOATS = {
+    ("mx_fp", 4): "mxfp4", ("mx_fp", 8): "mxfp8", ("mx_fp4", 4): "mxfp4", ("mx_fp8", 8): "mxfp8",
+    ("nv_fp", 4): "nvfp4", ("nv_fp4", 4): "nvfp4", ("fp", 8): "fp8", ("fp8", 8): "fp8",
+}  # fmt: skip
+"""AutoRound's data types that are no integers, with their bits."""
+
+
+def _rounded(said: dict[str, Any], method: str) -> str:
+    """Format of integers, or of what AutoRound calls a data type."""
+    number, bits = str(said.get("data_type") or "int"), said.get("bits") or 0
+    base = number.removesuffix("_rceil").removesuffix("_with_static_gs")
+    if (base, bits) in _FLOATS:
+        weights = _FLOATS[base, bits]
+        return weights if said.get("act_bits", 16) in (None, 4, 8) or base != "fp" else weight_only(weights)
+    if number.startswith("int"):
+        return _integers(bits, _group(said), method)
+    raise Unknown(f"{method} with {bits!r}-bit data_type '{number}' is not known; int, mx_fp, nv_fp and fp of 8 are")
 
 
 def _regular(name: str) -> str:
@@ -126,7 +147,10 @@ def _regular(name: str) -> str:
 
 
 def _bitsandbytes(method: str, config: dict[str, Any]) -> Quantization:
-    eight = config.get("load_in_8bit") and not config.get("load_in_4bit")
+    four, eight = (config.get(name, config.get(f"_{name}")) for name in ("load_in_4bit", "load_in_8bit"))
+    if not four and not eight:
+        raise Unknown("bitsandbytes says neither load_in_4bit nor load_in_8bit; one of them is expected")
+    eight = eight and not four
     return Quantization(method, "int8" if eight else "nf4", None, _kept(config))
 
 
@@ -180,11 +204,17 @@ def _later_expert(name: str) -> bool:
 
 
 def _compressed_tensors(method: str, config: dict[str, Any]) -> Quantization:
+    sparsity = (config.get("sparsity_config") or {}).get("format") or "dense"
+    if sparsity != "dense":
+        raise Unknown(f"sparsity_config of format '{sparsity}' is not modelled; dense weights are")
     groups = config.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise Unknown("compressed-tensors without config_groups says no format")
     usual, others = "", list[tuple[Modules, str]]()
     for group in groups.values():
+        if not group.get("weights"):
+            # Of attention, say: what is cached, not what is stored.
+            continue
         weights = _of_group(group, str(group.get("format") or config.get("format") or ""))
         targets = [target for target in group.get("targets") or ["Linear"] if not _is_class(target)]
         if targets:
@@ -252,6 +282,9 @@ def _quark(method: str, config: dict[str, Any]) -> Quantization:
 
 def _quark_weights(scheme: dict[str, Any]) -> str:
     said = scheme.get("weight") or {}
+    if isinstance(said, list) and len(said) > 1:
+        kinds = ", ".join(str(stage.get("dtype")) for stage in said if isinstance(stage, dict))
+        raise Unknown(f"quark weights in {len(said)} stages ({kinds}) are not modelled; one is")
     said = said[0] if isinstance(said, list) else said
     names = {"fp4": "mxfp4", "mxfp4": "mxfp4", "fp8_e4m3": "fp8", "fp8_e4m3fn": "fp8", "int8": "int8", "int4": "int4"}
     weights = names.get(str(said.get("dtype")))
@@ -261,14 +294,16 @@ def _quark_weights(scheme: dict[str, Any]) -> str:
 
 
 def _torchao(method: str, config: dict[str, Any]) -> Quantization:
-    names = {"int4": "int4", "int8weight": "int8_weight_only", "int8": "int8", "float8weight": "fp8_weight_only"}
-    names |= {"float8": "fp8"}
+    names = {"int8dynamicactivationint8": "int8", "float8dynamicactivationfloat8": "fp8", "int4": "int4"}
+    names |= {"int8weight": "int8_weight_only", "int8": "int8", "float8weight": "fp8_weight_only", "float8": "fp8"}
+    group = re.search(r"'group_size': (\d+)", str(config.get("quant_type")))
     said = str(config.get("quant_type") or "").lower().replace("_", "")
     if "fqntoconfig" in said:
         raise Unknown("torchao's ModuleFqnToConfig gives each module its own format, which is not read")
     found = next((weights for name, weights in names.items() if name in said), None)
     if found is None:
         raise Unknown("torchao without a quant_type of int4, int8 or float8 says no format")
+    found = with_group(found, int(group[1])) if group and found == "int4" else found
     return Quantization(method, found, None, _kept(config))
 
 

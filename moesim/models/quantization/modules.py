@@ -10,7 +10,10 @@ from functools import cached_property
 from typing import Any
 
 _PREFIXES = ("model.", "language_model.", "backbone.", "transformer.", "text_model.")
-_SEEN_AS = ("", "model.", "model.language_model.", "language_model.model.", "backbone.")
+_SEEN_AS = (
+    "", "model.", "model.language_model.", "language_model.model.", "language_model.", "backbone.", "transformer.",
+    "text_model.", "thinker.model.",
+)  # fmt: skip
 """What may stand before ``layers.`` in a checkpoint's names."""
 
 
