@@ -105,7 +105,7 @@ def _hint(kind: type[BaseModel], section: type[BaseModel] | None, location: yaml
     """What was meant: a key of this section, or one of another that has just this name."""
     *above, slip = map(str, location)
     known = sorted(section.model_fields) if section else []
-    near = difflib.get_close_matches(slip, known, 1)
+    near = difflib.get_close_matches(slip.lower(), known, 1)
     if near:
         return f"did you mean '{'.'.join([*above, near[0]])}'?"
     elsewhere = [path for path in _paths(kind) if path.rpartition(".")[2] == slip or path.endswith(f"kind: {slip}")]

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.bench import aiperf, guidellm, inferencex, others, served
 from moesim.inputs.bench.records import records
 from moesim.inputs.bench.result import Record, Result, refused
+from moesim.models.names import resolve
 from moesim.paths import write_whole
 
 _CLIENTS: tuple[Any, ...] = (guidellm, aiperf, inferencex, served)
@@ -91,7 +93,30 @@ def _result(record: Record, scenario: dict[str, Any], load: dict[str, Any]) -> R
     if scenario.get("engine", {}).get("enable_prefix_caching") is False:
         result.row.pop("cached_share", None)
     _check_plan(record, scenario)
+    _check_model(record, scenario)
+    _check_card(record, scenario)
     return result
+
+
+def _check_model(record: Record, scenario: dict[str, Any]) -> None:
+    """A result that names another architecture than the scenario's is not of it."""
+    named = next((record.data[n] for n in ("model_id", "model") if isinstance(record.data.get(n), str)), None)
+    try:
+        theirs, ours = resolve(str(named)).model, resolve(str(scenario["model"])).model
+    except SpecError:
+        return
+    if theirs != ours:
+        raise refused(record, f"is of {named}, and the model of the scenario is {scenario['model']}")
+
+
+def _check_card(record: Record, scenario: dict[str, Any]) -> None:
+    """InferenceX names the card."""
+    try:
+        theirs, ours = (load_hardware(str(name)).name for name in (record.data.get("hw"), scenario["hardware"]))
+    except SpecError:
+        return
+    if theirs != ours:
+        raise refused(record, f"ran on {record.data['hw']}, and the hardware of the scenario is {scenario['hardware']}")
 
 
 def _check_plan(record: Record, scenario: dict[str, Any]) -> None:

@@ -94,6 +94,19 @@ def test_a_server_that_speculated_is_doubted(imported, field):
     assert runs.about.doubts == ["a: measured with speculative decoding, which the scenario does not have."]
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"model_id": "openai/gpt-oss-120b"}, "is of openai/gpt-oss-120b, and the model of the scenario is Mixtral"),
+        ({"hw": "b200"}, "ran on b200, and the hardware of the scenario is h100-sxm"),
+    ],
+)
+def test_a_result_of_something_else(imported, said, message):
+    with pytest.raises(SpecError, match=message):
+        imported(json.dumps(VLLM | said))
+    assert imported(json.dumps(VLLM | {"model_id": "mistralai/Mixtral-8x7B-Instruct-v0.1", "hw": "h100"})).runs
+
+
 def test_sglang(imported):
     theirs = {"backend": "sglang", "request_rate": 2.0, "max_concurrency": None, "completed": 8,
               "total_input_tokens": 80, "total_output_tokens": 80, "mean_e2e_latency_ms": 90.0,

@@ -155,6 +155,7 @@ def test_epochs_of_any_unit(trace, unit):
         ("a.csv", AZURE + "2024-10-15 00:00:00,2.5,10\n", ":2: '2024-10-15 00:00:00,2.5,10' is not a request"),
         ("a.csv", "hello\n1\n", ":1: lacks the column arrival_s, input_len, output_len; its first line names hello"),
         ("a.csv", "timestamp,input_length,output_length,hash_ids\n0,9,9,[1]\n", ":1: has hash_ids, which are read"),
+        ("a.csv", "timestamp,input_length,output_length\nnoon,9,9\n", ":2: 'noon,9,9' is not a request: milliseconds,"),
         ("a.csv", "arrival_s,input_len,output_len,prefix_id\n0,9,9,1\n", ":1: has prefix_id without prefix_len"),
         ("a.jsonl", LINE.replace("}", ', "hash_ids": "12"}'), ":1: is not a request"),
         ("a.jsonl", LINE.replace("}", ', "hash_ids": [1.5]}'), ":1: is not a request"),

@@ -25,15 +25,18 @@ class Table:
     output: str
     seconds: Callable[[Any], float] = float
     recorded: bool = True
+    unit: str = "seconds"
 
 
 OWN = Table("moesim", "arrival_s", "input_len", "output_len", recorded=False)
 KINDS = (
     OWN,
-    Table("Azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", moment_s),
+    Table("Azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", moment_s, unit="a date and time"),
     Table("BurstGPT", "Timestamp", "Request tokens", "Response tokens"),
     Table("Vidur", "arrived_at", "num_prefill_tokens", "num_decode_tokens"),
-    Table("Mooncake", "timestamp", "input_length", "output_length", lambda text: float(text) / 1e3),
+    Table(
+        "Mooncake", "timestamp", "input_length", "output_length", lambda text: float(text) / 1e3, unit="milliseconds"
+    ),
 )
 _PARTNER = {"prefixid": "prefixlen", "prefixlen": "prefixid", "hashids": "-"}
 _LONELY = {
@@ -98,8 +101,9 @@ def _rows(path: str, kind: Table, columns: dict[str, int], lines: Any) -> Iterat
             pictures = images is not None and float(cells[images] or 0) > 0
         except (ValueError, IndexError, OverflowError):
             text = ",".join(cells)[:60]
-            wanted = "seconds" if kind.seconds is float else "a date and time"
-            raise refused(path, where, f"'{text}' is not a request: {wanted}, then whole numbers of tokens") from None
+            raise refused(
+                path, where, f"'{text}' is not a request: {kind.unit}, then whole numbers of tokens"
+            ) from None
         yield Row(where, came, long, answer, segments, pictures, bool(session is not None and cells[session]))
 
 
