@@ -17,7 +17,7 @@ def scenario_arguments(command: Any) -> None:
     """A scenario file anywhere among the words, ``--from-vllm``, and settings to override."""
     command.usage = f"{command.prog} [scenario.yaml] [--setting VALUE ...] [options]"
     command.epilog = EPILOG
-    command.add_argument("--from-vllm", metavar="COMMAND", help="take model and engine from 'vllm serve MODEL --flags'")
+    command.add_argument("--from-vllm", metavar="COMMAND", help="take model and engine from vllm serve MODEL --flags")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
 
 

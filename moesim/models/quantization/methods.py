@@ -134,8 +134,8 @@ def _rounded(said: dict[str, Any], method: str) -> str:
     number, bits = str(said.get("data_type") or "int"), said.get("bits") or 0
     base = number.removesuffix("_rceil").removesuffix("_with_static_gs")
     if (base, bits) in _FLOATS:
-        weights = _FLOATS[base, bits]
-        return weights if said.get("act_bits", 16) in (None, 4, 8) or base != "fp" else weight_only(weights)
+        weights, wide = _FLOATS[base, bits], (said.get("act_bits") or 16) >= 16
+        return weight_only(weights) if weights == "fp8" and wide else weights
     if number.startswith("int"):
         return _integers(bits, _group(said), method)
     raise Unknown(f"{method} with {bits!r}-bit data_type '{number}' is not known; int, mx_fp, nv_fp and fp of 8 are")
