@@ -111,13 +111,15 @@ def resolve(name: str) -> Resolved:
             f"'{name}' is stored in {unread.group(1)}, which is not read; give the model without it, and a quantization"
         )
         raise SpecError(said)
+    if (own := catalogue_names().get(short.lower())) is not None:
+        # Most names: the aliases need not be read.
+        return Resolved(own, {})
     bare, _, tag = short.partition("@")[0].partition(":")
     for spelled in dict.fromkeys((f"{bare}-{tag}" if tag else bare, bare)):
         found = _found(owner, spelled.lower())
         if found is not None:
             alias, scheme = found
-            same = short.lower() == alias.model.lower()
-            return Resolved(alias.model, alias.overrides, scheme, "" if same else _note(name, alias.model, scheme))
+            return Resolved(alias.model, alias.overrides, scheme, _note(name, alias.model, scheme))
     raise SpecError(_unknown(name, short))
 
 

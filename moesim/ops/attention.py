@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.ops.load import Group
+from moesim.ops.load import Group, OverGroups
 
 
 def attended_pairs(query: Any, past: Any, window: Any = None, causal: bool = True) -> Any:
@@ -40,14 +40,10 @@ def virtual_batches(groups: tuple[Group, ...], chunk: int) -> tuple[Group, ...]:
     return tuple(result)
 
 
-class _OverCache:
+class _OverCache(OverGroups):
     """What groups of sequences compute over what they have cached."""
 
     __slots__ = ()
-    groups: tuple[Group, ...]
-
-    arithmetic = "bfloat16"
-    of_context = True
 
     @property
     def generates(self) -> bool:
@@ -139,10 +135,6 @@ class BlockSparseModule(_OverCache):
     bytes_per_weight: Any = 2.0
 
     @property
-    def tokens(self) -> Any:
-        return sum(g.sequences * g.query for g in self.groups)
-
-    @property
     def weights(self) -> Any:
         """Elements of the projections on this rank."""
         width = 2.0 * (self.heads + self.kv_heads) * self.head_dim + (self.index_heads + 1.0) * self.index_dim
@@ -208,10 +200,6 @@ class MlaModule(_OverCache):
     index_head_dim: Any = 0
     index_pool: Any = 1.0
     """Past tokens that share an index key."""
-
-    @property
-    def tokens(self) -> Any:
-        return sum(g.sequences * g.query for g in self.groups)
 
     @property
     def q_in(self) -> Any:

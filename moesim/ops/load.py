@@ -40,6 +40,20 @@ class Group(NamedTuple):
         return self.sequences * self.query
 
 
+class OverGroups:
+    """What an operation over groups of sequences has, whatever it keeps of them."""
+
+    __slots__ = ()
+    groups: tuple[Group, ...]
+
+    arithmetic = "bfloat16"
+    of_context = True
+
+    @property
+    def tokens(self) -> Any:
+        return sum(g.tokens for g in self.groups)
+
+
 def by_phase(groups: tuple[Group, ...]) -> list[tuple[Phase, tuple[Group, ...]]]:
     """Groups of equal phase together: other kernels run each."""
     found: dict[Phase, list[Group]] = {}

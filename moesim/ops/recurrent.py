@@ -11,24 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from moesim.ops.load import Group
+from moesim.ops.load import Group, OverGroups
 
 CHUNK = 64
 """Tokens of a chunk in the fused kernels of prompts."""
 
 
-class _OverState:
+class _OverState(OverGroups):
     """What groups of sequences compute over the states they keep."""
 
     __slots__ = ()
-    groups: tuple[Group, ...]
-
-    arithmetic = "bfloat16"
-    of_context = True
-
-    @property
-    def tokens(self) -> Any:
-        return sum(g.sequences * g.query for g in self.groups)
 
     @property
     def sequences(self) -> Any:

@@ -101,3 +101,8 @@ def test_gemma3_without_what_transformers_knows(tmp_path):
     path.write_text(json.dumps({"model_type": "gemma3", "text_config": left}))
     model = load_model(str(path))
     assert model.vocab_size == 262208 and model.max_position_embeddings == 131072
+
+
+def test_step_without_a_list_of_layers(tmp_path):
+    """One full layer, then three windowed ones."""
+    assert load_model(own(tmp_path, "Step-3.7-Flash", layer_types=None)).layers == load_model("Step-3.7-Flash").layers

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesim.cost.forms.arithmetic import maximum, minimum, real, where
-from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
+from moesim.cost.forms.form import Form, Parameter, Timing, joined, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
 from moesim.ops.attention import BlockSparseModule
@@ -25,7 +25,6 @@ PARAMETERS = (
     Parameter("e_keys", "1", 0.7, 0.02, 1.0, "share of HBM bandwidth when streaming index keys"),
     Parameter("p_join", "1", 3.0, 1.0, 12.0, "how sharply work and memory join"),
 )
-_NOTHING = 1e-12
 _TILE_ROWS = 16.0
 """A tile of queries has 16 rows: fewer heads to a KV head fill it no better."""
 
@@ -46,10 +45,9 @@ def block_sparse_seconds(p: Mapping[str, float], op: BlockSparseModule, gpu: Gpu
     longest: Any = 0.0
     for g in op.groups:
         longest = maximum(longest, minimum(real(g.past + g.query), real(op.top_k)) * (g.sequences > 0))
-    attention = smooth_max(maximum(computed, _NOTHING), maximum(read, _NOTHING), p["p_join"])
-    attention = smooth_max(attention, maximum(longest * p["t_key"], _NOTHING), p["p_join"])
+    attention = joined(p["p_join"], computed, read, longest * p["t_key"])
     scoring = real(op.scores) * op.index_heads * p["t_score"]
-    index = smooth_max(maximum(scoring, _NOTHING), real(op.index_bytes) / (hbm * p["e_keys"]), p["p_join"])
+    index = joined(p["p_join"], scoring, real(op.index_bytes) / (hbm * p["e_keys"]))
     launch = p["t_floor"] + 0.0 * gemms
     return Timing(launch + gemms + traffic + attention + index, launch, streamed + traffic + read, gemms + computed)
 

@@ -51,6 +51,18 @@ def smooth_max(a: Any, b: Any, p: float) -> Any:
     return high * (1 + (low / maximum(high, _LEAST)) ** p) ** (1 / p)
 
 
+_NOTHING_S = 1e-12
+"""Stands for no time where a smooth maximum needs some. [s]"""
+
+
+def joined(p: float, first: Any, *others: Any) -> Any:
+    """The largest of several times, rounded where they are close; any of them may be nothing. [s]"""
+    total = maximum(first, _NOTHING_S)
+    for other in others:
+        total = smooth_max(total, maximum(other, _NOTHING_S), p)
+    return total
+
+
 def waves(tiles: Any, slots: Any, quantised: float) -> Any:
     """Rounds of ``slots`` workers needed for ``tiles``, at least one, partly rounded up."""
     exact = tiles / slots

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesim.cost.forms.arithmetic import ceil, log2, maximum, minimum, real, where
-from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max
+from moesim.cost.forms.form import Form, Parameter, Timing, joined, smooth_max
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
 from moesim.ops.attention import IndexScores, MlaModule, attended_pairs
@@ -149,8 +149,6 @@ SPARSE_PARAMETERS = (
     Parameter("t_score", "s", 1e-11, 1e-13, 1e-9, "one score: product over the index heads, written and ranked"),
     Parameter("e_keys", "1", 0.7, 0.05, 1.0, "share of HBM bandwidth when streaming index keys"),
 )
-_NOTHING = 1e-12
-"""Stands for no time where a smooth maximum needs some. [s]"""
 _FEW_HEADS = 16
 """Heads of a rank up to which prompts read an fp8 cache as decodes do: as it is, every slot of the picked tokens. With
 more it is widened first and empty slots are skipped (vLLM: MIN_HEADS_FOR_BF16_PREFILL, Hopper)."""
@@ -180,14 +178,14 @@ def sparse_seconds(p: Mapping[str, float], op: MlaModule | IndexScores, gpu: Gpu
         seen = seen + where(whole, 0.0, g.sequences * attended_pairs(g.query, g.past, op.top_k))
         keys = minimum(g.past + g.query, op.top_k) * (g.sequences > 0)
         longest = maximum(longest, where(whole, 0.0, keys))
-    visible = smooth_max(maximum(pair * seen / p["e_absorbed"], _NOTHING), maximum(longest * p["t_key"], _NOTHING), 6)
+    visible = joined(6, pair * seen / p["e_absorbed"], longest * p["t_key"])
     attention = pair * slots / p["e_slots"] + where(seen > 0, visible, 0.0)
     gemms, traffic = _linear(p, op, gpu, tokens, 0.0, p["c_act"])
     indexes = where(op.index_heads > 0, 1.0, 0.0)
     index_rate = where(op.fp8_gemm > 0, 2 * peak * p["e_gemm_fp8"], peak * p["e_gemm"])
     products = 2.0 * maximum(tokens, 64.0) * op.index_weights / index_rate
     streamed = op.index_weights * op.bytes_per_weight / (hbm * p["e_weights"])
-    index = indexes * smooth_max(maximum(products, _NOTHING), maximum(streamed, _NOTHING), p["p_join"])
+    index = indexes * joined(p["p_join"], products, streamed)
     index = index + indexes * tokens * p["t_index_token"] + op.index_bytes / (hbm * p["e_keys"])
     scoring = op.scores * p["t_score"]
     launch = _floor(p, op) + indexes * p["t_index"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesim.cost.forms.arithmetic import maximum, real
-from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
+from moesim.cost.forms.form import Form, Parameter, Timing, joined, waves
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
 from moesim.ops.recurrent import DeltaRule, ShortConvolution
@@ -28,7 +28,6 @@ CHUNKED_PARAMETERS = (
     Parameter("c_wave", "1", 0.7, 0.0, 1.0, "how far the last round of sequences and heads counts whole"),
     Parameter("p_join", "1", 4.0, 1.0, 12.0, "how sharply chain, work and memory join"),
 )
-_NOTHING = 1e-12
 
 
 def streamed_seconds(p: Mapping[str, float], op: Any, gpu: GpuNumbers) -> Timing:
@@ -45,8 +44,8 @@ def chunked_seconds(p: Mapping[str, float], op: DeltaRule, gpu: GpuNumbers) -> T
     chain = maximum(rounds * each, real(op.longest_chunks)) * p["t_chain"]
     work = (chunks * op.heads * p["t_work"] + running * p["t_head"]) / gpu.sm_count
     memory = real(op.hbm_bytes) / (gpu.hbm_bytes_per_s * p["e_hbm"])
-    busy = smooth_max(maximum(chain, _NOTHING), maximum(work, _NOTHING), p["p_join"])
-    total = smooth_max(busy, maximum(memory, _NOTHING), p["p_join"])
+    busy = joined(p["p_join"], chain, work)
+    total = joined(p["p_join"], busy, memory)
     return Timing(p["t_launch"] + total, p["t_launch"] + 0.0 * total, memory, busy)
 
 

@@ -38,13 +38,6 @@ KINDS = (
         "Mooncake", "timestamp", "input_length", "output_length", lambda text: float(text) / 1e3, unit="milliseconds"
     ),
 )
-_PARTNER = {"prefixid": "prefixlen", "prefixlen": "prefixid", "hashids": "-"}
-_LONELY = {
-    "prefixid": "has prefix_id without prefix_len, the tokens of it; both or neither are read",
-    "prefixlen": "has prefix_len without prefix_id, which says what is shared; both or neither are read",
-    "hashids": "has hash_ids, which are read of JSON lines; give the trace as .jsonl, or without them",
-}
-"""Columns that say something only beside another."""
 _DELIMITERS = ";\t|"
 
 
@@ -54,9 +47,8 @@ def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
     if not header:
         return Manner(recorded=False), iter(())
     columns = {squeezed(name): i for i, name in enumerate(header)}
-    for lonely, message in _LONELY.items():
-        if lonely in columns and _PARTNER.get(lonely, "") not in columns:
-            raise refused(path, f":{max(lines.line_num, 1)}", message)
+    if (half := _half_said(columns)) is not None:
+        raise refused(path, f":{max(lines.line_num, 1)}", half)
     for kind in KINDS:
         if all(squeezed(name) in columns for name in (kind.arrival, kind.prompt, kind.output)):
             return Manner(kind.recorded, kind.prompt, kind.output), _rows(path, kind, columns, lines)
@@ -64,6 +56,17 @@ def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
     others = "; ".join(f"{k.arrival}, {k.prompt}, {k.output} ({k.name})" for k in KINDS[1:])
     message = f"lacks the column {', '.join(missing)}; its first line names {', '.join(header[:8])[:160]}"
     raise refused(path, f":{max(lines.line_num, 1)}", f"{message}. Accepted too: {others}")
+
+
+def _half_said(columns: dict[str, int]) -> str | None:
+    """What is wrong with columns that a table says something of, and not enough."""
+    if "hashids" in columns:
+        return "has hash_ids, which are read of JSON lines; give the trace as .jsonl, or without them"
+    if ("prefixid" in columns) == ("prefixlen" in columns):
+        return None
+    if "prefixid" in columns:
+        return "has prefix_id without prefix_len, the tokens of it; both or neither are read"
+    return "has prefix_len without prefix_id, which says what is shared; both or neither are read"
 
 
 def table(file: Any) -> tuple[Any, list[str]]:

@@ -10,20 +10,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from moesim.models.blocks.block import Block, Refusal, State
 from moesim.models.blocks.heads import TP, attended
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import DeltaRule, Elementwise, Gemm, ShortConvolution
 from moesim.ops.formats import bytes_per_weight
+from moesim.ops.recurrent import CHUNK
 
 if TYPE_CHECKING:
     from moesim.models.plan import Plan
     from moesim.models.rank import Rank
     from moesim.ops.load import Group
-
-_MAMBA_CHUNK = 128
 
 
 class Recurrent(Block):
@@ -41,6 +40,8 @@ class Recurrent(Block):
     weights: str
     out_weights: str
 
+    chunk: ClassVar[int] = CHUNK
+    """Tokens of a chunk in the kernels of prompts."""
     norm = "input_norm"
     formats = ("weights", "out_weights")
 
@@ -118,7 +119,7 @@ class Recurrent(Block):
     def update(self, tp: int, groups: tuple[Group, ...]) -> DeltaRule:
         return DeltaRule(
             self.kind, groups, max(self.key_heads // tp, 1), self.heads // tp, self.key_dim, self.value_dim,
-            self.state_element,
+            self.state_element, self.chunk,
         )  # fmt: skip
 
     def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
@@ -232,6 +233,7 @@ class Mamba2(Recurrent):
     out_weights: str = "bfloat16"
 
     kind = "mamba2"
+    chunk = 128
 
     @property
     def key_dim(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -269,12 +271,6 @@ class Mamba2(Recurrent):
     def weight_bytes(self, rank: Rank) -> float:
         more = self.channels_on(rank.tp) - self.channels / rank.tp
         return super().weight_bytes(rank) + more * rank.model.hidden_size * bytes_per_weight(self.weights)
-
-    def update(self, tp: int, groups: tuple[Group, ...]) -> DeltaRule:
-        return DeltaRule(
-            self.kind, groups, max(self.n_groups // tp, 1), self.heads // tp, self.state_size, self.head_dim,
-            self.state_element, _MAMBA_CHUNK,
-        )  # fmt: skip
 
     def refusals(self, plan: Plan, name: str) -> Iterator[Refusal]:
         if self.heads % plan.tp:

@@ -19,16 +19,32 @@ from moesim.models.model import Model
 def deepseek(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
     biased = f.data.get("topk_method") == "noaux_tc" or f.data.get("model_type") in {"glm4_moe_lite"}
-    width, first = f.whole("intermediate_size"), f.whole("first_k_dense_replace", default=0)
-    usual = ["sparse" if routed else "dense" for routed in f.sparse(count, first)]
-    kinds = f.words("mlp_layer_types", count, ("dense", "sparse"), usual)
-    indexers = f.words("indexer_types", count, ("full", "shared"), ["full"] * count)
+    width, routed, indexed = f.whole("intermediate_size"), routed_layers(f, count), indexed_layers(f, count)
 
     def row(i: int) -> Row:
-        ffn = routed_and_shared(f, i, biased) if kinds[i] == "sparse" else dense(f, i, width)
-        return Row((_attention(f, i, indexers[i] == "shared"), ffn), 2 * hidden)
+        ffn = routed_and_shared(f, i, biased) if routed[i] else dense(f, i, width)
+        return Row((_attention(f, i, indexed[i]), ffn), 2 * hidden)
 
     return model_of(f, name, [row(i) for i in range(count)])
+
+
+def routed_layers(f: Fields, count: int) -> list[bool]:
+    """Which layers have experts."""
+    stepped = f.sparse(count, f.whole("first_k_dense_replace", default=0))
+    usual = ["sparse" if routed else "dense" for routed in stepped]
+    return [kind == "sparse" for kind in f.words("mlp_layer_types", count, ("dense", "sparse"), usual)]
+
+
+def indexed_layers(f: Fields, count: int) -> list[bool]:
+    """Which layers have an indexer of their own; the others take the picks of one before them."""
+    return [kind == "full" for kind in f.words("indexer_types", count, ("full", "shared"), ["full"] * count)]
+
+
+def sparse_mla(f: Fields, layer: int, indexed: bool) -> SparseMla:
+    """Sparse latent attention; an index key may stand for a pool of tokens."""
+    heads, dim, pool = f.whole("index_n_heads"), f.whole("index_head_dim"), f.whole("index_kpool", default=1)
+    weights = f.format(layer, "self_attn.indexer.wq_b")
+    return SparseMla(mla(f, layer, f.whole("index_topk")), Indexer(heads, dim, pool) if indexed else None, weights)
 
 
 def mla(f: Fields, layer: int, attended: int | None = None, **more: Any) -> Mla:
@@ -47,11 +63,7 @@ def mla(f: Fields, layer: int, attended: int | None = None, **more: Any) -> Mla:
     )
 
 
-def _attention(f: Fields, layer: int, shared: bool) -> Block:
+def _attention(f: Fields, layer: int, indexed: bool) -> Block:
     if not (f.data.get("use_mla", True) and f.data.get("kv_lora_rank")):
         return gqa(f, layer)
-    if not f.data.get("index_topk"):
-        return mla(f, layer)
-    indexer = None if shared else Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"))
-    weights = f.format(layer, "self_attn.indexer.wq_b")
-    return SparseMla(mla(f, layer, f.whole("index_topk")), indexer, weights)
+    return sparse_mla(f, layer, indexed) if f.data.get("index_topk") else mla(f, layer)

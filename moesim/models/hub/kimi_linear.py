@@ -5,9 +5,8 @@ from __future__ import annotations
 from moesim.models.blocks.block import Block
 from moesim.models.blocks.moe import Moe
 from moesim.models.blocks.recurrent import KimiDelta
-from moesim.models.blocks.sparse_mla import Indexer, SparseMla
 from moesim.models.config_fields import Fields
-from moesim.models.hub.deepseek import mla
+from moesim.models.hub.deepseek import indexed_layers, mla, routed_layers, sparse_mla
 from moesim.models.hub.reader import Row, dense, model_of, reads, routed_and_shared, stream_parameters
 from moesim.models.model import Model
 
@@ -73,25 +72,15 @@ def glm_next(f: Fields, name: str) -> Model:
     linear = Fields(f.section("linear_attn_config"), f.source, f.quantization)
     kinds = f.words("layer_types", count, ("linear_attention", "deepseek_sparse_attention"))
     width, streams = f.whole("intermediate_size"), f.whole("hc_mult", default=1)
-    first = f.whole("first_k_dense_replace", default=0)
-    ffns = f.words(
-        "mlp_layer_types", count, ("dense", "sparse"), ["dense" if i < first else "sparse" for i in range(count)]
-    )
-    pool = f.whole("index_kpool", default=1)
-    indexers = f.words("indexer_types", count, ("full", "shared"), ["full"] * count)
+    routed, indexed = routed_layers(f, count), indexed_layers(f, count)
 
     def attention(i: int) -> Block:
-        if kinds[i] == "linear_attention":
-            return _delta(f, linear, i)
-        own = indexers[i] == "full"
-        indexer = Indexer(f.whole("index_n_heads"), f.whole("index_head_dim"), pool) if own else None
-        weights = f.format(i, "self_attn.indexer.wq_b")
-        return SparseMla(mla(f, i, f.whole("index_topk")), indexer, weights)
+        return _delta(f, linear, i) if kinds[i] == "linear_attention" else sparse_mla(f, i, indexed[i])
 
     mixed = 2 * stream_parameters(streams, hidden)
     rows = [
         Row(
-            (attention(i), dense(f, i, width) if ffns[i] == "dense" else routed_and_shared(f, i, biased=True)),
+            (attention(i), routed_and_shared(f, i, biased=True) if routed[i] else dense(f, i, width)),
             2 * hidden + mixed,
             streams=streams,
         )

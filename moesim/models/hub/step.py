@@ -16,7 +16,8 @@ _SLIDING_HEADS = 96
 @reads("step3p5", "step3p7")
 def step(f: Fields, name: str) -> Model:
     hidden, count = f.whole("hidden_size"), f.layers()
-    kinds = f.words("layer_types", count, ["sliding_attention" if i % 4 else "full_attention" for i in range(count)])
+    usual = ["sliding_attention" if i % 4 else "full_attention" for i in range(count)]
+    kinds = f.words("layer_types", count, ("full_attention", "sliding_attention"), usual)
     other = Fields(f.section("attention_other_setting"), f.source)
     kv, dim = f.whole("num_key_value_heads", "num_attention_groups"), f.whole("head_dim")
     gate = "head" if f.flag("use_head_wise_attn_gate", True) else ""

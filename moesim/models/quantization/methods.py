@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from moesim.models.quantization.checkpoint import BFLOAT16, Quantization
@@ -91,25 +91,18 @@ def _integers(bits: Any, group: int | None, method: str) -> str:
 
 def _gptq(method: str, config: dict[str, Any]) -> Quantization:
     """GPTQ, AWQ and AutoRound: integer weights; GPTQModel's ``dynamic`` and AutoRound's ``extra_config`` by module."""
-    bits, group = config.get("bits", config.get("w_bit")), _group(config)
-    usual = _rounded(config | {"bits": bits, "group_size": group}, method)
+    told = config | {"bits": config.get("bits", config.get("w_bit")), "group_size": _group(config)}
+    usual = _rounded(told, method)
     modules = config.get("modules_in_block_to_quantize")
     blocks = config.get("block_name_to_quantize")
     if blocks and "layers" not in str(blocks):
         raise Unknown(f"block_name_to_quantize is {blocks!r}; a part of the model's layers is not modelled")
     left, others = list[str](), list[tuple[Modules, str]]()
-    for rule, said in (config.get("dynamic") or {}).items():
-        if rule.startswith("-:"):
-            left.append("re:" + rule[2:])
-            continue
-        own = config | {"bits": bits, "group_size": group, **(said or {})}
-        others.append((Modules.of(["re:" + rule.removeprefix("+:")]), _rounded(own, method)))
-    for name, said in (config.get("extra_config") or {}).items():
-        own = config | {"bits": bits, "group_size": group, **said}
-        if own["bits"] in (16, 32):
-            left.append(_regular(name))
+    for name, said in _by_rule(config):
+        if said is None:
+            left.append(name)
         else:
-            others.append((Modules.of([_regular(name)]), _rounded(own, method)))
+            others.append((Modules.of([name]), _rounded(told | said, method)))
     if modules:
         # The rest of a block is left alone: nothing is usual.
         inner = [name for part in modules for name in (part if isinstance(part, list) else [part])]
@@ -120,6 +113,14 @@ def _gptq(method: str, config: dict[str, Any]) -> Quantization:
     named = Modules(kept.names | more.names, (*kept.expressions, *more.expressions))
     head = usual if config.get("lm_head") is True else BFLOAT16
     return Quantization(method, usual, None, named, tuple(others), told_head=head)
+
+
+def _by_rule(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """(modules, what differs of them; None where they are left alone)."""
+    for rule, said in (config.get("dynamic") or {}).items():
+        yield "re:" + rule.removeprefix("-:").removeprefix("+:"), None if rule.startswith("-:") else said or {}
+    for name, said in (config.get("extra_config") or {}).items():
+        yield _regular(name), None if said.get("bits") in (16, 32) else said
 
 
 _FLOATS = {
