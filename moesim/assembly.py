@@ -11,9 +11,10 @@ from moesim.engines.engine import Engine, Limits, load_engine
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.offload import Offload
-from moesim.inputs.scenario import Scenario
+from moesim.inputs.scenario import Scenario, Uniform
 from moesim.memory import Room, cache_block, memory_room
 from moesim.models.catalogue import load_model
+from moesim.models.model import Model
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
 from moesim.steps.step import StepModel, Steps
@@ -44,7 +45,23 @@ def assemble(scenario: Scenario) -> Parts:
     limits = replace(limits, block_size=cache_block(rank, limits.block_size))
     if scenario.offload is not None:
         return _offloaded(scenario, scenario.offload, hardware, rank, machine, limits)
-    return Parts(hardware, rank, limits, StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling))
+    plain = StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling)
+    return Parts(hardware, rank, limits, with_drafts(plain, limits))
+
+
+def with_drafts(steps: Steps, limits: Limits) -> Steps:
+    """The same steps and what drafts for them, where the engine speculates."""
+    drafting = steps.rank.drafting
+    if drafting is None:
+        return steps
+    # Loaded where used: most scenarios have none.
+    from moesim.steps.speculative import SpeculativeSteps
+
+    draft = None
+    if drafting.draft is not None:
+        eager = drafting.method == "medusa" or not drafting.draft.compiled
+        draft = StepModel(drafting.draft, steps.machine, 0 if eager else limits.captured_tokens, False)
+    return SpeculativeSteps(steps, draft, drafting)
 
 
 def _offloaded(
@@ -75,7 +92,7 @@ def _offloaded(
         requests = Requests(rank.loads(ffn), policy, getattr(routing, "persistence", 0.0), skew)
     resident = StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling)
     steps = OffloadedSteps(resident, plan, requests)
-    return Parts(hardware, rank, limits, steps, plan)
+    return Parts(hardware, rank, limits, with_drafts(steps, limits), plan)
 
 
 def engine_of(scenario: Scenario) -> Engine:
@@ -91,16 +108,25 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
 
         routing = resolved(routing, model.name)
     kernels, capability = engine.file.kernels, hardware.compute_capability
-    model = model.under(settings.quantization).formatted(*(lambda w: kernels.runs(w, capability),) * 3)
+
+    def runs(found: Model) -> Model:
+        return found.formatted(*(lambda w: kernels.runs(w, capability),) * 3)
+
+    model = runs(model.under(settings.quantization))
     kv_cache = settings.kv_cache_dtype
     kv_bytes = 1.0 if kv_cache == "fp8" or (kv_cache == "auto" and model.caches_fp8) else 2.0
-    return Rank(
+    rank = Rank(
         model, Plan.of(settings), kv_bytes, routing, engine, settings.moe_backend,
         compute_capability=hardware.compute_capability,
         compiled=not settings.enforce_eager,
         switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,
         sampling=scenario.workload.sampling,
     )  # fmt: skip
+    if settings.drafts is None:
+        return rank
+    from moesim.models.drafts import drafting_of
+
+    return replace(rank, drafting=drafting_of(rank, settings.drafts, runs, Uniform(known=False)))
 
 
 @lru_cache(maxsize=32)

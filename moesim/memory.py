@@ -60,7 +60,18 @@ class Room:
 
 
 def weight_bytes(rank: Rank) -> float:
-    """Weights one rank holds: split by TP, except norms, router, KV heads beyond their number, MLA's latent."""
+    """Weights one rank holds: split by TP, except norms, router, KV heads beyond their number, MLA's latent. [B]
+
+    What drafts tokens for it is among them.
+    """
+    own = _end_bytes(rank) + _layer_bytes(rank)
+    if rank.drafting is None or rank.draft is None:
+        return own
+    return own + _layer_bytes(rank.draft) + (_end_bytes(rank.draft) if rank.drafting.owns_ends else 0.0)
+
+
+def _end_bytes(rank: Rank) -> float:
+    """Embedding and head, and what is held whole beside the layers. [B]"""
     model, tp = rank.model, rank.tp
     head = model.vocab_size * model.hidden_size if rank.last else 0
     tied = model.tie_word_embeddings and rank.first and rank.last
@@ -70,15 +81,21 @@ def weight_bytes(rank: Rank) -> float:
     if rank.first:
         # vLLM's mm_encoder_tp_mode is "weights": the tower is shared among ranks as the rest is.
         total += (model.other_parameters + model.tower_parameters / tp) * BF16
-    for layers in model.layers:
+    return total
+
+
+def _layer_bytes(rank: Rank) -> float:
+    total = 0.0
+    for layers in rank.model.layers:
         blocks = sum(block.weight_bytes(rank) for block in layers.blocks)
         total += layers.count * (blocks + layers.norm_parameters * BF16)
     return total
 
 
 def kv_bytes_per_token(rank: Rank) -> float:
-    """Cache bytes a token takes on a rank over all layers, before windows. [B]"""
-    return rank.model.kv_bytes_per_token(rank.tp, rank.kv_bytes)
+    """Cache bytes a token takes on a rank over all layers, before windows, a draft's among them. [B]"""
+    own = rank.model.kv_bytes_per_token(rank.tp, rank.kv_bytes)
+    return own + (kv_bytes_per_token(rank.draft) if rank.draft else 0.0)
 
 
 def cache_block(rank: Rank, block_size: int) -> int:
@@ -106,7 +123,7 @@ def sequence_kv_bytes(rank: Rank, context: Any, block_size: int, source_len: Any
 
     A state takes a page of attention, which is no smaller.
     """
-    total: Any = 0.0
+    total: Any = sequence_kv_bytes(rank.draft, context, block_size) if rank.draft else 0.0
     page = block_size * _pages(rank)[1]
     for layers in rank.model.layers:
         if layers.encoder:
@@ -125,7 +142,9 @@ def activation_bytes(rank: Rank, limits: Limits) -> float:
     model, tokens = rank.model, limits.max_num_batched_tokens
     stream = 3 * BF16 * tokens * model.hidden_size
     widest = max(block.activation_bytes(rank, tokens) for layers in model.layers for block in layers.blocks)
-    sampled, sampler = min(limits.max_num_seqs, tokens), rank.engine.file.sampler
+    file = rank.engine.file
+    rows = file.speculation.logit_rows if rank.drafting else 1
+    sampled, sampler = min(limits.max_num_seqs * rows, tokens), file.sampler
     logits = sampled * model.vocab_size * (sampler.sharded / rank.tp + sampler.gathered)
     return max(stream + widest, tokens * model.hidden_size * BF16 + logits)
 

@@ -92,7 +92,7 @@ def predict_steady(scenario: Scenario) -> Steady:
     room = _fitting(scenario, parts)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     front = front_end(parts.steps.resident, scenario.engine)
-    settings = scheduler_limits(scenario.engine, parts.limits)
+    settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
     state = steady_state(parts.steps, settings, parts.limits.block_size, fullest, load, front)
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
     knowledge = Knowledge.of(state.cost, _remarks(scenario, parts))

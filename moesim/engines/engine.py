@@ -96,8 +96,15 @@ class Engine:
             given(settings.block_size, defaults.block_size),
             eager,
             0 if eager else captured,
-            given(settings.async_scheduling, defaults.async_scheduling),
+            self._ahead(settings),
         )
+
+    def _ahead(self, settings: EngineSettings) -> bool:
+        """Whether steps are composed ahead."""
+        asked, usual, drafts = settings.async_scheduling, self.file.defaults.async_scheduling, settings.drafts
+        if drafts is not None:
+            return self.file.speculation.runs_ahead(drafts.method, asked, usual)
+        return usual if asked is None else asked
 
     def padded_tokens(self, tokens: Any, captured: int) -> Any:
         """Rows a step is padded to: the next captured size, up to the largest one; 0 is no graph at all."""

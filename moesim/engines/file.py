@@ -137,6 +137,29 @@ class Exchange(Strict):
     """Tokens from which a step is split in two micro-batches."""
 
 
+class Speculation(Strict):
+    """How an engine drafts tokens."""
+
+    source: str
+    methods: list[str]
+    ahead: list[str] = []
+    """Methods under which steps are composed ahead where the engine does so."""
+    ahead_if_asked: list[str] = []
+    """The same where a scenario asks for it."""
+    reserves_slots: bool
+    """Rows that a draft adds to its first pass are kept free in every step's budget."""
+    logit_rows: int = Field(ge=1)
+    """Of a sequence, in the run that measures memory."""
+    not_compiled: list[str] = []
+    """Architectures whose own layer for drafts runs eagerly."""
+
+    def runs_ahead(self, method: str, asked: bool | None, usual: bool) -> bool:
+        """Whether steps are composed before the one under way has ended."""
+        if method in self.ahead:
+            return usual if asked is None else asked
+        return bool(asked) and method in self.ahead_if_asked
+
+
 class FrontEndTimes(Strict):
     """What a request passes in the engine's own server before the scheduler sees it. [s]"""
 
@@ -354,6 +377,7 @@ class EngineFile(Strict):
     shared_expert_stream: Count | None
     """Tokens up to which the shared expert runs beside the routed ones."""
     exchange: Exchange
+    speculation: Speculation
     front_end: FrontEndTimes
     doubts: list[str] = []
 

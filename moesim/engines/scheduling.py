@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from moesim.engines.engine import Engine
 from moesim.engines.kv_cache import Blocks
@@ -29,6 +29,10 @@ class SchedulerLimits:
     watermark: float = 0.0
     """Share of the cache that stays free when a request begins beside others."""
     pipeline_stages: int = 1
+    kept: tuple[float, ...] = ()
+    """Chance that at least the first, the first two, ... drafts of a round are kept; empty where none are drafted."""
+    lookahead: int = 0
+    """Tokens beyond a step's own that a request must have room for: a draft's later passes write there."""
 
     @property
     def depth(self) -> int:
@@ -45,6 +49,8 @@ class Scheduled(NamedTuple):
     """Its tokens computed before."""
     samples: bool
     """Whether an output token comes out."""
+    drafts: int = 0
+    """Of its tokens, those drafted."""
 
 
 @dataclass(slots=True)
@@ -78,6 +84,10 @@ class Scheduler(Protocol):
     @property
     def draining(self) -> bool:
         """Whether a request waits for a pipeline to hand its last token back."""
+        ...
+
+    def rounds(self, running: list[Request], most: int) -> Any:
+        """Tokens that each request has got after each of the rounds of drafts to come, as far as none can end."""
         ...
 
     def schedule(self) -> Step:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from moesim.engines.speculation import SpeculativeConfig
 from moesim.files.quantities import Strict, Whole
 
 All2All = Literal[
@@ -88,8 +89,16 @@ class EngineSettings(Strict):
     block_size: Whole | None = None
     """Tokens of a KV cache block; null is the engine's default, 16 in vLLM."""
     enforce_eager: bool = False
+    speculative_config: SpeculativeConfig | None = None
+    """Tokens drafted and checked at once; null is none."""
     hf_overrides: dict[str, Any] = {}
     """Fields of config.json to replace, as vLLM's --hf-overrides."""
+
+    @property
+    def drafts(self) -> SpeculativeConfig | None:
+        """How tokens are drafted; None where none are."""
+        config = self.speculative_config
+        return config if config is not None and config.num_speculative_tokens else None
 
     @field_validator("moe_backend", mode="before")
     @classmethod

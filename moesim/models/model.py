@@ -89,6 +89,8 @@ class Model:
     """Of an image tower and its projector: held, not run per text token; ranks share them."""
     embedding_rows: int = 0
     """Rows of the input embedding where they exceed the head's; 0 when equal."""
+    mtp_layers: int = 0
+    """Layers that predict further tokens, which no step runs but a speculative one."""
     provenance: str = "Hugging Face config.json"
     notes: tuple[str, ...] = ()
     """What was read into its name or its config that a user should know."""

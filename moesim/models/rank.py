@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesim.engines.engine import Engine
 from moesim.engines.file import ExpertKernel, Place
@@ -11,6 +11,10 @@ from moesim.experts.placement import group_loads
 from moesim.models.blocks.moe import Moe
 from moesim.models.model import Model
 from moesim.models.plan import Plan
+from moesim.ops.load import Group
+
+if TYPE_CHECKING:
+    from moesim.models.drafts import Drafting
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,24 @@ class Rank:
     """A switch joins the GPUs of its tensor-parallel group."""
     sampling: str = "greedy"
     """How the next token is drawn."""
+    drafting: Drafting | None = None
+    """How the engine speculates; None where it does not."""
+
+    @property
+    def draft(self) -> Rank | None:
+        """What drafts tokens for it, where a model does."""
+        return self.drafting.draft if self.drafting else None
+
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """Chance that at least the first, the first two, ... drafts of a round are kept; empty without any."""
+        return self.drafting.kept if self.drafting else ()
+
+    def decoding(self, sequences: Any, past: Any) -> Group:
+        """Sequences past their prompts, as a step computes them."""
+        if not self.drafting:
+            return Group.decode(sequences, past)
+        return Group.verify(sequences, 1 + self.drafting.tokens, past)
 
     def expert_kernels(self, ffn: Moe) -> list[ExpertKernel]:
         """The kernel of routed experts, and those that may run instead where that is not known."""

@@ -19,16 +19,14 @@ class Group(NamedTuple):
     query: Any
     past: Any
     phase: Phase = "prefill"
-    accepted: Any = 1.0
-    """Tokens of its answer that a sequence gets from the step, on average."""
 
     @classmethod
     def decode(cls, sequences: Any, past: Any) -> Group:
         return cls(sequences, 1, past, "decode")
 
     @classmethod
-    def verify(cls, sequences: Any, query: Any, past: Any, accepted: Any) -> Group:
-        return cls(sequences, query, past, "verify", accepted)
+    def verify(cls, sequences: Any, query: Any, past: Any) -> Group:
+        return cls(sequences, query, past, "verify")
 
     @property
     def generates(self) -> bool:
@@ -82,6 +80,11 @@ class Load:
     def tokens(self) -> Any:
         """Rows that are tokens."""
         return sum(g.tokens for g in self.groups)
+
+    @property
+    def checked(self) -> Any:
+        """Drafted tokens that it checks."""
+        return sum(g.sequences * (g.query - 1) for g in self.groups if g.phase == "verify")
 
     @property
     def only_generates(self) -> bool:

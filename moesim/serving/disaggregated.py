@@ -16,7 +16,7 @@ from moesim.engines.request import Request
 from moesim.engines.scheduling import Scheduler, Step
 from moesim.serving.report import LoadReport
 from moesim.serving.simulation import Clients, Gpus, composition, refuse_stuck
-from moesim.steps.table import Composition, StepTable
+from moesim.steps.table import Composition, StepPrices
 
 _PROGRESS_EVERY = 1024
 
@@ -43,7 +43,7 @@ class Instance:
     """One engine: its scheduler, what its steps cost, and the steps under way."""
 
     scheduler: Scheduler
-    prices: StepTable
+    prices: StepPrices
     flights: deque[tuple[Step, Composition, float, float]] = field(default_factory=deque)
     coming: list[tuple[float, int, Request]] = field(default_factory=list)
     gpus: Gpus = field(default_factory=Gpus)

@@ -15,12 +15,12 @@ from moesim.models.rank import Rank
 from moesim.serving.report import LoadReport
 from moesim.serving.requests import requests
 from moesim.serving.simulation import Clients, FrontEnd, Simulation
-from moesim.steps.step import StepModel
-from moesim.steps.table import StepTable
+from moesim.steps.step import StepModel, Steps
+from moesim.steps.table import StepPrices, StepTable
 
 
 def simulated(
-    steps: StepModel,
+    steps: Steps,
     settings: EngineSettings,
     limits: Limits,
     fullest: tuple[Rank, Room],
@@ -54,11 +54,12 @@ def simulated(
 
 def empty_scheduler(settings: EngineSettings, limits: Limits, fullest: tuple[Rank, Room]) -> Scheduler:
     """An engine's scheduler with an empty cache."""
-    return scheduler_of(fullest[0].engine, scheduler_limits(settings, limits), _blocks(settings, limits, *fullest))
+    rank = fullest[0]
+    return scheduler_of(rank.engine, scheduler_limits(settings, limits, rank), _blocks(settings, limits, *fullest))
 
 
 def clients_of(
-    load: Workload, steps: StepModel, settings: EngineSettings, front: FrontEnd | None = None,
+    load: Workload, steps: Steps, settings: EngineSettings, front: FrontEnd | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Clients:  # fmt: skip
     """Those who send the workload's requests, or every so many of them."""
@@ -67,12 +68,18 @@ def clients_of(
 
 
 @lru_cache(maxsize=64)
-def step_table(steps: StepModel) -> StepTable:
+def step_table(steps: Steps) -> StepPrices:
     """Prices of the model's steps, kept from run to run."""
-    return StepTable(steps)
+    if isinstance(steps, StepModel):
+        return StepTable(steps)
+    # Loaded where used: most engines do not speculate.
+    from moesim.steps.speculative import SpeculativeSteps, SpeculativeTable
+
+    assert isinstance(steps, SpeculativeSteps)
+    return SpeculativeTable(steps)
 
 
-def front_end(steps: StepModel, settings: EngineSettings) -> FrontEnd:
+def front_end(steps: Steps, settings: EngineSettings) -> FrontEnd:
     """What a request passes before the scheduler: as fitted (Dynamo), as the engine's file assumes, or nothing."""
     if settings.front_end == "none":
         return FrontEnd(0.0, 0.0)
@@ -83,14 +90,19 @@ def front_end(steps: StepModel, settings: EngineSettings) -> FrontEnd:
     return FrontEnd(times.request.value, times.prompt_token.value)
 
 
-def scheduler_limits(settings: EngineSettings, limits: Limits) -> SchedulerLimits:
+def scheduler_limits(settings: EngineSettings, limits: Limits, rank: Rank) -> SchedulerLimits:
+    reserved = 0
+    if rank.drafting and rank.engine.file.speculation.reserves_slots:
+        reserved = rank.drafting.slots * limits.max_num_seqs
     return SchedulerLimits(
-        limits.max_num_batched_tokens,
+        limits.max_num_batched_tokens - reserved,
         limits.max_num_seqs,
         settings.enable_chunked_prefill,
         settings.long_prefill_token_threshold,
         limits.async_scheduling,
         pipeline_stages=settings.pipeline_parallel_size,
+        kept=rank.kept,
+        lookahead=rank.drafting.lookahead if rank.drafting else 0,
     )
 
 

@@ -42,10 +42,10 @@ def load_cost(steps: Mapping[str, Steps], report: LoadReport) -> Cost:
 
 
 def _alike(compositions: Sequence[Composition]) -> list[list[Composition]]:
-    """Groups of steps with equally many prompt chunks, and all or none with decodes: one formula each."""
-    groups: dict[tuple[int, bool], list[Composition]] = {}
+    """Groups of steps with equally many prompt chunks, and all or none with decodes and drafts: one formula each."""
+    groups: dict[tuple[int, bool, bool], list[Composition]] = {}
     for item in compositions:
-        groups.setdefault((len(item.prefills), item.decodes > 0), []).append(item)
+        groups.setdefault((len(item.prefills), item.decodes > 0, item.checked > 0), []).append(item)
     return list(groups.values())
 
 
@@ -58,7 +58,9 @@ def _priced(steps: Steps, name: str, alike: Sequence[Composition]) -> Cost:
     ]
     decodes = np.array([item.decodes for item in alike])
     if decodes[0]:
-        chunks.append(Group.decode(decodes, np.array([item.context for item in alike])))
+        past = np.array([item.context for item in alike])
+        query = 1 + np.array([item.checked for item in alike]) / decodes
+        chunks.append(Group.verify(decodes, query, past) if alike[0].checked else Group.decode(decodes, past))
     sampled = np.array([item.sampled for item in alike])
     cost = whole_step(steps, name, steps.load(tuple(chunks)), sampled)
     return reduced(cost, lambda x: np.broadcast_to(np.asarray(x, float), one.shape).sum())
@@ -122,7 +124,7 @@ def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, floa
     kinds = {part.name: relative_interval(part) for part in state.cost.children}
     first = _widened(kinds["prefill"], served[0])
     token = _widened(kinds["decode"], served[1])
-    times = (state.ttft_s, state.tpot_s, state.tpot_s, state.e2el_s)
+    times = (state.ttft_s, state.tpot_s, state.itl_s, state.e2el_s)
     found = {
         name: milliseconds(value, relative)
         for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, token), strict=False)

@@ -127,7 +127,7 @@ class LoadReport:
 
     def tokens_out(self, step: Step, now: float) -> None:
         """The tokens of a step reach their clients."""
-        self._tokens_reach([request for request, _, _, samples in step.parts if samples], now, now)
+        self._tokens_reach([request for request, _, _, samples, _ in step.parts if samples], now, now)
 
     def _tokens_reach(self, requests: Sequence[Request], first_s: float, last_s: float) -> None:
         """Each request's next token comes at ``first_s``, and its last one so far at ``last_s``."""
@@ -179,12 +179,14 @@ class LoadReport:
             for replica, step in enumerate(steps):
                 self.timeline.step(replica, step, start_s, end_s)
 
-    def stretch(self, running: Sequence[Request], context: float, start_s: float, times: Array, ends: Array) -> None:
-        """Decode steps of the same requests, ending at ``ends``; each gives every one of them a token."""
+    def stretch(
+        self, running: Sequence[Request], middle: Composition, start_s: float, times: Array, ends: Array
+    ) -> None:
+        """Decode steps of the same requests, ending at ``ends``; each gives every one of them tokens."""
         count, seconds = len(running), float(ends[-1]) - start_s
         self._tokens_reach(running, float(ends[0]), float(ends[-1]))
         self.itl.add_all(np.diff(ends), count)
-        self.decode_steps.offer(Composition((), count, context + len(times) / 2, count), len(times))
+        self.decode_steps.offer(middle, len(times))
         self.decode_s += seconds
         self.steps += len(times)
         self.busy_s += seconds

@@ -20,7 +20,7 @@ from moesim.engines.request import Request
 from moesim.engines.scheduling import Scheduled, Scheduler, Step
 from moesim.errors import SpecError
 from moesim.serving.report import LoadReport
-from moesim.steps.table import Composition, StepTable, StepTime
+from moesim.steps.table import Composition, StepPrices, StepTime
 
 _SHORTEST_STRETCH = 3
 _LONGEST_STRETCH = 4096
@@ -113,13 +113,13 @@ class Simulation:
     ----------
     schedulers : list of Scheduler
         One a data-parallel replica.
-    prices : StepTable
+    prices : StepPrices
     clients : Clients
     report : LoadReport
         Takes down what happens.
     """
 
-    def __init__(self, schedulers: list[Scheduler], prices: StepTable, clients: Clients, report: LoadReport):
+    def __init__(self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, report: LoadReport):
         self._schedulers = schedulers
         self._prices = prices
         self._clients = clients
@@ -198,62 +198,74 @@ class Simulation:
             return
         if ahead and not self._only_decodes(running):
             return
-        left = _NEVER
+        drafts = len(scheduler.limits.kept)
+        under_way, left = ahead * (1 + drafts), _NEVER
         for request in running:
-            if request.computed != request.known + ahead - 1 or request.placeholders != ahead:
+            if request.computed != request.known + under_way - 1 or request.placeholders != under_way:
                 return
-            left = min(left, request.output_len - request.emitted - ahead)
-        steps = min(left - 1, _LONGEST_STRETCH)
+            left = min(left, request.output_len - request.emitted - under_way)
+        given = scheduler.rounds(running, min(left - 1, _LONGEST_STRETCH)) if drafts else None
+        steps = min(left - 1, _LONGEST_STRETCH) if given is None else len(given)
         if steps < _SHORTEST_STRETCH:
             return
         count = len(running)
         first = sum(request.computed for request in running) / count
-        alike = Composition((), count, first + np.arange(steps), count)
+        contexts = first + (np.arange(steps) if given is None else np.append(0.0, given[:-1].mean(1)))
+        alike = Composition((), count, contexts, count, count * drafts)
         times = np.asarray(self._prices.time([alike]).through, float)
         start = self._gpus.entry_free_s if ahead else max(self._now, self._gpus.entry_free_s)
         ends = start + np.cumsum(times)
         if seats:
             composed_at = np.concatenate([[self._now], [start] if ahead else [], ends])[:steps]
             steps = int(np.searchsorted(composed_at, self._clients.next_arrival_s))
-        if steps < _SHORTEST_STRETCH or not self._grow(running, steps):
+        if steps < _SHORTEST_STRETCH:
             return
-        self._stretch(running, first, start, times[:steps], ends[:steps])
+        grown = [steps] * count
+        if given is not None:
+            grown = (given[steps - 1] if ahead else given[steps - 2] + 1 + drafts).tolist()
+        if self._grow(running, grown):
+            alike = alike._replace(context=contexts[:steps])
+            self._stretch(running, grown, alike, start, times[:steps], ends[:steps])
 
     def _only_decodes(self, running: list[Request]) -> bool:
-        parts = self._flights[0].steps[0].parts
+        parts, drafts = self._flights[0].steps[0].parts, len(self._schedulers[0].limits.kept)
         return len(parts) == len(running) and all(
-            part.request is request and part.samples and part.tokens == 1
+            part.request is request and part.samples and part.tokens == 1 + drafts and part.drafts == drafts
             for part, request in zip(parts, running, strict=True)
         )
 
-    def _grow(self, running: list[Request], steps: int) -> bool:
-        blocks = self._schedulers[0].blocks
-        growing = [(r, r.computed + steps) for r in running if r.computed + steps > r.room]
+    def _grow(self, running: list[Request], more: list[int]) -> bool:
+        blocks, lookahead = self._schedulers[0].blocks, self._schedulers[0].limits.lookahead
+        wanted = [(r, r.computed + n + lookahead) for r, n in zip(running, more, strict=True)]
+        growing = [(request, tokens) for request, tokens in wanted if tokens > request.room]
         if growing and not blocks.room_for(growing):
             return False
-        for request in running:
-            if request.computed + steps > request.room:
-                blocks.grow(request, request.computed + steps)
+        for request, tokens in growing:
+            blocks.grow(request, tokens)
         return True
 
-    def _stretch(self, running: list[Request], first: float, start: float, times: Any, ends: Any) -> None:
+    def _stretch(
+        self, running: list[Request], grown: list[int], alike: Composition, start: float, times: Any, ends: Any
+    ) -> None:
         """Apply a stretch of decode steps: those that end are taken down, the last one stays under way."""
-        scheduler, count, steps = self._schedulers[0], len(running), len(times)
-        ahead = self._depth - 1
-        for request in running:
-            request.computed += steps
-            request.emitted += steps if ahead else steps - 1
-            if request.computed - 1 >= request.next_full:
-                scheduler.blocks.commit(request, request.computed - 1)
+        scheduler, ahead = self._schedulers[0], self._depth - 1
+        a_round = 1 + len(scheduler.limits.kept)
+        for request, more in zip(running, grown, strict=True):
+            request.computed += more
+            request.emitted += more if ahead else more - a_round
+            if request.computed - a_round >= request.next_full:
+                scheduler.blocks.commit(request, request.computed - a_round)
         landed = self._flights.pop() if ahead else None
         if landed:
             self._report.tokens_out(landed.steps[0], landed.end_s)
             self._ended(landed)
-        self._report.stretch(running, first, start, times[:-1], ends[:-1])
+        contexts = alike.context
+        middle = (contexts[0] + contexts[-2] + 1) / 2
+        self._report.stretch(running, alike._replace(context=middle), start, times[:-1], ends[:-1])
         self._report.hold(float(ends[-2]) - start, self._schedulers)
         before = float(ends[-2])
-        last = Composition((), count, first + steps - 1, count)
-        parts = [Scheduled(request, 1, request.computed - 1, True) for request in running]
+        last = alike._replace(context=contexts[-1])
+        parts = [Scheduled(r, a_round, r.computed - a_round, True, a_round - 1) for r in running]
         self._now = before
         self._gpus = Gpus(float(ends[-1]), float(ends[-1]))
         self._flights.append(_Flight([Step(parts)], [last], before, float(ends[-1])))
@@ -276,13 +288,14 @@ def refuse_stuck(schedulers: Sequence[Scheduler]) -> None:
 def composition(step: Step) -> Composition:
     """What a step's parts add up to."""
     prefills: list[tuple[int, int]] = []
-    decodes = sampled = 0
+    decodes = sampled = checked = 0
     context = 0
-    for request, tokens, past, samples in step.parts:
+    for request, tokens, past, samples, drafts in step.parts:
         sampled += samples
-        if tokens == 1 and past >= request.prompt_len:
+        if tokens - drafts == 1 and past >= request.prompt_len:
             decodes += 1
+            checked += drafts
             context += past
         else:
             prefills.append((tokens, past))
-    return Composition(tuple(prefills), decodes, context / decodes if decodes else 0.0, sampled)
+    return Composition(tuple(prefills), decodes, context / decodes if decodes else 0.0, sampled, checked)

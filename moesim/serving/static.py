@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
+from moesim.engines.speculation import rounds
 from moesim.ops.load import Group
 from moesim.steps.pipeline import decode_cycle, prefill_row, waiting
 from moesim.steps.step import Steps
@@ -92,6 +93,8 @@ class StaticBatch:
     """Shape (points, nodes): decode step times along the batch's life."""
     first_token_is_decoded: bool
     """The first token comes out of the first decode step (encoder-decoder models), not out of prefill."""
+    decode_steps: Array
+    """Steps that only decode: one a token, fewer where tokens are drafted."""
 
     @property
     def first_step_s(self) -> Any:
@@ -125,11 +128,12 @@ def static_batch(
     replica = plan.share(batch)
     prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples)
     count = output_len if encoder else output_len - 1
-    context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, samples)
+    decode_steps = np.array([rounds(steps.rank.kept, int(n)) for n in count]) if steps.rank.kept else count
+    context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, decode_steps, samples)
     source = input_len[:, None] if encoder else 0
     in_flight = plan.in_flight(batch)[:, None]
     sequences = -(-replica[:, None] // in_flight)
-    groups = (Group.decode(sequences, context),)
+    groups = (steps.rank.decoding(sequences, context),)
     at_nodes = decode_cycle(steps, steps.load(groups, source), sequences, in_flight)
     total = float(weight[0].sum())
     if len(batch) == 1:
@@ -137,7 +141,7 @@ def static_batch(
     else:
         decode = reduced(at_nodes, lambda x: _weighted_sum(x, weight))
     node_s = np.broadcast_to(at_nodes.seconds, context.shape)
-    return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, stall, node_s, encoder)
+    return StaticBatch(batch, input_len, output_len, prefill, decode, mean_finish, stall, node_s, encoder, decode_steps)
 
 
 def _prefill(
@@ -197,9 +201,9 @@ def _weighted_sum(x: Any, weight: Array) -> Array:
     return (x * weight).sum(1)
 
 
-def _decode_contexts(start: Array, count: Array, samples: int | None) -> tuple[Array, Array]:
+def _decode_contexts(start: Array, tokens: Array, steps: Array, samples: int | None) -> tuple[Array, Array]:
     """(past tokens at each decode step or midpoint, steps it stands for); shapes (points, nodes)."""
-    nodes = max(int(count.max()), 1) if samples is None else samples
+    nodes = max(int(np.ceil(steps.max())), 1) if samples is None else samples
     middle = (np.arange(nodes) + 0.5) / nodes
-    context = start[:, None] + np.floor(middle * count[:, None]).astype(np.int64)
-    return context, np.broadcast_to((count / nodes)[:, None], context.shape)
+    context = start[:, None] + np.floor(middle * tokens[:, None]).astype(np.int64)
+    return context, np.broadcast_to((steps / nodes)[:, None], context.shape)

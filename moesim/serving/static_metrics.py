@@ -16,13 +16,14 @@ _NORMAL_99 = 2.326
 def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     """vLLM bench's metrics over the batch's requests, which all arrive together: (value, low, high) by name.
 
-    TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap; ``itl_per_batch_token_ms`` is
+    TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap between two steps' tokens; ``itl_per_batch_token_ms`` is
     (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end latency. Metrics that
     need a second output token are NaN without one. ``*_decode_step_ms`` are over steps and routing draws.
     """
     prefill_s = batch.prefill.seconds
     e2e_s, ttft_s, all_first_s = batch.end_s, batch.ttft_s, prefill_s + batch.first_step_s
     gaps = np.where(batch.output_len > 1, batch.output_len - 1, np.nan)
+    steps = np.maximum(batch.decode_steps - batch.first_token_is_decoded, 1)
     tokens_out = batch.batch * batch.output_len
     of_prefill, of_decode = relative_interval(batch.prefill), relative_interval(batch.decode)
     of_all = relative_interval(summed("", [batch.prefill, batch.decode]))
@@ -44,7 +45,7 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
         "mean_ttft_ms": milliseconds(ttft_s, of_prefill),
         "max_ttft_ms": milliseconds(all_first_s, of_prefill),
         "mean_tpot_ms": milliseconds(per_gap_s, of_gaps),
-        "mean_itl_ms": milliseconds(per_gap_s, of_gaps),
+        "mean_itl_ms": milliseconds(per_gap_s * gaps / steps, of_gaps),
         "median_itl_ms": milliseconds(one * median_s, of_decode),
         "p99_itl_ms": milliseconds(one * p99_s, of_gaps),
         "mean_e2el_ms": milliseconds(e2e_s, of_all),
@@ -59,14 +60,14 @@ def _slow_step(batch: StaticBatch) -> Any:
     """The decode step that one in a hundred exceeds: long contexts, and routing that fills one rank."""
     steps_s = batch.decode_step_s
     middle, late = np.median(steps_s, axis=1), np.quantile(steps_s, 0.99, axis=1)
-    draws = batch.decode.variance / np.maximum(batch.output_len - 1, 1)
+    draws = batch.decode.variance / np.maximum(batch.decode_steps - batch.first_token_is_decoded, 1)
     return middle + np.hypot(late - middle, _NORMAL_99 * np.sqrt(draws))
 
 
 def _pooled_gaps(batch: StaticBatch, quantiles: tuple[float, ...]) -> list[Any]:
     """Quantiles over every gap of every request: one wait for others' prefill, then a decode step per token."""
     steps_s, stall_s = batch.decode_step_s, batch.stall_s
-    gaps = np.maximum(batch.output_len - 1, 1)[:, None]
+    gaps = np.maximum(batch.decode_steps - batch.first_token_is_decoded, 1)[:, None]
     first_s = stall_s + steps_s[:, :1]
     values = np.concatenate([first_s, steps_s], axis=1)
     weights = np.empty(values.shape)

@@ -23,6 +23,7 @@ import numpy as np
 
 from moesim.cost.cost import Cost, reduced, summed
 from moesim.engines.scheduling import SchedulerLimits
+from moesim.engines.speculation import mean_rounds
 from moesim.errors import Problem, SpecError
 from moesim.inputs.workload import Lognormal, Uniform, Workload
 from moesim.memory import Room, sequence_kv_bytes
@@ -53,6 +54,8 @@ class SteadyState(NamedTuple):
 
     ttft_s: float
     tpot_s: float
+    itl_s: float
+    """Between two steps' tokens: a step, which gives several where tokens are drafted."""
     e2el_s: float
     request_rate: float
     """Answers a second of all replicas. [1/s]"""
@@ -90,7 +93,7 @@ def steady_state(
     cache = _cache_seats(fullest, block_size, prompt, output)
     most = min(clients, limits.max_num_seqs, cache)
     priced = _Priced(steps, limits, most, load)
-    tokens = max(output - 1, _LEAST_TOKENS)
+    tokens = max(mean_rounds(steps.rank.kept, output - 1), _LEAST_TOKENS)
     lockstep = replicas if moe else 1
     reading = front.request_s + front.prompt_token_s * prompt
 
@@ -134,9 +137,12 @@ def steady_state(
         burst = priced.burst(max(int(clients), 1), limits.max_num_batched_tokens, front)
         first = _over_rounds(load, clients, first, burst, step, tokens, priced.at(running))
         rate = clients / (first + tokens * step)
-    tpot = step if output > 1 else float("nan")
-    whole = first + (output - 1) * step
-    return SteadyState(first, tpot, whole, rate * replicas, running, share, limited, priced.cost(running))
+    itl = step if output > 1 else float("nan")
+    tpot = itl * (tokens / (output - 1)) if output > 1 else itl
+    whole = first + (tokens if output > 1 else 0.0) * step
+    return SteadyState(
+        first, tpot, itl, whole, rate * replicas, running, share, limited, priced.cost(running)
+    )  # fmt: skip
 
 
 def most_of(replicas: int, mean: float, mine: int = 0) -> float:
@@ -253,18 +259,18 @@ class _Priced:
             for share, least in ((1.0 - load.cached_share, 1), (load.cached_share, 0))
         )
         self._new = float(new.mean())
-        budget = np.maximum(limits.max_num_batched_tokens - nodes, 1)
+        budget = np.maximum(limits.max_num_batched_tokens - nodes * (1 + len(steps.rank.kept)), 1)
         if limits.long_prefill_token_threshold:
             budget = np.minimum(budget, limits.long_prefill_token_threshold)
         chunks = -(-new // budget)
         size = np.ceil(new / chunks).astype(np.int64)
         before = (past + (chunks - 1) / 2 * size).astype(np.int64)
         context = np.full(len(nodes), int(prompt + output / 2))
-        self._decode = whole_step(steps, "decode", steps.load((Group.decode(nodes, context),)), nodes)
+        self._decode = whole_step(steps, "decode", steps.load((steps.rank.decoding(nodes, context),)), nodes)
         # A row a length of prompt; steps are priced as one array.
         decoding, contexts = (np.broadcast_to(x, chunks.shape).ravel() for x in (nodes, context))
         prefill = Group(np.ones_like(decoding), size.ravel(), before.ravel())
-        mixed_load = steps.load((prefill, Group.decode(decoding, contexts)))
+        mixed_load = steps.load((prefill, steps.rank.decoding(decoding, contexts)))
         self._mixed = whole_step(steps, "prefill", mixed_load, decoding + 1)
         alone = np.broadcast_to(self._decode.seconds, nodes.shape)
         mixed = np.broadcast_to(self._mixed.seconds, decoding.shape).reshape(chunks.shape)

@@ -28,7 +28,7 @@ class Steps(Protocol):
     def machine(self) -> Machine: ...
 
     @property
-    def resident(self) -> StepModel:
+    def resident(self) -> Steps:
         """The same model with everything on its GPUs."""
         ...
 
@@ -66,6 +66,9 @@ class StepModel:
 
     def load(self, groups: tuple[Group, ...], source_len: Any = 0) -> Load:
         tokens = one_number(sum(g.tokens for g in groups))
+        if isinstance(tokens, float):
+            # A mean over sequences times their number.
+            tokens = round(tokens)
         padded = self.rank.engine.padded_tokens(tokens, self.captured_tokens)
         return Load(groups, padded, tokens <= self.captured_tokens, source_len)
 

@@ -8,7 +8,7 @@ step. Table and tree agree to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,10 +33,12 @@ class Composition(NamedTuple):
     """Mean tokens before the new one, over the decodes."""
     sampled: int
     """Sequences that get an output token."""
+    checked: int = 0
+    """Drafted tokens that are checked beside the decodes' own."""
 
     @property
     def tokens(self) -> int:
-        return self.decodes + sum(new for new, _ in self.prefills)
+        return self.decodes + self.checked + sum(new for new, _ in self.prefills)
 
     @property
     def sequences(self) -> int:
@@ -45,7 +47,13 @@ class Composition(NamedTuple):
     def groups(self) -> tuple[Group, ...]:
         """The same as attention sees it."""
         groups = tuple(Group(1, new, past) for new, past in self.prefills)
-        return (*groups, Group.decode(self.decodes, self.context)) if self.decodes else groups
+        if not self.decodes:
+            return groups
+        if not self.checked:
+            return (*groups, Group.decode(self.decodes, self.context))
+        each, rest = divmod(self.checked, self.decodes)
+        query = 1 + each if not rest else 1.0 + self.checked / self.decodes
+        return (*groups, Group.verify(self.decodes, query, self.context))
 
 
 class StepTime(NamedTuple):
@@ -53,6 +61,12 @@ class StepTime(NamedTuple):
 
     through: Any
     slowest: Any
+
+
+class StepPrices(Protocol):
+    """Seconds of steps, of a model alone or with what drafts for it."""
+
+    def time(self, replicas: Sequence[Composition]) -> StepTime: ...
 
 
 class _Tokens(NamedTuple):
@@ -75,10 +89,22 @@ class StepTable:
 
         A single replica's ``context`` may be an array: as many steps, alike but for it.
         """
-        steps = self.steps
-        loads = [steps.load(part.groups()) for part in replicas]
-        fullest = max(loads, key=lambda load: load.tokens) if len(loads) > 1 else loads[0]
+        loads = [self.steps.load(part.groups()) for part in replicas]
         sampled, sequences = (max(getattr(part, name) for part in replicas) for name in ("sampled", "sequences"))
+        stages, kernels, graph = self._on_gpus(loads, sampled)
+        return self._with_host(stages, kernels, sequences, graph)
+
+    def launched_s(self, replicas: Sequence[tuple[Group, ...]], sampled: int) -> Any:
+        """A pass that no scheduler composes, as a draft's, with what it waits for its own launches. [s]"""
+        loads = [self.steps.load(groups) for groups in replicas]
+        stages, kernels, graph = self._on_gpus(loads, sampled)
+        host = Host(sampled, kernels[0], graph, stages[0], schedules=False)
+        return stages[0] + self.steps.machine.host_seconds(host)
+
+    def _on_gpus(self, loads: list[Load], sampled: int) -> tuple[list[Any], list[int], bool]:
+        """(what each stage takes, the kernels it launches, whether in a graph)."""
+        steps = self.steps
+        fullest = max(loads, key=lambda load: load.tokens) if len(loads) > 1 else loads[0]
         split = all(bool(splits(steps.rank, load)) for load in loads)
         # What is routed comes from all replicas.
         tokens = sum(load.tokens for load in loads) / len(loads) if len(loads) > 1 else loads[0].tokens
@@ -87,7 +113,7 @@ class StepTable:
             found = [stage.seconds(load, fullest, tokens, sampled, split) for load in loads]
             stages.append(found[0][0] if len(found) == 1 else max(seconds for seconds, _ in found))
             kernels.append(max(count for _, count in found))
-        return self._with_host(stages, kernels, sequences, fullest.graph)
+        return stages, kernels, bool(fullest.graph)
 
     def _with_host(self, stages: list[Any], kernels: list[int], sequences: int, graph: bool) -> StepTime:
         steps, host_seconds = self.steps, self.steps.machine.host_seconds

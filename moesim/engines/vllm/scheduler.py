@@ -8,15 +8,25 @@ calibration/schedules).
 
 With asynchronous scheduling a step is composed before the one under way has ended, so its tokens are placeholders
 (v1/core/sched/async_scheduler.py).
+
+Where tokens are drafted, a decode takes its drafts' tokens of the budget too, and room ahead of them. How many of them
+are kept is drawn when the step ends; the places of the others are written again.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from random import Random
+from typing import Any
+
+import numpy as np
 
 from moesim.engines.kv_cache import Blocks
 from moesim.engines.request import Request
 from moesim.engines.scheduling import Scheduled, SchedulerLimits, Step
+from moesim.engines.speculation import tokens_a_round
+
+Array = np.ndarray[Any, Any]
 
 
 class V1Scheduler:
@@ -35,6 +45,8 @@ class V1Scheduler:
         """Steps that kept a request waiting because the cache was full."""
         self.cached_tokens = 0
         """Prompt tokens found in the cache instead of computed."""
+        self._random = Random(0)
+        self._draws = np.random.default_rng(0)
 
     def add(self, request: Request) -> None:
         self.waiting.append(request)
@@ -58,13 +70,14 @@ class V1Scheduler:
             self._admit(step, budget)
         return step
 
-    def _give(self, step: Step, request: Request, tokens: int, past: int) -> None:
+    def _give(self, step: Step, request: Request, tokens: int, past: int, drafts: int = 0) -> None:
         """Schedule a request's next ``tokens``, behind ``past``; they count as computed from here on."""
         request.computed = past + tokens
         samples = request.computed >= request.prompt_len + request.emitted + request.placeholders
-        step.parts.append(Scheduled(request, tokens, past, samples))
+        step.parts.append(Scheduled(request, tokens, past, samples, drafts))
         if samples:
-            request.placeholders += self.limits.async_scheduling
+            if self.limits.async_scheduling:
+                request.placeholders += 1 + drafts
             request.eligible_step = self._step + self.limits.pipeline_stages
 
     def _run(self, step: Step, budget: int) -> int:
@@ -76,16 +89,18 @@ class V1Scheduler:
             if wanted == 0:
                 index += 1
                 continue
-            tokens = request.computed + wanted
-            while tokens > request.room and not self.blocks.grow(request, tokens):
+            drafts = self._drafts(request, wanted, budget)
+            tokens = request.computed + wanted + drafts
+            ahead = tokens + self.limits.lookahead
+            while ahead > request.room and not self.blocks.grow(request, ahead):
                 last = self.running.pop()
                 self._preempt(last, step)
                 if last is request:
                     return budget
             if tokens >= request.next_full:
                 self._commit(request, tokens)
-            self._give(step, request, wanted, request.computed)
-            budget -= wanted
+            self._give(step, request, wanted + drafts, request.computed, drafts)
+            budget -= wanted + drafts
             index += 1
         return budget
 
@@ -100,6 +115,33 @@ class V1Scheduler:
         if wanted == 1:
             return 1 if computed + 1 < limits.max_model_len else 0
         return min(self._chunk(wanted), budget, limits.max_model_len - computed - 1)
+
+    def _drafts(self, request: Request, wanted: int, budget: int) -> int:
+        """Drafts that are checked beside a request's own token; a prompt has none."""
+        most = len(self.limits.kept)
+        if not most or wanted != 1 or request.computed < request.prompt_len:
+            return 0
+        return max(min(most, budget - 1, self.limits.max_model_len - request.computed - 2), 0)
+
+    def _kept(self, drafts: int) -> int:
+        """How many of a round's drafts are kept, drawn."""
+        drawn = self._random.random()
+        return sum(drawn < chance for chance in self.limits.kept[:drafts])
+
+    def rounds(self, running: list[Request], most: int) -> Array:
+        """Tokens that each request has got after rounds of drafts to come, as far as none can end; (rounds, requests).
+
+        The first row is of the round under way where one is, and of the next one else; one more round is always left.
+        """
+        limits = self.limits
+        if most < 1:
+            return np.zeros((0, len(running)), np.int64)
+        a_round, left = 1 + len(limits.kept), np.array([r.output_len - r.emitted for r in running])
+        likely = int(left.min() / tokens_a_round(limits.kept)) + 1
+        drawn = self._draws.random((min(most, likely), len(running)))
+        given = np.cumsum(1 + sum((drawn < chance).astype(np.int64) for chance in limits.kept), axis=0)
+        safe = (given + a_round < left).all(1)
+        return given[: int(safe.argmin()) if not safe.all() else len(given)]
 
     def _chunk(self, tokens: int) -> int:
         longest = self.limits.long_prefill_token_threshold
@@ -143,12 +185,15 @@ class V1Scheduler:
     def update(self, step: Step) -> list[Request]:
         """A step has ended: tokens come out, finished requests leave. Returns those."""
         finished: list[Request] = []
-        for request, _, _, samples in step.parts:
+        for request, _, _, samples, drafts in step.parts:
             if not samples or request.finished:
                 continue
-            request.emitted += 1
+            kept = self._kept(drafts) if drafts else 0
+            request.emitted = min(request.emitted + 1 + kept, request.output_len)
+            if request.running:
+                request.computed -= drafts - kept
             if self.limits.async_scheduling:
-                request.placeholders -= 1
+                request.placeholders -= 1 + drafts
                 final = request.computed - request.placeholders
                 if request.running and final >= request.next_full:
                     self.blocks.commit(request, final)

@@ -135,6 +135,7 @@ def model_of(f: Fields, name: str, rows: Iterable[Row], norm: int = 1, other: in
         quantization=f.quantization,
         head_weights=f.quantization.head,
         other_parameters=other + norm * hidden,
+        mtp_layers=f.whole("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", default=0),
         provenance=f"rebuilt: {provenance}" if provenance else "Hugging Face config.json",
         **more,
     )
