@@ -14,6 +14,7 @@ from moesim.inputs.offload import Offload
 from moesim.inputs.scenario import Scenario, Uniform
 from moesim.memory import Room, cache_block, memory_room
 from moesim.models.catalogue import load_model
+from moesim.models.dispatch import Dispatch
 from moesim.models.model import Model
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
@@ -21,6 +22,7 @@ from moesim.steps.step import StepModel, Steps
 
 if TYPE_CHECKING:
     from moesim.offload.plan import OffloadPlan
+    from moesim.offload.steps import OffloadedSteps
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ def with_drafts(steps: Steps, limits: Limits) -> Steps:
         eager = drafting.method == "medusa" or not drafting.draft.compiled
         draft = StepModel(drafting.draft, steps.machine, 0 if eager else limits.captured_tokens, False)
     return SpeculativeSteps(steps, draft, drafting)
+
+
+def offloaded_of(steps: Steps) -> OffloadedSteps | None:
+    """Steps of an offloaded model, with or without what drafts for it; None of any other."""
+    from moesim.offload.steps import OffloadedSteps
+
+    steps = getattr(steps, "target", steps)
+    return steps if isinstance(steps, OffloadedSteps) else None
 
 
 def _offloaded(
@@ -121,6 +131,7 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
         compiled=not settings.enforce_eager,
         switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,
         sampling=scenario.workload.sampling,
+        dispatch=Dispatch.of(settings),
     )  # fmt: skip
     if settings.drafts is None:
         return rank

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.advice import offload_ways_out, ways_out
-from moesim.assembly import Parts, assemble, room_of
+from moesim.assembly import Parts, assemble, offloaded_of, room_of
 from moesim.cost.cost import Cost, summed
 from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.checks import check
@@ -136,7 +136,7 @@ def _offloaded(scenario: Scenario, parts: Parts, plan: OffloadPlan) -> Offloaded
     if not plan.tiers.fits:
         require_tiers(plan, offload_ways_out(scenario))
     found, cost = _of_batch(scenario, parts)
-    report = offload_report(parts.steps, scenario.workload)
+    report = offload_report(offloaded_of(parts.steps), scenario.workload)
     return Offloaded(scenario, shown(found), cost, Knowledge.of(cost, _remarks(scenario, parts)), plan.tiers, report)
 
 
@@ -152,6 +152,8 @@ def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
 def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
     """What else to know: a routing that no one measured, an engine version that stands in."""
     remarks = [*parts.rank.engine.notes, *parts.rank.model.notes]
+    if scenario.engine.drafts is not None:
+        remarks += [scenario.engine.drafts.note, *(parts.rank.draft.model.notes if parts.rank.draft else ())]
     if scenario.workload.trace_file:
         from moesim.inputs.request_trace import trace_notes
 

@@ -22,6 +22,7 @@ from moesim.cost.sources import sources
 from moesim.inputs.run_file import FOLDER, load_runs
 from moesim.inputs.scenario import Scenario
 from moesim.ops.load import Group
+from moesim.steps.step import StepModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,7 @@ def _gpu_seconds(scenario: Scenario, calibration: str) -> dict[str, float]:
     load = scenario.workload
     c, isl, osl = load.size, load.input_len or 1, load.output_len or 1
     steps = assemble(scenario.model_copy(update={"calibration": calibration})).steps.resident
+    assert isinstance(steps, StepModel)
 
     def gpu_seconds(groups: tuple[Group, ...]) -> float:
         return float(sum(part.total for part in steps.gpu_costs(steps.rank, steps.load(groups), 1)))

@@ -87,7 +87,9 @@ class Engine:
             and settings.enable_expert_parallel
             and settings.data_parallel_size > 1
         )
-        eager = settings.enforce_eager or waits_for_host
+        # Shapes that hang on the routing are in no graph.
+        by_routing = settings.moe_dispatch == "looped" and settings.moe_loop_rows == "own"
+        eager = settings.enforce_eager or waits_for_host or by_routing
         captured = given(settings.max_cudagraph_capture_size, self.file.graphs.largest_for(compute_capability))
         return Limits(
             tokens,

@@ -84,6 +84,20 @@ class EngineSettings(Strict):
         "auto", "triton", "marlin", "deepgemm", "flashinfer_cutlass", "flashinfer_trtllm", "flashinfer_trtllm_mxfp8"
     ] = "auto"  # fmt: skip
     """Kernel of the experts; auto is what the engine's version picks for the GPU, the weight format and the plan."""
+    moe_dispatch: Literal["fused", "looped", "static_capacity", "dropping", "block_sparse"] = "fused"
+    """How tokens meet experts: kernels over all of them at once, a loop over experts, a fixed number of slots an expert
+    that are all computed (GShard), the same with empty ones left out (Switch), or blocks of 128 rows (MegaBlocks)."""
+    moe_capacity_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Slots of an expert over the mean number of its tokens; what finds none is dropped."""
+    moe_capacity_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The same as a share of all tokens (Fairseq)."""
+    moe_dispatch_kernel: Literal["sort", "one_hot"] = "sort"
+    """How slots are filled: by sorting, or by products with one-hot masks of tokens x experts x slots."""
+    moe_loop_rows: Literal["all", "own"] = "all"
+    """What an expert of a loop computes: all rows, the others' masked out (vLLM to 0.2.7: whole experts on ranks), or its
+    own alone, gathered first (Hugging Face), launched one by one."""
+    moe_pipeline_degree: Literal[1, 2, 4, 8, "auto"] = 1
+    """Parts that an exchange and its experts are cut into so that they overlap (Tutel); auto is the fastest."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     """null is the engine's default, 0.92 in vLLM 0.24."""
     block_size: Whole | None = None

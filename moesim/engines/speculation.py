@@ -25,9 +25,9 @@ _EXACT = 512
 class SpeculativeConfig(Strict):
     """vLLM's ``--speculative-config``, and how many drafts are accepted."""
 
-    method: Method
+    method: Method = "draft_model"
     """A draft model, a head of one layer (EAGLE), the model's own layer (MTP), heads beside each other (Medusa), or the
-    text so far (n-gram)."""
+    text so far (n-gram). Left out, it is told by the draft model's name, as vLLM tells it."""
     model: str | None = None
     """The draft model: a name of the catalogue, a folder or a config.json. EAGLE without one is built as the target."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)]
@@ -49,6 +49,16 @@ class SpeculativeConfig(Strict):
     acceptance_source: str = ""
     """Where that was measured."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("method") is not None:
+            return data
+        name = str(data.get("model") or "").lower()
+        by_part = {"ngram": "ngram", "eagle3": "eagle3", "eagle-": "eagle", "medusa": "medusa", "mtp": "mtp"}
+        found = next((method for part, method in by_part.items() if part in name), "draft_model")
+        return {**data, "method": found}
+
     @field_validator("method", mode="before")
     @classmethod
     def _as_vllm_spells_it(cls, value: Any) -> Any:
@@ -63,8 +73,8 @@ class SpeculativeConfig(Strict):
             raise ValueError(f"{' and '.join(said)} say the same thing; keep one")
         if not said and wanted:
             raise ValueError(
-                "how many drafts are accepted is measured, not predicted: give acceptance_rate (0 to 1), "
-                "acceptance_rates by place, or acceptance_length (tokens a round) as vLLM's metrics have them"
+                "how many drafts are accepted is measured, not predicted: give acceptance_rate (0 to 1; "
+                "--acceptance-rate 0.7), acceptance_rates by place, or acceptance_length (tokens a round)"
             )
         if wanted and self.acceptance_length is not None and self.acceptance_length > 1 + wanted:
             raise ValueError(f"acceptance_length {self.acceptance_length:g} is more than {wanted} drafts and one give")
@@ -90,6 +100,12 @@ class SpeculativeConfig(Strict):
         if self.acceptance_length is not None:
             rate = rate_of_length(self.acceptance_length, count)
         return geometric(rate or 0.0, count)
+
+    @property
+    def note(self) -> str:
+        """Where the acceptance comes from."""
+        source = f"as given ({self.acceptance_source})" if self.acceptance_source else "as given, without a source"
+        return f"speculation: acceptance {source}; no interval covers it"
 
     @property
     def reserved_slots(self) -> int:

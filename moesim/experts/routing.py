@@ -6,6 +6,7 @@ See docs/model/routing.md. ``Loads`` answers for any number of tokens N; nothing
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,11 +90,28 @@ def expected_blocks(tokens: int, q: float, block: int) -> float:
     mean, deviation = tokens * q, np.sqrt(tokens * q * (1 - q))
     low = max(0, int(mean - _TAIL * deviation) - 1)
     high = min(tokens, int(mean + _TAIL * deviation) + 12)
+    n, weight = _binomial_between(tokens, q, low, high)
+    return float((weight * -(-n // block)).sum() / weight.sum())
+
+
+@lru_cache(maxsize=4096)
+def expected_kept(tokens: int, q: float, most: int) -> float:
+    """E[min(n, most)] for n binomial(tokens, q)."""
+    if q >= 1.0 or most <= 0:
+        return float(min(tokens, most))
+    mean, deviation = tokens * q, np.sqrt(tokens * q * (1 - q))
+    low = max(0, int(mean - _TAIL * deviation) - 1)
+    high = min(tokens, int(mean + _TAIL * deviation) + 12)
+    n, weight = _binomial_between(tokens, q, low, high)
+    return float((weight * np.minimum(n, most)).sum() / weight.sum())
+
+
+def _binomial_between(tokens: int, q: float, low: int, high: int) -> tuple[Array, Array]:
+    """(n from low to high, the chance of each up to a factor)."""
     n = np.arange(low, high + 1)
     steps = np.log((tokens - n[:-1]) / (n[:-1] + 1.0)) + np.log(q / (1 - q))
     log_weight = np.concatenate([[0.0], np.cumsum(steps)])
-    weight = np.exp(log_weight - log_weight.max())
-    return float((weight * -(-n // block)).sum() / weight.sum())
+    return n, np.exp(log_weight - log_weight.max())
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,22 @@ class Loads:
     def rows(self, tokens: Any) -> Any:
         """Rows (token, expert) in all: k a token."""
         return tokens * self.top_k
+
+    def kept(self, n: int, most: int) -> float:
+        """Rows of ``n`` tokens where no expert takes more than ``most``: the sum over experts of E[min(n_e, most)]."""
+        if most >= n:
+            return float(n * self.top_k)
+        if self.kind == "balanced":
+            low, extra = divmod(n * self.top_k, self.num_experts)
+            return float((self.num_experts - extra) * min(low, most) + extra * min(low + 1, most))
+        if self.kind == "power_law":
+            counts = power_law_counts(self.num_experts, self.top_k, n, self.alpha)
+            return float(np.minimum(counts, most).sum(1).mean())
+        if self.kind == "trace" and n <= len(self.trace):
+            return float(np.mean([np.minimum(c, most).sum() for c in self.windows(n)]))
+        if self.rho == 0:
+            return sum(many * expected_kept(n, q, most) for q, many in self.inclusion)
+        return self._over_clusters(n, lambda counts: np.minimum(counts, most))
 
     def spread(self, tokens: Any) -> Array:
         """Half-width, in the logarithm, of 90 % of the draws around the expected distinct experts.
@@ -186,7 +220,10 @@ class Loads:
         return self._clustered_blocks(n, block)
 
     def _clustered_blocks(self, n: int, block: int) -> float:
-        """Correlated tokens act as N_eff independent clusters of N / N_eff tokens each."""
+        return self._over_clusters(n, lambda counts: np.ceil(np.round(counts / block, 9)))
+
+    def _over_clusters(self, n: int, value: Callable[[Array], Array]) -> float:
+        """Sum over experts of ``value`` of their rows: tokens act as N_eff independent clusters of N / N_eff each."""
         effective = n / (1 + (n - 1) * self.rho)
         low = int(effective)
         part = effective - low
@@ -194,10 +231,9 @@ class Loads:
         for clusters, weight in ((low, 1 - part), (low + 1, part)):
             if weight <= 0 or clusters == 0:
                 continue
-            rows = block * clusters / n
-            m = np.arange(clusters + 1)
+            found = value(np.arange(clusters + 1) * (n / clusters))
             for q, many in self.inclusion:
-                total += weight * many * float(_binomial(clusters, q) @ np.ceil(np.round(m / rows, 9)))
+                total += weight * many * float(_binomial(clusters, q) @ found)
         return total
 
     def windows(self, n: int) -> Array:

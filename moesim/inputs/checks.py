@@ -55,6 +55,10 @@ def check(scenario: Scenario) -> list[Finding]:
         findings += plan_findings(settings, model)
     findings += _load(scenario, model, hardware, limits)
     findings += offload_findings(scenario, model, hardware)
+    if model and engine and limits and settings.drafts is not None:
+        from moesim.inputs.speculation_checks import speculation_findings
+
+        findings += speculation_findings(scenario, model, engine, limits)
     if hardware and engine and limits:
         findings += _hardware(scenario, hardware, model, engine, limits)
     tokens, seqs = settings.max_num_batched_tokens, settings.max_num_seqs

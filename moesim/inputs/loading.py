@@ -198,7 +198,7 @@ def _unaliased(data: dict[str, Any], document: yaml.Document) -> tuple[dict[str,
     for alias, dotted in dotted_fields().items():
         section, _, leaf = dotted.partition(".")
         inner = data.get(section)
-        if not leaf or alias == leaf or not isinstance(inner, dict) or alias not in inner:
+        if not leaf or "." in leaf or alias == leaf or not isinstance(inner, dict) or alias not in inner:
             continue
         inner = dict(inner)
         if leaf in inner:

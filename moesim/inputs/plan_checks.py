@@ -9,6 +9,7 @@ from moesim.models.model import Model
 from moesim.models.plan import Plan
 
 Finding = tuple[tuple[str | int, ...], str]
+_GATHERS = "allgather_reducescatter"
 
 
 def plan_findings(engine: EngineSettings, model: Model) -> Iterator[Finding]:
@@ -21,6 +22,7 @@ def plan_findings(engine: EngineSettings, model: Model) -> Iterator[Finding]:
     elif engine.enable_expert_parallel:
         yield _at("enable_expert_parallel"), f"enable_expert_parallel is true, but {model.name} has no experts"
     yield from _switches(engine, plan)
+    yield from _dispatch(engine, plan, model)
 
 
 def _at(name: str) -> tuple[str, str]:
@@ -80,3 +82,39 @@ def _switches(engine: EngineSettings, plan: Plan) -> Iterator[Finding]:
         )
     if engine.enable_dbo and not plan.deepep:
         yield _at("enable_dbo"), "enable_dbo needs tokens exchanged through a DeepEP backend; vLLM refuses any other"
+
+
+def _dispatch(engine: EngineSettings, plan: Plan, model: Model) -> Iterator[Finding]:
+    """Settings of how tokens meet experts that say nothing here, or contradict each other."""
+    kind, factor, share = engine.moe_dispatch, engine.moe_capacity_factor, engine.moe_capacity_share
+    bounded = kind in {"static_capacity", "dropping"}
+    if kind != "fused" and model.moe is None:
+        yield _at("moe_dispatch"), f"{model.name} has no routed experts to dispatch tokens to; leave it out"
+    if bounded and factor is None and share is None:
+        message = f"{kind} needs moe_capacity_factor (1.25, say) or moe_capacity_share (of all tokens)"
+        yield _at("moe_dispatch"), message
+    if factor is not None and share is not None:
+        yield _at("moe_capacity_share"), "moe_capacity_factor and moe_capacity_share say the same thing; keep one"
+    for name, value in (("moe_capacity_factor", factor), ("moe_capacity_share", share)):
+        if value is not None and not bounded:
+            yield _at(name), f"{name} has a part only where moe_dispatch is static_capacity or dropping, not {kind}"
+    if engine.moe_dispatch_kernel == "one_hot" and kind != "static_capacity":
+        yield _at("moe_dispatch_kernel"), f"one_hot fills slots of static_capacity; moe_dispatch is {kind}"
+    if engine.moe_loop_rows == "own" and kind != "looped":
+        yield _at("moe_loop_rows"), f"moe_loop_rows is of a loop; moe_dispatch is {kind}"
+    if kind != "fused" and engine.moe_backend != "auto":
+        yield _at("moe_backend"), f"moe_backend names a fused kernel; moe_dispatch is {kind}"
+    if kind != "fused" and (plan.deepep or plan.overlap):
+        yield _at("all2all_backend"), f"DeepEP and dual-batch overlap bring tokens to fused experts, not {kind} ones"
+    if kind == "looped" and engine.moe_loop_rows == "all" and model.moe and plan.ep == 1:
+        if model.moe.num_experts % plan.expert_tp:
+            yield (
+                _at("moe_loop_rows"),
+                f"whole experts are dealt to ranks, and {plan.expert_tp} does not divide {model.moe.num_experts}",
+            )
+    if engine.moe_pipeline_degree != 1 and not (plan.exchanges and not plan.deepep and plan.backend != _GATHERS):
+        yield (
+            _at("moe_pipeline_degree"),
+            "moe_pipeline_degree cuts an all-to-all and its experts into parts; all2all_backend nccl_all_to_all, "
+            "two_level, two_dh or coordinated is needed",
+        )

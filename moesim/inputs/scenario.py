@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from moesim.engines.settings import EngineSettings
+from moesim.engines.speculation import SpeculativeConfig
 from moesim.files.quantities import Delay, Rate, Strict, Whole
 from moesim.inputs.offload import Offload
 from moesim.inputs.workload import Workload
@@ -172,7 +173,8 @@ class Scenario(Strict):
 
 def dotted_fields() -> dict[str, str]:
     """Every setting a user can override: bare name -> dotted path."""
-    paths = {name: name for name in Scenario.model_fields}
+    paths = {name: f"engine.speculative_config.{name}" for name in SpeculativeConfig.model_fields}
+    paths |= {name: name for name in Scenario.model_fields}
     for section, kind in (("offload", Offload), ("engine", EngineSettings), ("workload", Workload)):
         paths |= {name: f"{section}.{name}" for name in kind.model_fields}
     return paths | ALIASES

@@ -9,6 +9,7 @@ from moesim.engines.engine import Engine
 from moesim.engines.file import ExpertKernel, Place
 from moesim.experts.placement import group_loads
 from moesim.models.blocks.moe import Moe
+from moesim.models.dispatch import Dispatch
 from moesim.models.model import Model
 from moesim.models.plan import Plan
 from moesim.ops.load import Group
@@ -42,6 +43,8 @@ class Rank:
     """A switch joins the GPUs of its tensor-parallel group."""
     sampling: str = "greedy"
     """How the next token is drawn."""
+    dispatch: Dispatch = Dispatch()
+    """How tokens are brought to experts."""
     drafting: Drafting | None = None
     """How the engine speculates; None where it does not."""
 
@@ -102,4 +105,10 @@ class Rank:
 
     def _loads_under(self, routing: Any, ffn: Moe) -> Any:
         plan = self.plan
-        return group_loads(routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant)
+        asked = group_loads(routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant)
+        return self.dispatch.loads(asked, self.slots(ffn), self.groups)
+
+    @property
+    def groups(self) -> int:
+        """Groups of tokens that each share out experts' slots among themselves."""
+        return self.plan.dp * (self.plan.tp if self.plan.exchanges else 1)

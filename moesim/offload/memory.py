@@ -55,7 +55,7 @@ def trunk_bytes(rank: Rank) -> float:
 def layer_bytes(rank: Rank, layers: Layers) -> float:
     """All weights of one layer. [B]"""
     one = replace(rank.model, layers=(replace(layers, count=1),))
-    return weight_bytes(replace(rank, model=one, first=False, last=False))
+    return weight_bytes(replace(rank, model=one, first=False, last=False, drafting=None))
 
 
 def trunk_room(rank: Rank, system: System) -> float:

@@ -11,7 +11,6 @@ from moesim.errors import DoesNotFit
 from moesim.inputs.workload import Workload
 from moesim.offload.lanes import Timeline
 from moesim.offload.plan import OffloadPlan
-from moesim.ops.load import Group
 from moesim.units import bytes_text
 
 
@@ -39,7 +38,7 @@ def offload_report(steps: Any, load: Workload) -> OffloadReport:
     """The lanes of one decode step of an ``OffloadedSteps``."""
     longest_in, longest_out = load.longest()
     past = 0 if steps.rank.model.has_encoder else longest_in
-    group = Group.decode(load.size, past + longest_out // 2)
+    group = steps.rank.decoding(load.size, past + longest_out // 2)
     source = longest_in if steps.rank.model.has_encoder else 0
     at = steps.load((group,), source)
     asked, found = steps.experts_per_step(int(at.tokens))

@@ -9,7 +9,7 @@ from moesim.ops.all_to_all import ExpertAllToAll
 from moesim.ops.attention import Attention, BlockSparseModule, IndexScores, MlaModule, attended_pairs
 from moesim.ops.collective import Collective
 from moesim.ops.elementwise import Elementwise, Host
-from moesim.ops.experts import FusedExperts
+from moesim.ops.experts import FusedExperts, LoopedExperts
 from moesim.ops.gemm import Gemm
 from moesim.ops.load import Group, Load
 from moesim.ops.recurrent import DeltaRule, ShortConvolution
@@ -17,12 +17,12 @@ from moesim.ops.sampling import Sort
 from moesim.ops.streams import StreamMix
 
 Operation = (
-    Gemm | FusedExperts | Attention | MlaModule | BlockSparseModule | IndexScores | DeltaRule | ShortConvolution
+    Gemm | FusedExperts | LoopedExperts | Attention | MlaModule | BlockSparseModule | IndexScores | DeltaRule | ShortConvolution
     | StreamMix | Collective | ExpertAllToAll | Elementwise | Host | Sort
 )  # fmt: skip
 
 __all__ = [
     "Attention", "BlockSparseModule", "Collective", "DeltaRule", "Elementwise", "ExpertAllToAll", "FusedExperts",
-    "Gemm", "Group", "Host", "IndexScores", "Load", "MlaModule", "Operation", "ShortConvolution", "Sort", "StreamMix",
+    "Gemm", "Group", "Host", "IndexScores", "Load", "LoopedExperts", "MlaModule", "Operation", "ShortConvolution", "Sort", "StreamMix",
     "attended_pairs",
 ]  # fmt: skip

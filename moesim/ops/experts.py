@@ -40,6 +40,8 @@ class FusedExperts:
     """Of another routing that cannot be excluded."""
     padding: str = "fresh_tokens"
     """What the rest does: see ``moesim.engines.file.Padding``."""
+    as_fused: bool = True
+    """The kernels that were measured run it; false where products over slots or sparse blocks are priced by them."""
 
     of_context = False
 
@@ -140,3 +142,53 @@ class FusedExperts:
         act = ACTIVATION_BYTES[self.arithmetic]
         between = self.rows * (2.0 * (1.0 + self.gated) * self.width + act * self.width + 2.0 * self.hidden)
         return self.weight_bytes + between + 4.0 * self.tokens * self.hidden
+
+
+@dataclass(frozen=True, slots=True)
+class LoopedExperts:
+    """``experts`` experts of a rank one after the other, each over ``rows_each`` rows, by kernels of their own."""
+
+    rows_each: Any
+    experts: Any
+    """That run: all of the rank's, or those that have a token."""
+    hidden: Any
+    width: Any
+    gated: Any = True
+    weights: str = "bfloat16"
+    own_rows: bool = False
+    """An expert's own rows are gathered first and added back; else it computes all and masks the others' out."""
+
+    of_context = False
+
+    @property
+    def arithmetic(self) -> str:
+        return arithmetic(self.weights)
+
+    @property
+    def kernels_around(self) -> int:
+        """Beside products and activation: where, gather, scale, scatter; or mask, sum, scale, add."""
+        return 5 if self.own_rows else 4
+
+    @property
+    def bytes_around(self) -> Any:
+        """Rows read and written by those. [B]"""
+        return 2.0 * self.rows_each * self.hidden * (7 if self.own_rows else 5)
+
+    @property
+    def launches(self) -> int:
+        """Of a step: every expert's products, activation and the kernels around them."""
+        return int(np.ceil(np.max(self.experts))) * (3 + 2 * int(self.gated) + self.kernels_around)
+
+    @property
+    def flop(self) -> Any:
+        return 2.0 * self.experts * self.rows_each * (2.0 + self.gated) * self.hidden * self.width
+
+    @property
+    def weight_bytes(self) -> Any:
+        return self.experts * (2.0 + self.gated) * self.hidden * self.width * bytes_per_weight(self.weights)
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Weights of every expert that runs, and its rows. [B]"""
+        between = 2.0 * self.rows_each * (2.0 + 3.0 * self.gated) * self.width
+        return self.weight_bytes + self.experts * (between + self.bytes_around)

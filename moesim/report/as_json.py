@@ -31,8 +31,22 @@ def prediction_data(prediction: Prediction) -> dict[str, Any]:
         "bounds": prediction.bounds,
         "tags": knowledge.tags,
         "notes": list(knowledge.notes),
+        **_techniques(prediction),
         "cost": cost_data(prediction.cost),
     }
+
+
+def _techniques(prediction: Prediction) -> dict[str, Any]:
+    engine, found = prediction.scenario.engine, dict[str, Any]()
+    if engine.drafts is not None:
+        from moesim.report.speculation_text import speculation_data
+
+        found["speculation"] = speculation_data(prediction)
+    if engine.moe_dispatch != "fused":
+        from moesim.explore.slots import slots
+
+        found["dispatch"] = [asdict(one) for one in slots(prediction)]
+    return found
 
 
 def engine_data(prediction: Prediction) -> dict[str, Any]:

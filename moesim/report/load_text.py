@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from moesim.metrics import LATENCIES, Metric
 from moesim.outcome import Prediction, Served, Steady
-from moesim.report.text import knowledge_lines, memory_lines, number, prediction_text, title
+from moesim.report.text import knowledge_lines, memory_lines, number, prediction_text, technique_lines, title
 from moesim.serving.report import NO_SLO, LoadReport
 from moesim.serving.under_load import gpus_of
 
@@ -40,7 +40,8 @@ def load_text(prediction: Served) -> str:
     lines += [*_shares(prediction, report), "", *_occupancy(report)]
     bounds = prediction.bounds
     lines += [f"bound by: {', '.join(f'{kind} steps {what}' for kind, what in bounds.items())}", ""]
-    return "\n".join([*lines, *memory_lines(prediction.room), "", *knowledge_lines(prediction)])
+    lines += [*memory_lines(prediction.room), *technique_lines(prediction), "", *knowledge_lines(prediction)]
+    return "\n".join(lines)
 
 
 _LIMITS = {

@@ -45,8 +45,17 @@ def prediction_text(prediction: Prediction) -> str:
         if name.endswith("decode_step_ms") and not shared:
             continue
         lines.append(_metric_line(label, prediction.metrics[name], unit, prediction.bounds.get(phase, "")))
-    lines += ["", *_memory(prediction), "", *knowledge_lines(prediction)]
+    lines += ["", *_memory(prediction), *technique_lines(prediction), "", *knowledge_lines(prediction)]
     return "\n".join(lines)
+
+
+def technique_lines(prediction: Prediction) -> list[str]:
+    """What a technique did that no metric says."""
+    if prediction.scenario.engine.moe_dispatch == "fused":
+        return []
+    from moesim.report.slots_text import slots_lines
+
+    return slots_lines(prediction)
 
 
 def _memory(prediction: Prediction) -> list[str]:
@@ -202,6 +211,10 @@ def explain_text(prediction: Prediction) -> str:
     formulas: dict[str, str] = {}
     _tree(prediction.cost, 0, 1.0, total, lines, formulas)
     lines += ["", *_interval_lines(prediction.cost), *_kernel_lines(prediction)]
+    if prediction.scenario.engine.drafts is not None:
+        from moesim.report.speculation_text import speculation_lines
+
+        lines += speculation_lines(prediction)
     lines += ["", "formulas:"]
     lines += [f"  {source.rsplit(':', 1)[-1]}: {formula}" for source, formula in formulas.items()]
     return "\n".join(lines)

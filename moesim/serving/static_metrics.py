@@ -16,9 +16,10 @@ _NORMAL_99 = 2.326
 def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     """vLLM bench's metrics over the batch's requests, which all arrive together: (value, low, high) by name.
 
-    TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap between two steps' tokens; ``itl_per_batch_token_ms`` is
-    (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end latency. Metrics that
-    need a second output token are NaN without one. ``*_decode_step_ms`` are over steps and routing draws.
+    TPOT = (E2EL - TTFT)/(n_out - 1), mean over requests; ITL pools every gap between two steps' tokens;
+    ``itl_per_batch_token_ms`` is (E2E - TTFT)/(batch x out - 1). Throughput counts the whole batch over its end-to-end
+    latency. Metrics that need a second output token are NaN without one. ``*_decode_step_ms`` are over steps and
+    routing draws.
     """
     prefill_s = batch.prefill.seconds
     e2e_s, ttft_s, all_first_s = batch.end_s, batch.ttft_s, prefill_s + batch.first_step_s

@@ -16,6 +16,8 @@ from moesim.models.rank import Rank
 from moesim.ops import Host
 from moesim.ops.load import Group, Load
 from moesim.steps.overlap import FORMULA, Beside, half, hidden_seconds, splits
+from moesim.steps.pipelined import FORMULA as IN_PARTS
+from moesim.steps.pipelined import added_seconds
 
 
 class Steps(Protocol):
@@ -156,6 +158,7 @@ class StepModel:
         costs, beside = self.operation_costs(layers, at), Beside(layers, at)
         for cost in costs:
             beside.take(cost.name, cost.op, cost.seconds)
+        costs += self._in_parts(layers, at)
         hidden = beside.hidden_seconds(self.machine.gpu)
         if not np.any(hidden):
             return costs
@@ -163,6 +166,13 @@ class StepModel:
         hidden = hidden.item() if np.ndim(hidden) == 0 else hidden
         saved = Cost("shared expert beside routed", -hidden, {}, bound="overlap", formula=text, source="both above")
         return [*costs, saved]
+
+    def _in_parts(self, layers: Layers, at: Frame) -> list[Cost]:
+        """What cutting the exchange into parts adds or hides."""
+        added = added_seconds(layers, at, self.machine.seconds)
+        if not np.any(added):
+            return []
+        return [Cost("exchange in parts", added, {}, bound="overlap", formula=IN_PARTS, source="both above")]
 
     def _overlapped(self, layers: Layers, at: Frame) -> list[Cost]:
         """Two half batches, and what their overlap hides."""

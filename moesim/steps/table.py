@@ -20,6 +20,7 @@ from moesim.models.rank import Rank
 from moesim.ops import Host
 from moesim.ops.load import Group, Load
 from moesim.steps.overlap import Beside, half, hidden_seconds, splits
+from moesim.steps.pipelined import added_seconds
 from moesim.steps.step import StepModel, exchanges_of, launches_of
 
 
@@ -192,6 +193,7 @@ class _Stage:
                 moving += seconds
             else:
                 computing += seconds
+        computing += float(added_seconds(layers, at, self._machine.seconds))
         return _Tokens(moving, computing - float(beside.hidden_seconds(self._machine.gpu)), kernels)
 
     def _of_sampled(self, sampled: int) -> tuple[float, int]:

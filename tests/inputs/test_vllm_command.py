@@ -264,14 +264,6 @@ def test_variables_are_said_too():
         ),
         ("vllm serve $MODEL -tp 2", ["the model '$MODEL' has no value here"]),
         ("vllm serve <model> -tp 2", ["the model '<model>' has no value here"]),
-        (
-            f"""vllm serve {R1} -tp 8 --speculative-config '{{"method":"mtp","num_speculative_tokens":3}}'""",
-            ["""--speculative-config {"method":"mtp","num_speculative_tokens":3}: speculative decoding is not"""],
-        ),
-        (
-            f"vllm serve {R1} --speculative-config.method mtp --speculative-config.num_speculative_tokens 1",
-            ["speculative decoding is not predicted yet"],
-        ),
         (f"vllm serve {QWEN} --max-num-batched-tokens 16k --cpu-offload-gb 10", ["--cpu-offload-gb 10: offloaded"]),
         ("vllm serve m --runner pooling", ["pooling models are not predicted"]),
         (f"vllm bench serve --model {QWEN}", ["'vllm bench serve' starts no engine to predict: it asks a server"]),

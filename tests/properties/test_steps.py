@@ -5,6 +5,7 @@ import pytest
 
 from moesim import DoesNotFit, load, paths, predict
 from moesim.assembly import assemble
+from moesim.serving.engine import step_table
 from moesim.steps.pipeline import whole_step
 from moesim.steps.table import Composition, StepTable
 
@@ -25,7 +26,7 @@ def test_table_and_tree_agree(path):
     steps = assemble(load(path)).steps.resident
     if steps.rank.model.has_encoder:
         pytest.skip("an encoder-decoder model runs static batches alone, which use no table")
-    table = StepTable(steps)
+    table = step_table(steps)
     for held in STEPS:
         tree = whole_step(steps, "step", steps.load(held.groups()), held.sampled)
         assert float(table.time([held]).through) == pytest.approx(float(tree.seconds), rel=1e-3), held

@@ -11,7 +11,7 @@ from moesim.report.as_json import prediction_data
 from moesim.report.load_text import shown
 from moesim.report.text import explain_text
 
-SCENARIOS = sorted(paths.SCENARIOS.glob("*.yaml"))
+SCENARIOS = sorted([*paths.SCENARIOS.glob("*.yaml"), *paths.SCENARIOS.glob("techniques/*.yaml")])
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda p: p.stem)

@@ -44,7 +44,7 @@ COLD = {
     "gemm int4": Gemm(64, 2048, 1024, "int4"),
     "decode attention": DECODE,
     "windowed decode": replace(DECODE, window=128),
-    "verified drafts": Attention((Group.verify(8, 3, 500, 2.0),), 32, 8, 128),
+    "verified drafts": Attention((Group.verify(8, 3, 500),), 32, 8, 128),
 }
 WARM = {
     "prefill attention": PREFILL,

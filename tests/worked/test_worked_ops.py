@@ -142,7 +142,7 @@ def test_groups_add_up():
     assert not op.generates, "the decode kernel runs one group"
     assert not Attention((Group.decode(7, 9), Group(2, 3, 5)), 8, 2, 16).generates
     assert Attention((Group.decode(7, 9),), 8, 2, 16).generates
-    assert Attention((Group.verify(7, 3, 9, 2.0),), 8, 2, 16).generates
+    assert Attention((Group.verify(7, 3, 9),), 8, 2, 16).generates
 
 
 def test_chunks_are_sequences_of_their_own():
@@ -180,7 +180,7 @@ def test_absorbed_at_decode_expanded_at_prefill():
     prefill = mla(Group(3, 2, 8))
     assert prefill.attention_flop == 2 * (3 * (9 + 10)) * 4 * (8 + 6 + 7)
     assert prefill.tokens == 6 and not prefill.generates
-    verify = mla(Group.verify(3, 2, 8, 1.5))
+    verify = mla(Group.verify(3, 2, 8))
     assert verify.attention_flop == 2 * 57 * 4 * 46 and verify.generates
     both = mla(Group(3, 2, 8), Group.decode(3, 9))
     assert both.attention_flop == 2 * 57 * 4 * 21 + 2 * 30 * 4 * 46
@@ -210,15 +210,15 @@ def test_picked_tokens():
 def test_groups():
     assert Group(3, 5, 7).phase == "prefill" and Group(3, 5, 7).tokens == 15 and not Group(3, 5, 7).generates
     decode = Group.decode(3, 7)
-    assert decode == (3, 1, 7, "decode", 1.0) and decode.tokens == 3 and decode.generates
-    verify = Group.verify(3, 4, 7, 2.5)
-    assert verify == (3, 4, 7, "verify", 2.5) and verify.tokens == 12 and verify.generates
+    assert decode == (3, 1, 7, "decode") and decode.tokens == 3 and decode.generates
+    verify = Group.verify(3, 4, 7)
+    assert verify == (3, 4, 7, "verify") and verify.tokens == 12 and verify.generates
 
 
 def test_loads():
-    prompt, other, decode, verify = Group(3, 5, 7), Group(1, 2, 0), Group.decode(4, 9), Group.verify(2, 3, 9, 2.0)
+    prompt, other, decode, verify = Group(3, 5, 7), Group(1, 2, 0), Group.decode(4, 9), Group.verify(2, 3, 9)
     load = Load((prompt, decode, verify), 32, False)
-    assert load.sequences == 9 and load.tokens == 15 + 4 + 6 and not load.only_generates
+    assert load.checked == 4 and load.sequences == 9 and load.tokens == 15 + 4 + 6 and not load.only_generates
     assert load.source_len == 0
     assert Load((decode, verify), 16, True).only_generates
     assert by_phase((prompt, decode, other, verify)) == [

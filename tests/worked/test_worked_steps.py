@@ -107,7 +107,7 @@ def test_where_a_step_is_split():
 
     assert [splits(dbo(), decode(n)) for n in (31, 32, 512)] == [False, True, True]
     assert [splits(dbo(), prompt(n)) for n in (32, 511, 512)] == [False, False, True]
-    verify = Load((Group.verify(8, 4, 100, 2.0),), 32, True)
+    verify = Load((Group.verify(8, 4, 100),), 32, True)
     assert splits(dbo(), verify)
     assert splits(rank(Plan(dp=8, ep=8, backend="deepep_low_latency")), decode(512)) is False
 

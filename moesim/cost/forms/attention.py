@@ -168,7 +168,8 @@ _WIDEST_HEAD = 256
 @chooses(Attention)
 def choose(machine: Any, name: str, op: Attention) -> Choice:
     """Decode finds its cache cold; prefill reads keys that its own step has just written."""
-    related = not op.causal or bool(np.any(np.asarray(op.head_dim) > _WIDEST_HEAD))
+    wide = op.head_dim > _WIDEST_HEAD
+    related = not op.causal or (wide if isinstance(wide, bool) else bool(np.any(wide)))
     if op.generates:
         return Choice("attention_decode", op, machine.cold_gpu, related=related)
     return Choice("attention_prefill", op, machine.gpu, related=related)

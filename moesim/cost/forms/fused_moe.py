@@ -184,14 +184,19 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
         kernel.family,
         op,
         machine.gpu,
-        own.get("extra") or (tile_for(kernel.kernel, kind(op.weights), op, machine.tuned),),
-        related=kernel.related,
+        own.get("extra") or (tile_for(kernel.kernel, kind(op.weights), _as_tiled(op), machine.tuned),),
+        related=kernel.related or not op.as_fused,
         relative=relative,
         parameters=own.get("parameters"),
         map_widening=kernel.map_widening if parallel else None,
         spread=op.loads.spread(op.drawn),
         deviation=op.loads.deviation(op.drawn) if parallel else None,
     )
+
+
+def _as_tiled(op: FusedExperts) -> FusedExperts:
+    """What the choice of a tile sees: products over slots or sparse blocks are as large as those make them."""
+    return op if op.as_fused else replace(op, tokens=maximum(op.rows / op.top_k, 1.0))
 
 
 def _reach(gaps: list[Any]) -> tuple[Any, Any]:

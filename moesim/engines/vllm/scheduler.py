@@ -89,7 +89,7 @@ class V1Scheduler:
             if wanted == 0:
                 index += 1
                 continue
-            drafts = self._drafts(request, wanted, budget)
+            drafts = self._drafts(request, budget) if wanted == 1 and self.limits.kept else 0
             tokens = request.computed + wanted + drafts
             ahead = tokens + self.limits.lookahead
             while ahead > request.room and not self.blocks.grow(request, ahead):
@@ -116,31 +116,34 @@ class V1Scheduler:
             return 1 if computed + 1 < limits.max_model_len else 0
         return min(self._chunk(wanted), budget, limits.max_model_len - computed - 1)
 
-    def _drafts(self, request: Request, wanted: int, budget: int) -> int:
+    def _drafts(self, request: Request, budget: int) -> int:
         """Drafts that are checked beside a request's own token; a prompt has none."""
-        most = len(self.limits.kept)
-        if not most or wanted != 1 or request.computed < request.prompt_len:
+        if request.computed < request.prompt_len:
             return 0
-        return max(min(most, budget - 1, self.limits.max_model_len - request.computed - 2), 0)
+        return max(min(len(self.limits.kept), budget - 1, self.limits.max_model_len - request.computed - 2), 0)
 
     def _kept(self, drafts: int) -> int:
         """How many of a round's drafts are kept, drawn."""
-        drawn = self._random.random()
-        return sum(drawn < chance for chance in self.limits.kept[:drafts])
+        drawn, kept = self._random.random(), 0
+        for chance in self.limits.kept[:drafts]:
+            if drawn >= chance:
+                break
+            kept += 1
+        return kept
 
     def rounds(self, running: list[Request], most: int) -> Array:
         """Tokens that each request has got after rounds of drafts to come, as far as none can end; (rounds, requests).
 
-        The first row is of the round under way where one is, and of the next one else; one more round is always left.
+        The first row is of the round under way where one is, and of the next one else.
         """
         limits = self.limits
         if most < 1:
             return np.zeros((0, len(running)), np.int64)
-        a_round, left = 1 + len(limits.kept), np.array([r.output_len - r.emitted for r in running])
+        left = np.array([r.output_len - r.emitted for r in running])
         likely = int(left.min() / tokens_a_round(limits.kept)) + 1
         drawn = self._draws.random((min(most, likely), len(running)))
         given = np.cumsum(1 + sum((drawn < chance).astype(np.int64) for chance in limits.kept), axis=0)
-        safe = (given + a_round < left).all(1)
+        safe = (given < left).all(1)
         return given[: int(safe.argmin()) if not safe.all() else len(given)]
 
     def _chunk(self, tokens: int) -> int:

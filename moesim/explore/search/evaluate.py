@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.assembly import Parts, assemble
+from moesim.assembly import Parts, assemble, offloaded_of, with_drafts
 from moesim.cost.cost import Cost
 from moesim.errors import SpecError
 from moesim.inputs.offload import Offload
@@ -79,12 +79,13 @@ def figures(
         if base is None:
             continue
         parts, shared = base
-        assert parts.offload is not None and isinstance(parts.steps, OffloadedSteps)
+        offloaded = offloaded_of(parts.steps)
+        assert parts.offload is not None and offloaded is not None
         before = parts.offload
         policy = filled(Offload(**settings, **_machine(scenario)), before.system)
         plan = placed(before.system, policy, before.rank, before.hardware, before.host, parts.limits, before.work)
-        requests = replace(parts.steps.requests, policy=policy) if parts.steps.requests else None
-        steps = QuickSteps(parts.steps.resident, plan, requests, shared)
+        requests = replace(offloaded.requests, policy=policy) if offloaded.requests else None
+        steps = with_drafts(QuickSteps(offloaded.resident, plan, requests, shared), parts.limits)
         batch = static_batch(
             steps, load.size, load.input_len, load.output_len, parts.limits.max_num_batched_tokens, samples=_SAMPLES
         )

@@ -130,15 +130,24 @@ class _Reading:
 
     def _value(self, read: Read, value: Any, written: str) -> Any:
         text = _text(value)
-        if read.kind == "map":
+        if read.kind in {"map", "speculation"}:
             found, note = (value, "") if isinstance(value, dict) else as_map(text, written)
             self.notes += [note] if note else []
-            return found
+            return found if read.kind == "map" else self._speculation(found, written)
         if read.kind.startswith("sizes"):
             found = sizes(value)
             alone = read.kind == "sizes_or_largest" and len(found) == 1
             return found[0] if alone else self._largest(found, written)
         return {"whole": whole, "number": number, "switch": switch, "text": str}[read.kind](text)
+
+    def _speculation(self, found: dict[str, Any], written: str) -> dict[str, Any]:
+        """``--speculative-config`` as settings of ours."""
+        known = self.tables.speculation
+        for key, value in found.items():
+            if key not in known.read:
+                effect = known.not_modelled.get(key, "its effect is not known here")
+                self.notes.append(f"{written} {key} {_text(value)} is not modelled: {effect}")
+        return {known.read[key]: value for key, value in found.items() if key in known.read and value is not None}
 
     def _largest(self, found: list[int], written: str) -> int:
         """The largest captured size; which others there are is the version's own."""

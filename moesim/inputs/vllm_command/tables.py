@@ -17,7 +17,9 @@ from moesim.files.validation import validated
 class Read(Strict):
     """An argument that is an engine setting."""
 
-    kind: Literal["whole", "number", "switch", "text", "map", "sizes", "sizes_or_largest"] = Field(alias="as")
+    kind: Literal["whole", "number", "switch", "text", "map", "speculation", "sizes", "sizes_or_largest"] = Field(
+        alias="as"
+    )
     setting: str | None = None
     """Its name here; null is vLLM's own, a dot stands before a key of a map."""
     values: dict[str, Any] = {}
@@ -51,6 +53,13 @@ class Variables(Strict):
     _short_effects = field_validator("not_modelled", mode="before")(_effects)
 
 
+class Speculation(Strict):
+    """Keys of ``--speculative-config``."""
+
+    read: dict[str, str]
+    not_modelled: dict[str, str]
+
+
 class Tables(Strict):
     """Every argument in one of four tables, under vLLM's names of settings."""
 
@@ -63,6 +72,7 @@ class Tables(Strict):
     no_effect: frozenset[str]
     not_modelled: dict[str, Effect]
     refused: dict[str, Effect]
+    speculation: Speculation
     environment: Variables
     other_programs: dict[str, str]
     subcommands: dict[str, str]
