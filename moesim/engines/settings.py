@@ -94,8 +94,8 @@ class EngineSettings(Strict):
     moe_dispatch_kernel: Literal["sort", "one_hot"] = "sort"
     """How slots are filled: by sorting, or by products with one-hot masks of tokens x experts x slots."""
     moe_loop_rows: Literal["all", "own"] = "all"
-    """What an expert of a loop computes: all rows, the others' masked out (vLLM to 0.2.7: whole experts on ranks), or its
-    own alone, gathered first (Hugging Face), launched one by one."""
+    """What an expert of a loop computes: all rows, the others' masked out (vLLM to 0.2.7: whole experts on ranks), or
+    its own alone, gathered first (Hugging Face), launched one by one."""
     moe_pipeline_degree: Literal[1, 2, 4, 8, "auto"] = 1
     """Parts that an exchange and its experts are cut into so that they overlap (Tutel); auto is the fastest."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None

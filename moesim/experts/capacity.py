@@ -1,6 +1,6 @@
-"""Experts with a fixed number of slots, or blocks that are filled up: what a rank computes, and which tokens are dropped.
+"""Experts with a fixed number of slots, or blocks that are filled up: what a rank computes, which tokens are dropped.
 
-GShard and Switch (arXiv 2006.16668, 2101.03961) give each expert ``C = ceil(f k N / E)`` slots for the tokens of a group;
+GShard and Switch (arXiv 2006.16668, 2101.03961) give each expert ``C = ceil(f k N / E)`` slots for a group's tokens;
 Fairseq gives it a share of them, ``C = ceil(s N)``. Slots that no token fills are computed and sent all the same;
 tokens beyond them are dropped. MegaBlocks (arXiv 2211.15841) drops none and fills rows up to blocks of 128.
 Answers as ``Loads`` does.

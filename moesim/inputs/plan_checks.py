@@ -86,10 +86,33 @@ def _switches(engine: EngineSettings, plan: Plan) -> Iterator[Finding]:
 
 def _dispatch(engine: EngineSettings, plan: Plan, model: Model) -> Iterator[Finding]:
     """Settings of how tokens meet experts that say nothing here, or contradict each other."""
+    kind, ffn = engine.moe_dispatch, model.moe
+    yield from _slots(engine)
+    if engine.moe_loop_rows == "own" and kind != "looped":
+        yield _at("moe_loop_rows"), f"moe_loop_rows is of a loop; moe_dispatch is {kind}"
+    if engine.moe_pipeline_degree != 1 and not (plan.exchanges and not plan.deepep and plan.backend != _GATHERS):
+        yield (
+            _at("moe_pipeline_degree"),
+            "moe_pipeline_degree cuts an all-to-all and its experts into parts; all2all_backend nccl_all_to_all, "
+            "two_level, two_dh or coordinated is needed",
+        )
+    if kind == "fused":
+        return
+    if ffn is None:
+        yield _at("moe_dispatch"), f"{model.name} has no routed experts to dispatch tokens to; leave it out"
+        return
+    if engine.moe_backend != "auto":
+        yield _at("moe_backend"), f"moe_backend names a fused kernel; moe_dispatch is {kind}"
+    if plan.deepep or plan.overlap:
+        yield _at("all2all_backend"), f"DeepEP and dual-batch overlap bring tokens to fused experts, not {kind} ones"
+    if kind == "looped" and engine.moe_loop_rows == "all" and plan.ep == 1 and ffn.num_experts % plan.expert_tp:
+        message = f"whole experts are dealt to ranks, and {plan.expert_tp} does not divide {ffn.num_experts}"
+        yield _at("moe_loop_rows"), message
+
+
+def _slots(engine: EngineSettings) -> Iterator[Finding]:
     kind, factor, share = engine.moe_dispatch, engine.moe_capacity_factor, engine.moe_capacity_share
     bounded = kind in {"static_capacity", "dropping"}
-    if kind != "fused" and model.moe is None:
-        yield _at("moe_dispatch"), f"{model.name} has no routed experts to dispatch tokens to; leave it out"
     if bounded and factor is None and share is None:
         message = f"{kind} needs moe_capacity_factor (1.25, say) or moe_capacity_share (of all tokens)"
         yield _at("moe_dispatch"), message
@@ -100,21 +123,3 @@ def _dispatch(engine: EngineSettings, plan: Plan, model: Model) -> Iterator[Find
             yield _at(name), f"{name} has a part only where moe_dispatch is static_capacity or dropping, not {kind}"
     if engine.moe_dispatch_kernel == "one_hot" and kind != "static_capacity":
         yield _at("moe_dispatch_kernel"), f"one_hot fills slots of static_capacity; moe_dispatch is {kind}"
-    if engine.moe_loop_rows == "own" and kind != "looped":
-        yield _at("moe_loop_rows"), f"moe_loop_rows is of a loop; moe_dispatch is {kind}"
-    if kind != "fused" and engine.moe_backend != "auto":
-        yield _at("moe_backend"), f"moe_backend names a fused kernel; moe_dispatch is {kind}"
-    if kind != "fused" and (plan.deepep or plan.overlap):
-        yield _at("all2all_backend"), f"DeepEP and dual-batch overlap bring tokens to fused experts, not {kind} ones"
-    if kind == "looped" and engine.moe_loop_rows == "all" and model.moe and plan.ep == 1:
-        if model.moe.num_experts % plan.expert_tp:
-            yield (
-                _at("moe_loop_rows"),
-                f"whole experts are dealt to ranks, and {plan.expert_tp} does not divide {model.moe.num_experts}",
-            )
-    if engine.moe_pipeline_degree != 1 and not (plan.exchanges and not plan.deepep and plan.backend != _GATHERS):
-        yield (
-            _at("moe_pipeline_degree"),
-            "moe_pipeline_degree cuts an all-to-all and its experts into parts; all2all_backend nccl_all_to_all, "
-            "two_level, two_dh or coordinated is needed",
-        )

@@ -1,4 +1,4 @@
-"""How an engine brings a layer's tokens to its experts: fused kernels, loops, slots of a fixed number, sparse blocks."""
+"""How an engine brings a layer's tokens to its experts: fused kernels, loops, a number of slots, sparse blocks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Dispatch:
     @classmethod
     def of(cls, engine: EngineSettings) -> Dispatch:
         degree = engine.moe_pipeline_degree
+        one_hot, all_rows = engine.moe_dispatch_kernel == "one_hot", engine.moe_loop_rows == "all"
         return cls(
-            engine.moe_dispatch, engine.moe_capacity_factor, engine.moe_capacity_share,
-            engine.moe_dispatch_kernel == "one_hot", engine.moe_loop_rows == "all", None if degree == "auto" else degree,
+            engine.moe_dispatch, engine.moe_capacity_factor, engine.moe_capacity_share, one_hot, all_rows,
+            None if degree == "auto" else degree,
         )  # fmt: skip
 
     @property
@@ -56,3 +57,6 @@ class Dispatch:
         if self.kind == "dropping":
             return Dropping(loads, experts, self.capacity(groups))
         return BlockSparse(loads, experts) if self.kind == "block_sparse" else loads
+
+
+FUSED = Dispatch()

@@ -9,7 +9,7 @@ from moesim.engines.engine import Engine
 from moesim.engines.file import ExpertKernel, Place
 from moesim.experts.placement import group_loads
 from moesim.models.blocks.moe import Moe
-from moesim.models.dispatch import Dispatch
+from moesim.models.dispatch import FUSED, Dispatch
 from moesim.models.model import Model
 from moesim.models.plan import Plan
 from moesim.ops.load import Group
@@ -43,7 +43,7 @@ class Rank:
     """A switch joins the GPUs of its tensor-parallel group."""
     sampling: str = "greedy"
     """How the next token is drawn."""
-    dispatch: Dispatch = Dispatch()
+    dispatch: Dispatch = FUSED
     """How tokens are brought to experts."""
     drafting: Drafting | None = None
     """How the engine speculates; None where it does not."""

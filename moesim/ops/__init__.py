@@ -17,12 +17,12 @@ from moesim.ops.sampling import Sort
 from moesim.ops.streams import StreamMix
 
 Operation = (
-    Gemm | FusedExperts | LoopedExperts | Attention | MlaModule | BlockSparseModule | IndexScores | DeltaRule | ShortConvolution
-    | StreamMix | Collective | ExpertAllToAll | Elementwise | Host | Sort
+    Gemm | FusedExperts | LoopedExperts | Attention | MlaModule | BlockSparseModule | IndexScores | DeltaRule
+    | ShortConvolution | StreamMix | Collective | ExpertAllToAll | Elementwise | Host | Sort
 )  # fmt: skip
 
 __all__ = [
     "Attention", "BlockSparseModule", "Collective", "DeltaRule", "Elementwise", "ExpertAllToAll", "FusedExperts",
-    "Gemm", "Group", "Host", "IndexScores", "Load", "LoopedExperts", "MlaModule", "Operation", "ShortConvolution", "Sort", "StreamMix",
-    "attended_pairs",
+    "Gemm", "Group", "Host", "IndexScores", "Load", "LoopedExperts", "MlaModule", "Operation", "ShortConvolution",
+    "Sort", "StreamMix", "attended_pairs",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from moesim.models.blocks.block import Block, Refusal
 from moesim.models.blocks.dense import feed_forward, width_refused
+from moesim.models.blocks.unfused import into_slots, looped, out_of_slots, slot_bytes, slots_of
 from moesim.models.frame import BF16, Frame, Named
 from moesim.ops import Elementwise, ExpertAllToAll, FusedExperts, Gemm, LoopedExperts, Operation
 from moesim.ops.formats import bytes_per_weight, group_of, kind
@@ -129,7 +130,7 @@ class Moe(Block):
         # Replicas' tokens come together where experts are; dispatched rows are the busiest rank's own.
         rows = tokens * plan.dp * self.num_experts_per_tok
         if rank.dispatch.kind not in {"fused", "looped"}:
-            return self._slot_bytes(rank, tokens)
+            return slot_bytes(self, rank, tokens)
         if plan.exchanges and plan.backend == "deepep_low_latency":
             # Batched experts have a slot for every token of every rank.
             rows = rank.slots(self) * tokens * plan.ep
@@ -138,20 +139,6 @@ class Moe(Block):
         experts = BF16 * rows * (max((1 + self.gated) * width, self.seen(hidden)) + width)
         widened = BF16 * self._widened_weights(rank)
         return experts + widened + BF16 * tokens * hidden
-
-    def _slot_bytes(self, rank: Rank, tokens: int) -> float:
-        """The same where experts have slots or blocks: their rows before, inside and after, and one-hot masks. [B]"""
-        hidden, width = rank.model.hidden_size, self.width / rank.plan.expert_tp
-        seen, rows = self.seen(hidden), float(rank.loads(self).rows(tokens * rank.plan.dp))
-        # Slots hold tokens before and after the experts; what is sorted goes straight through.
-        held = 2 * seen if rank.dispatch.kind == "static_capacity" else 0
-        inside = BF16 * rows * (max((1 + self.gated) * width, seen) + width + held)
-        masks = 0.0
-        if rank.dispatch.one_hot:
-            mine = -(-tokens * rank.plan.dp // rank.groups)
-            slots = rank.dispatch.capacity(1).slots(mine, self.num_experts_per_tok, self.num_experts)
-            masks = (4.0 + BF16) * mine * self.num_experts * slots
-        return inside + masks + BF16 * tokens * hidden
 
     def _widened_weights(self, rank: Rank) -> float:
         """Weights that the rank writes out in bfloat16 before every call; 0 where kernels read what is stored."""
@@ -169,6 +156,28 @@ class Moe(Block):
         """
         plan, tokens = at.rank.plan, at.tokens
         mine = _share(tokens, plan.tp) if plan.exchanges and plan.tp > 1 else tokens
+        yield from self._chosen(at, mine)
+        yield from into_slots(self, at, mine)
+        yield from self._computed(at, mine)
+        yield from out_of_slots(self, at, mine)
+        joined = self.latent_norm and not plan.exchanges and plan.tp > 1
+        if self.latent and not joined:
+            yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
+        if self.shared_width:
+            yield from self._shared(at, mine)
+        if joined:
+            # Routed sums in their latent and shared ones meet in one message, before the norm between them.
+            wide = BF16 * tokens * (at.hidden + self.latent)
+            yield "all_reduce", at.collective(("tp",), "all_reduce", wide)
+            yield "latent_norm", Elementwise(mine, 2 * BF16 * mine * self.latent)
+            yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
+        elif not plan.exchanges:
+            yield from at.reduce
+        elif plan.tp > 1 and plan.backend != "coordinated":
+            yield "gather_sequence", at.collective(("tp",), "all_gather", BF16 * tokens * at.hidden)
+
+    def _chosen(self, at: Frame, mine: Any) -> Iterator[Named]:
+        """Each token's experts, and what those see of it."""
         if self.router == "float32":
             yield "router_cast", Elementwise(mine, mine * (BF16 + 4.0) * at.hidden)
         yield "router", Gemm(mine, max(self.num_experts + self.unrouted, _ROUTER_COLUMNS), at.hidden, self.router)
@@ -177,10 +186,11 @@ class Moe(Block):
         yield "top_k", Elementwise(mine, picked, max(self.mixer_kernels, 1), least_s=least_s)
         if self.latent:
             yield "latent_proj", Gemm(mine, self.latent, at.hidden)
-        everyone = tokens * plan.dp
-        experts = self._experts(at)
-        if at.rank.dispatch.kind == "static_capacity":
-            yield from self._into_slots(at, mine)
+
+    def _computed(self, at: Frame, mine: Any) -> Iterator[Named]:
+        """The routed experts, with what brings tokens to them from other ranks."""
+        plan = at.rank.plan
+        everyone, experts = at.tokens * plan.dp, self._experts(at)
         widened = self._widened_weights(at.rank)
         if widened:
             moved = widened * (bytes_per_weight(self.experts) + BF16)
@@ -194,66 +204,14 @@ class Moe(Block):
             yield "gather_tokens", at.collective(("dp",), "all_gather", self._token_bytes(at) * everyone)
             yield "experts", experts
             yield "scatter_tokens", at.collective(("dp",), "reduce_scatter", BF16 * seen * everyone)
-        if at.rank.dispatch.kind == "static_capacity":
-            yield from self._out_of_slots(at, mine)
-        joined = self.latent_norm and not plan.exchanges and plan.tp > 1
-        if self.latent and not joined:
-            yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
-        if self.shared_width:
-            slices = 1 if plan.exchanges else plan.tp
-            yield from feed_forward(at, mine, self.shared_width // slices, self.gated, "shared", self.weights)
-            if self.shared_gate:
-                yield "shared_gate", Elementwise(mine, BF16 * mine * at.hidden, 2)
-            yield "shared_add", Elementwise(mine, 3 * BF16 * mine * at.hidden)
-        if joined:
-            # Routed sums in their latent and shared ones meet in one message, before the norm between them.
-            wide = BF16 * tokens * (at.hidden + self.latent)
-            yield "all_reduce", at.collective(("tp",), "all_reduce", wide)
-            yield "latent_norm", Elementwise(mine, 2 * BF16 * mine * self.latent)
-            yield "latent_out_proj", Gemm(mine, at.hidden, self.latent)
-        elif not plan.exchanges:
-            yield from at.reduce
-        elif plan.tp > 1 and plan.backend != "coordinated":
-            yield "gather_sequence", at.collective(("tp",), "all_gather", BF16 * tokens * at.hidden)
 
-    def _slots(self, at: Frame, mine: Any) -> Any:
-        """Slots of all experts for one group's tokens."""
-        capacity, k = at.rank.dispatch.capacity(1), self.num_experts_per_tok
-        loads = at.rank.loads(self).whole
-        return self.num_experts * loads.per_token_count(mine, lambda n: capacity.slots(n, k, self.num_experts))
-
-    def _into_slots(self, at: Frame, mine: Any) -> Iterator[Named]:
-        """A group's tokens laid into its experts' slots: sorted, or through one-hot masks (GShard, arXiv 2006.16668)."""
-        slots, hidden = self._slots(at, mine), self.seen(at.hidden)
-        if not at.rank.dispatch.one_hot:
-            yield "fill_slots", Elementwise(mine, BF16 * hidden * (mine + 2 * slots), 4)
-            return
-        yield "slot_masks", Elementwise(mine, (4.0 + BF16) * mine * slots, 6)
-        yield "fill_slots", Gemm(slots, hidden, mine)
-
-    def _out_of_slots(self, at: Frame, mine: Any) -> Iterator[Named]:
-        """Slots back to their tokens, weighted."""
-        slots, hidden = self._slots(at, mine), self.seen(at.hidden)
-        if at.rank.dispatch.one_hot:
-            yield "read_slots", Gemm(mine, hidden, slots)
-        else:
-            yield "read_slots", Elementwise(mine, BF16 * hidden * mine * (self.num_experts_per_tok + 1), 2)
-
-    def _looped(self, at: Frame, rows: Any) -> LoopedExperts:
-        """Experts one after the other: whole ones over all rows, or the plan's slices over their own rows."""
-        rank, plan = at.rank, at.rank.plan
-        if rank.dispatch.all_rows:
-            ranks = plan.ep * plan.expert_tp
-            return LoopedExperts(
-                rows, -(-self.num_experts // ranks), self.seen(at.hidden), self.width, self.gated, self.experts
-            )
-        loads = rank.loads(self)
-        touched = np.maximum(loads.distinct(rows), 1e-3)
-        touched = touched.item() if np.ndim(touched) == 0 else touched
-        each = np.maximum(loads.rows(rows) / touched, 1.0)
-        each = float(each) if np.ndim(each) == 0 else each
-        width = self.width // plan.expert_tp
-        return LoopedExperts(each, touched, self.seen(at.hidden), width, self.gated, self.experts, own_rows=True)
+    def _shared(self, at: Frame, mine: Any) -> Iterator[Named]:
+        """The shared expert, and its sum with the routed ones."""
+        slices = 1 if at.rank.plan.exchanges else at.rank.plan.tp
+        yield from feed_forward(at, mine, self.shared_width // slices, self.gated, "shared", self.weights)
+        if self.shared_gate:
+            yield "shared_gate", Elementwise(mine, BF16 * mine * at.hidden, 2)
+        yield "shared_add", Elementwise(mine, 3 * BF16 * mine * at.hidden)
 
     def _experts(self, at: Frame) -> FusedExperts | LoopedExperts:
         """The routed experts over all replicas' rows: padded alike where a graph runs them, as they are elsewhere."""
@@ -264,7 +222,7 @@ class Moe(Block):
         real = np.rint(load.tokens * plan.dp) if isinstance(load.tokens, (float, np.ndarray)) else load.tokens * plan.dp
         rows = _where(load.graph, at.tokens * plan.dp, real)
         if rank.dispatch.kind == "looped":
-            return self._looped(at, rows)
+            return looped(self, at, rows)
         return FusedExperts(
             rows, self.seen(at.hidden), self.width // plan.expert_tp, rank.slots(self), self.num_experts_per_tok,
             rank.loads(self), self.gated, "bfloat16" if kernel.widens_weights else self.experts,
@@ -293,7 +251,7 @@ class Moe(Block):
         """Tokens of each rank to their experts' ranks and back; the busiest rank receives most."""
         rank, plan, hidden, group = at.rank, at.rank.plan, self.seen(at.hidden), ("tp", "dp")
         loads, k = rank.loads(self), self.num_experts_per_tok
-        rows = self._slots(at, mine) if rank.dispatch.kind == "static_capacity" else mine * k
+        rows = slots_of(self, at, mine) if rank.dispatch.kind == "static_capacity" else mine * k
         if plan.backend == "allgather_reducescatter":
             yield "gather_tokens", at.collective(group, "all_gather", self._token_bytes(at) * everyone)
             yield "experts", experts
