@@ -6,10 +6,10 @@ from typing import Any
 
 from moesim.assembly import assemble, room_of
 from moesim.errors import SpecError
+from moesim.inputs.model_of import model_of
 from moesim.inputs.offload import AMOUNTS
 from moesim.inputs.scenario import Scenario
 from moesim.memory import Room
-from moesim.models.catalogue import load_model
 
 
 def ways_out(scenario: Scenario) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def ways_out(scenario: Scenario) -> tuple[str, ...]:
     if here and here.largest_batch >= 1 and load.arrivals == "batch":
         found.append(f"batch_size {here.largest_batch}")
     output = load.longest()[1]
-    if here and here.longest_context > output + 1 and not load_model(scenario.model).has_encoder:
+    if here and here.longest_context > output + 1 and not model_of(scenario).has_encoder:
         found.append(f"input_len {here.longest_context - output}")
     return tuple(found)
 

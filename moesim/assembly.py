@@ -10,10 +10,10 @@ from moesim.cost.machine import Machine
 from moesim.engines.engine import Engine, Limits, load_engine
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.model_of import model_of
 from moesim.inputs.offload import Offload
 from moesim.inputs.scenario import Scenario, Uniform
 from moesim.memory import Room, cache_block, memory_room
-from moesim.models.catalogue import load_model
 from moesim.models.dispatch import Dispatch
 from moesim.models.model import Model
 from moesim.models.plan import Plan
@@ -112,7 +112,7 @@ def engine_of(scenario: Scenario) -> Engine:
 
 def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
     settings, routing = scenario.engine, scenario.routing
-    model = load_model(scenario.model, settings.hf_overrides)
+    model = model_of(scenario)
     if routing.kind == "locality":
         from moesim.inputs.locality_file import resolved
 

@@ -12,10 +12,10 @@ from moesim.assembly import Parts, assemble, offloaded_of, room_of
 from moesim.cost.cost import Cost, summed
 from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.checks import check
+from moesim.inputs.model_of import model_of
 from moesim.inputs.scenario import Locality, Scenario
 from moesim.memory import Room, fullest_stage, require_room, sequence_kv_bytes
 from moesim.metrics import shown
-from moesim.models.catalogue import load_model
 from moesim.outcome import Knowledge, Offloaded, Prediction, Served, Static, Steady
 from moesim.serving.engine import front_end, scheduler_limits
 from moesim.serving.load_metrics import load_cost, load_metrics, steady_metrics
@@ -161,6 +161,6 @@ def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
     if isinstance(scenario.routing, Locality):
         from moesim.inputs.locality_file import locality_note
 
-        model = load_model(scenario.model, scenario.engine.hf_overrides)
+        model = model_of(scenario)
         remarks += [note] if model.moe and (note := locality_note(scenario.routing, model.name)) else []
     return tuple(remarks)

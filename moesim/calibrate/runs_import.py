@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import CalibrationError, SpecError
+from moesim.inputs.model_of import model_of
 from moesim.inputs.run_file import FOLDER, RunFile, load_about, run_sets
-from moesim.models.catalogue import load_model
 from moesim.paths import write_whole
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def tidied(table: pd.DataFrame, about: RunFile) -> tuple[pd.DataFrame, int]:
     rows = rows[rows["batch_size"] != _CAPPED_CONCURRENCY]
     tp = rows["tp_size"].astype(int)
     experts = (rows["moe_tp_size"] * rows["moe_ep_size"]).fillna(1).clip(lower=1).astype(int)
-    dense = load_model(about.scenario.model).moe is None
+    dense = model_of(about.scenario).moe is None
     dp = tp * 0 + 1 if dense else np.maximum(experts // tp, 1)
     statistic = about.statistic
     tidy = rows.assign(

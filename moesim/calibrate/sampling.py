@@ -13,8 +13,8 @@ import numpy as np
 from moesim import paths
 from moesim.calibrate.served_runs import constant, simulated_run
 from moesim.cost.forms.sampling import FORM
+from moesim.inputs.model_of import model_of
 from moesim.inputs.run_file import FOLDER, Run, load_runs
-from moesim.models.catalogue import load_model
 
 RUNS = tuple(FOLDER / f"h100-vllm-0.15.1-{model}.yaml" for model in ("meta-llama-3.1-8b", "qwen3-14b"))
 FAMILY = "sampling_sort"
@@ -53,4 +53,4 @@ def _missing(run: Run, calibration: str) -> tuple[float, float]:
     report = simulated_run(run, calibration)
     measured = run.measured["mean_tpot_ms"] * 1e-3
     running = (run.scenario.workload.request_rate or 0.0) * run.measured["mean_e2el_ms"] * 1e-3
-    return measured - report.tpot.mean, running * load_model(run.scenario.model).vocab_size
+    return measured - report.tpot.mean, running * model_of(run.scenario).vocab_size

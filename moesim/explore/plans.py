@@ -11,9 +11,9 @@ from moesim.cost.cost import Cost, leaf_seconds
 from moesim.engines.settings import EngineSettings
 from moesim.errors import DoesNotFit, SpecError
 from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.model_of import model_of
 from moesim.inputs.scenario import Scenario
 from moesim.metrics import LOAD_METRICS, STATIC_METRICS
-from moesim.models.catalogue import load_model
 from moesim.models.plan import Plan
 from moesim.outcome import OnGpu
 from moesim.prediction import predict
@@ -88,7 +88,7 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
 
 def _combinations(scenario: Scenario, gpus: int) -> Iterator[dict[str, Any]]:
     """TP x PP x DP = ``gpus``, with and without expert parallelism, each way to exchange tokens."""
-    moe = load_model(scenario.model, scenario.engine.hf_overrides).moe
+    moe = model_of(scenario).moe
     for tp, pp in itertools.product(_divisors(gpus), repeat=2):
         if gpus % (tp * pp):
             continue

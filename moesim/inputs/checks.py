@@ -17,12 +17,12 @@ from moesim.experts.trace import read_trace
 from moesim.files.validation import said
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.model_of import model_of
 from moesim.inputs.offload_checks import offload_findings
 from moesim.inputs.plan_checks import Finding, plan_findings
 from moesim.inputs.request_trace import check_requests, read_lengths, trace_extent
 from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
 from moesim.inputs.workload import Workload
-from moesim.models.catalogue import load_model
 from moesim.models.frame import BF16
 from moesim.models.model import Model
 from moesim.models.plan import Plan
@@ -43,7 +43,7 @@ def check(scenario: Scenario) -> list[Finding]:
             findings.extend((where, str(problem)) for problem in error.problems)
         return None
 
-    model = loaded(("model",), lambda: load_model(scenario.model, settings.hf_overrides))
+    model = loaded(("model",), lambda: model_of(scenario))
     hardware = loaded(("hardware",), lambda: load_hardware(scenario.hardware))
     named = ("engine", "version" if settings.version is not None else "name")
     engine = loaded(named, lambda: load_engine(settings.name, settings.version))

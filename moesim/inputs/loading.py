@@ -93,6 +93,9 @@ def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[yaml.Loc
 def _beside(scenario: Scenario, folder: Path) -> Scenario:
     """File names in a scenario are read from the scenario's own folder first."""
     found: dict[str, Any] = {}
+    variant = scenario.variant
+    if variant and variant.quality and (folder / variant.quality).is_file():
+        found["variant"] = variant.model_copy(update={"quality": str(folder / variant.quality)})
     for key in ("model", "hardware", "calibration", "host"):
         name = getattr(scenario, key)
         if name and (folder / name).exists() and folder / name != folder:

@@ -10,6 +10,7 @@ from moesim.engines.settings import EngineSettings
 from moesim.engines.speculation import SpeculativeConfig
 from moesim.files.quantities import Delay, Rate, Strict, Whole
 from moesim.inputs.offload import Offload
+from moesim.inputs.variant import Variant
 from moesim.inputs.workload import Workload
 
 ALIASES = {
@@ -143,6 +144,8 @@ class Scenario(Strict):
     """A GPU or a cluster: a name under hwspecs/, or a YAML file of that form."""
     workload: Workload
     engine: EngineSettings = EngineSettings()
+    variant: Variant | None = None
+    """A smaller model made of it; null is the model itself."""
     routing: Routing = Uniform(known=False)
     """Left out it is uniform, and not known."""
     disaggregation: Disaggregation | None = None
@@ -175,6 +178,7 @@ def dotted_fields() -> dict[str, str]:
     """Every setting a user can override: bare name -> dotted path."""
     paths = {name: f"engine.speculative_config.{name}" for name in SpeculativeConfig.model_fields}
     paths |= {name: name for name in Scenario.model_fields}
-    for section, kind in (("offload", Offload), ("engine", EngineSettings), ("workload", Workload)):
+    sections = (("variant", Variant), ("offload", Offload), ("engine", EngineSettings), ("workload", Workload))
+    for section, kind in sections:
         paths |= {name: f"{section}.{name}" for name in kind.model_fields}
     return paths | ALIASES

@@ -46,6 +46,13 @@ def _techniques(prediction: Prediction) -> dict[str, Any]:
         from moesim.explore.slots import slots
 
         found["dispatch"] = [asdict(one) for one in slots(prediction)]
+    if prediction.scenario.variant is not None:
+        from moesim.report.quality_text import variant_quality
+
+        found["quality"] = [
+            {"experts_format": experts, "attention_format": rest, "metric": metric, "value": value}
+            for (experts, rest, metric), value in variant_quality(prediction.scenario).items()
+        ]
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from moesim.experts.placement import linear
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
-from moesim.models.catalogue import load_model
+from moesim.inputs.model_of import model_of
 from moesim.models.model import Model
 from moesim.models.plan import Plan
 from moesim.outcome import Prediction
@@ -29,7 +29,7 @@ def draw_plan(prediction: Prediction, target: Path) -> Path:
     plt = pyplot()
     scenario = prediction.scenario
     plan, hardware = Plan.of(scenario.engine), load_hardware(scenario.hardware)
-    model = load_model(scenario.model, scenario.engine.hf_overrides)
+    model = model_of(scenario)
     per_node = min(hardware.gpus_per_node, plan.world)
     nodes = min(-(-plan.world // per_node), _MOST_NODES)
     rows = -(-per_node // _PER_ROW)

@@ -8,11 +8,11 @@ from moesim.cost.cost import Cost, by_family
 from moesim.engines.engine import load_engine
 from moesim.errors import DoesNotFit
 from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.model_of import model_of
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.workload import Workload
 from moesim.memory import Room
 from moesim.metrics import Metric
-from moesim.models.catalogue import load_model
 from moesim.models.plan import Plan
 from moesim.offload.tiers import Tiers
 from moesim.outcome import Offloaded, Prediction
@@ -51,11 +51,16 @@ def prediction_text(prediction: Prediction) -> str:
 
 def technique_lines(prediction: Prediction) -> list[str]:
     """What a technique did that no metric says."""
-    if prediction.scenario.engine.moe_dispatch == "fused":
-        return []
-    from moesim.report.slots_text import slots_lines
+    found = []
+    if prediction.scenario.engine.moe_dispatch != "fused":
+        from moesim.report.slots_text import slots_lines
 
-    return slots_lines(prediction)
+        found += slots_lines(prediction)
+    if prediction.scenario.variant is not None:
+        from moesim.report.quality_text import quality_lines
+
+        found += quality_lines(prediction.scenario)
+    return found
 
 
 def _memory(prediction: Prediction) -> list[str]:
@@ -77,6 +82,7 @@ def title(prediction: Prediction) -> str:
     """What is predicted, in a line."""
     scenario = prediction.scenario
     load, plan = scenario.workload, Plan.of(scenario.engine)
+    model = f"{scenario.model}, {scenario.variant.title}," if scenario.variant else scenario.model
     how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
     if scenario.offload is not None:
         from moesim.inputs.system_file import load_system
@@ -90,9 +96,7 @@ def title(prediction: Prediction) -> str:
     if scenario.offload is None:
         engine = load_engine(scenario.engine.name, scenario.engine.version)
         how += f" under {engine.file.name} {engine.asked}"
-    return (
-        f"{scenario.model} on {_gpus_words(scenario)}{how}: {workload_words(load)}, {routing_words(scenario.routing)}"
-    )
+    return f"{model} on {_gpus_words(scenario)}{how}: {workload_words(load)}, {routing_words(scenario.routing)}"
 
 
 def _gpus_words(scenario: Scenario) -> str:
@@ -163,7 +167,7 @@ def memory_lines(room: Room) -> list[str]:
 def _start_note(prediction: Prediction, room: Room) -> list[str]:
     """vLLM checks at start that one sequence of max_model_len fits."""
     engine, alone = prediction.scenario.engine, room.longest_alone
-    model = load_model(prediction.scenario.model, engine.hf_overrides)
+    model = model_of(prediction.scenario)
     limit = engine.max_model_len or model.max_position_embeddings
     if not limit or alone >= limit:
         return []

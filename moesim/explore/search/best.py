@@ -12,9 +12,9 @@ from moesim.explore.search.constraints import METRICS, Constraint, parsed, value
 from moesim.explore.search.evaluate import Figures, figures
 from moesim.explore.search.space import space
 from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.model_of import model_of
 from moesim.inputs.quality_file import Quality, quality_of, shipped_quality
 from moesim.inputs.scenario import Scenario
-from moesim.models.catalogue import load_model
 from moesim.units import bytes_text
 
 _MARGIN = 1e-3
@@ -84,8 +84,9 @@ def search(
     SpecError
         An unknown metric or system, a constraint that cannot be read, or a bad table.
     """
-    model = load_model(scenario.model, scenario.engine.hf_overrides)
-    table = quality_of(model.name, quality) if quality else shipped_quality(model.name)
+    model = model_of(scenario)
+    of = scenario.variant.name if scenario.variant else ""
+    table = quality_of(model.name, quality, of) if quality else shipped_quality(model.name, of)
     of_quality = tuple(dict.fromkeys(metric for _, _, metric in table))
     known = (*METRICS, *of_quality)
     if minimize not in known:

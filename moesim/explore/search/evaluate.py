@@ -11,11 +11,11 @@ import numpy as np
 from moesim.assembly import Parts, assemble, offloaded_of, with_drafts
 from moesim.cost.cost import Cost
 from moesim.errors import SpecError
+from moesim.inputs.model_of import model_of
 from moesim.inputs.offload import Offload
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.system_file import load_system
 from moesim.metrics import throughputs, time_per_token
-from moesim.models.catalogue import load_model
 from moesim.offload.plan import filled, placed
 from moesim.offload.steps import OffloadedSteps
 from moesim.ops.load import Load
@@ -114,7 +114,7 @@ def _base(scenario: Scenario, key: tuple[str, str, str], refusals: list[str]) ->
     """The parts that all configurations of a system and its formats share; None where they cannot run here."""
     system, experts, attention = key
     offload = {"system": system, "experts_format": experts, "attention_format": attention, **_machine(scenario)}
-    model = load_model(scenario.model, scenario.engine.hf_overrides)
+    model = model_of(scenario)
     if load_system(system).policy.unit == "layer" or model.moe is None:
         offload |= {"n_gpu_layers": 0}
     try:
