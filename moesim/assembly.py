@@ -10,9 +10,10 @@ from moesim.cost.machine import Machine
 from moesim.engines.engine import Engine, Limits, load_engine
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
-from moesim.inputs.model_of import model_of
+from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.offload import Offload
-from moesim.inputs.scenario import Scenario, Uniform
+from moesim.inputs.routing import Uniform
+from moesim.inputs.scenario import Scenario
 from moesim.memory import Room, cache_block, memory_room
 from moesim.models.dispatch import Dispatch
 from moesim.models.model import Model
@@ -111,7 +112,7 @@ def engine_of(scenario: Scenario) -> Engine:
 
 
 def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
-    settings, routing = scenario.engine, scenario.routing
+    settings, routing = scenario.engine, with_counts(scenario.routing)
     model = model_of(scenario)
     if routing.kind == "locality":
         from moesim.inputs.locality_file import resolved
@@ -131,6 +132,7 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
         compiled=not settings.enforce_eager,
         switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,
         sampling=scenario.workload.sampling,
+        placement_routing=with_counts(scenario.placement_routing),
         dispatch=Dispatch.of(settings),
     )  # fmt: skip
     if settings.drafts is None:

@@ -13,7 +13,8 @@ from moesim.cost.cost import Cost, summed
 from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.checks import check
 from moesim.inputs.model_of import model_of
-from moesim.inputs.scenario import Locality, Scenario
+from moesim.inputs.routing import Locality
+from moesim.inputs.scenario import Scenario
 from moesim.memory import Room, fullest_stage, require_room, sequence_kv_bytes
 from moesim.metrics import shown
 from moesim.outcome import Knowledge, Offloaded, Prediction, Served, Static, Steady

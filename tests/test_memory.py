@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from moesim import DoesNotFit, load_model, predict
 from moesim.assembly import assemble, room_of
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Scenario, Uniform, Workload
+from moesim.inputs.routing import Uniform
+from moesim.inputs.scenario import Scenario, Workload
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes, weight_bytes
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from moesim.bench.point import Point
 from moesim.calibrate.grid_file import Grid
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.models.blocks.moe import Moe
 from moesim.models.frame import Frame
 from moesim.models.model import Model

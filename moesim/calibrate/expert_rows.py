@@ -15,7 +15,7 @@ from moesim.cost.forms.form import Form
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import Tile, TunedTiles, tile_for
 from moesim.experts.placement import group_loads
-from moesim.inputs.scenario import Balanced, PowerLaw
+from moesim.inputs.routing import Balanced, PowerLaw
 from moesim.ops import FusedExperts
 
 if TYPE_CHECKING:

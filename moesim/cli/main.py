@@ -15,6 +15,7 @@ from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
+from moesim.cli.routing import routing_command
 from moesim.cli.scenarios import quoted
 from moesim.errors import CalibrationError, SpecError
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _extra(options: argparse.Namespace) -> str:
-    plots = dict.fromkeys(("plan", "study", "validate", "predict", "search", "offload-study"), "plots")
+    plots = dict.fromkeys(("plan", "study", "validate", "predict", "search", "offload-study", "routing"), "plots")
     return {"sweep": "sweep", **plots}.get(options.command, "calibrate")
 
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     campaign_command(commands, main)
     calibration_commands(commands)
     models_command(commands)
+    routing_command(commands)
     for name, about, run in (
         ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),
         ("systems", "list the offloading systems and their knobs", _systems),

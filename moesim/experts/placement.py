@@ -16,7 +16,7 @@ from moesim.experts.routing import Loads, grouped, loads, power_law_counts
 
 Array = np.ndarray[Any, Any]
 STRATEGIES = ("linear", "round_robin", "load_sorted")
-_EVEN = {"uniform", "correlated", "identical"}
+_EVEN = {"uniform", "correlated", "identical", "task"}
 """Kinds of routing that favour no expert."""
 _POINTS = 801
 _REACH = 7.0
@@ -81,6 +81,8 @@ class GroupLoads:
     ranks: int
     strategy: str = "linear"
     redundant: int = 0
+    planned: tuple[float, ...] = ()
+    """Popularity that experts were placed by; empty is the load itself."""
 
     @property
     def kind(self) -> str:
@@ -131,9 +133,10 @@ def _work(group: GroupLoads, n: int) -> _Work:
         active = int(min(slots, np.ceil(rows - 1e-9)))
         return _Work(rows, float(active), 0.0, np.full((1, active), rows / active))
     if whole.kind == "power_law":
-        return _of_draws(group, power_law_counts(whole.num_experts, whole.top_k, n, whole.alpha))
+        counts = power_law_counts(whole.num_experts, whole.top_k, n, whole.alpha)
+        return _of_draws(group, counts, np.asarray(group.planned) if group.planned else None)
     if whole.kind == "trace" and n <= len(whole.trace):
-        return _of_draws(group, whole.windows(n), np.asarray(whole.popularity))
+        return _of_draws(group, whole.windows(n), np.asarray(group.planned or whole.popularity))
     return _of_moments(group, n)
 
 
@@ -151,7 +154,7 @@ def _of_draws(group: GroupLoads, counts: Array, load: Array | None = None) -> _W
 def _of_moments(group: GroupLoads, n: int) -> _Work:
     """Means and variances of every rank's rows and distinct experts, then the expected largest."""
     mean, variance = _rank_moments(group)
-    effective = n / (1 + (n - 1) * group.whole.rho)
+    effective = float(group.whole.effective(n))
     shares = _placement(group)
     k, total = group.whole.top_k, n * group.whole.top_k
     even = np.ptp(mean) < 1e-9 * mean.max() and group.kind in _EVEN and not group.redundant
@@ -182,7 +185,8 @@ def _clusters_maximum(clusters: float, k: int, experts: int, ranks: int) -> tupl
 
 @lru_cache(maxsize=256)
 def _placement(group: GroupLoads) -> Array:
-    return placed(group.strategy, np.asarray(group.whole.popularity), group.ranks, group.redundant)
+    load = np.asarray(group.planned or group.whole.popularity)
+    return placed(group.strategy, load, group.ranks, group.redundant)
 
 
 @lru_cache(maxsize=256)
@@ -279,13 +283,24 @@ def _blocks(group: GroupLoads, n: int, block: int) -> float:
         return 0.0
     mean, _ = _rank_moments(group)
     busiest = _placement(group)[int(np.argmax(mean))] * np.asarray(group.whole.popularity)
-    own = Loads(len(busiest), group.whole.top_k, group.kind, grouped(busiest), rho=group.whole.rho)
+    whole = group.whole
+    own = Loads(len(busiest), whole.top_k, group.kind, grouped(busiest), rho=whole.rho, tasks=whole.tasks)
     usual, touched = float(own.blocks(n, block)), float(own.distinct(n))
     extra = max(work.distinct - touched, (work.rows - n * float(mean.max())) / block, 0.0)
     return usual + extra
 
 
-def group_loads(routing: Any, num_experts: int, top_k: int, ranks: int, strategy: str, redundant: int) -> Any:
-    """The loads of a rank: the whole layer's for one rank, the busiest one's for a group."""
+def group_loads(
+    routing: Any, num_experts: int, top_k: int, ranks: int, strategy: str, redundant: int, planned: Any = None
+) -> Any:
+    """The loads of a rank: the whole layer's for one rank, the busiest one's for a group.
+
+    ``planned`` is the routing that experts were placed by, where it is not the one they see.
+    """
     whole = loads(routing, num_experts, top_k)
-    return whole if ranks == 1 else GroupLoads(whole, ranks, strategy, redundant)
+    if ranks == 1:
+        return whole
+    if planned is None:
+        return GroupLoads(whole, ranks, strategy, redundant)
+    even = (top_k / num_experts,) * num_experts
+    return GroupLoads(whole, ranks, strategy, redundant, loads(planned, num_experts, top_k).popularity or even)

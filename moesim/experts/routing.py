@@ -131,6 +131,14 @@ class Loads:
     rho: float = 0.0
     alpha: float = 0.0
     trace: tuple[tuple[int, ...], ...] = ()
+    tasks: int = 0
+    """Tokens of a task choose alike, and so many tasks are served; 0 is that each token chooses for itself."""
+
+    def effective(self, tokens: Any) -> Any:
+        """Tokens that choose on their own, out of so many."""
+        if self.tasks:
+            return self.tasks * (1.0 - (1.0 - 1.0 / self.tasks) ** tokens)
+        return tokens / (1 + (tokens - 1) * self.rho)
 
     def distinct(self, tokens: Any) -> Array:
         """Expected number of distinct experts that ``tokens`` touch (array in, array out)."""
@@ -156,7 +164,7 @@ class Loads:
             return float(np.minimum(counts, most).sum(1).mean())
         if self.kind == "trace" and n <= len(self.trace):
             return float(np.mean([np.minimum(c, most).sum() for c in self.windows(n)]))
-        if self.rho == 0:
+        if self.rho == 0 and not self.tasks:
             return sum(many * expected_kept(n, q, most) for q, many in self.inclusion)
         return self._over_clusters(n, lambda counts: np.minimum(counts, most))
 
@@ -200,7 +208,7 @@ class Loads:
             return float((power_law_counts(self.num_experts, self.top_k, n, self.alpha) > 0).sum(1).mean())
         if self.kind == "trace" and n <= len(self.trace):
             return float(np.mean([(c > 0).sum() for c in self.windows(n)]))
-        effective = n / (1 + (n - 1) * self.rho)
+        effective = self.effective(n)
         return sum(many * (1 - (1 - q) ** effective) for q, many in self.inclusion)
 
     def _blocks(self, n: int, block: int) -> float:
@@ -215,7 +223,7 @@ class Loads:
             return float(np.ceil(counts / block).sum(1).mean())
         if self.kind == "trace" and n <= len(self.trace):
             return float(np.mean([np.ceil(c / block).sum() for c in self.windows(n)]))
-        if self.rho == 0:
+        if self.rho == 0 and not self.tasks:
             return sum(many * expected_blocks(n, q, block) for q, many in self.inclusion)
         return self._clustered_blocks(n, block)
 
@@ -224,7 +232,7 @@ class Loads:
 
     def _over_clusters(self, n: int, value: Callable[[Array], Array]) -> float:
         """Sum over experts of ``value`` of their rows: tokens act as N_eff independent clusters of N / N_eff each."""
-        effective = n / (1 + (n - 1) * self.rho)
+        effective = self.effective(n)
         low = int(effective)
         part = effective - low
         total = 0.0
@@ -291,30 +299,36 @@ def loads(routing: Any, num_experts: int, top_k: int) -> Loads:
 @lru_cache(maxsize=256)
 def _loads(routing: Any, num_experts: int, top_k: int, _stamp: int) -> Loads:
     kind = routing.kind
-    if kind == "balanced":
-        return Loads(num_experts, top_k, kind)
+    if kind in {"balanced", "base", "expert_choice"}:
+        return Loads(num_experts, top_k, "balanced")
     if kind == "power_law":
         return Loads(num_experts, top_k, kind, alpha=routing.alpha)
+    picked, more = _popularity(routing, num_experts, top_k)
+    return Loads(num_experts, top_k, kind, grouped(picked), tuple(picked.tolist()), **more)
 
-    def of(popularity: Array, **more: Any) -> Loads:
-        return Loads(num_experts, top_k, kind, grouped(popularity), tuple(popularity.tolist()), **more)
 
-    even = np.full(num_experts, top_k / num_experts)
-    if kind == "correlated":
-        return of(even, rho=routing.rho)
-    if kind == "identical":
-        return of(even, rho=1.0)
-    if kind in {"zipf", "locality"}:
-        shares = np.arange(1, num_experts + 1) ** -float(routing.s if kind == "zipf" else routing.skew)
+def _popularity(routing: Any, num_experts: int, top_k: int, draw: int = 0) -> tuple[Array, dict[str, Any]]:
+    """(inclusion probability of every expert, what else the loads know); ``draw`` says which experts are hot."""
+    kind, even = routing.kind, np.full(num_experts, top_k / num_experts)
+    if kind in {"correlated", "identical", "task"}:
+        return even, {"tasks": routing.tasks} if kind == "task" else {"rho": getattr(routing, "rho", 1.0)}
+    if kind == "domains":
+        parts = [
+            domain.share * _popularity(domain.routing, num_experts, top_k, place)[0]
+            for place, domain in enumerate(routing.domains)
+        ]
+        return np.sum(parts, axis=0), {}
+    if kind in {"zipf", "locality", "hash"}:
+        shares = np.arange(1, num_experts + 1) ** -float(routing.skew if kind == "locality" else routing.s)
         # A router's hot experts are not neighbours: which ones are hot is drawn once.
-        return of(inclusion_probabilities(np.random.default_rng(0).permutation(shares), top_k))
+        return inclusion_probabilities(np.random.default_rng(draw).permutation(shares), top_k), {}
     if kind == "histogram":
-        return of(_from_counts(np.array(routing.counts), top_k))
+        return _from_counts(np.array(routing.counts), top_k), {}
     if kind == "trace":
         trace = read_trace(routing.file, num_experts, top_k)
         counts = np.bincount(np.array(trace).ravel(), minlength=num_experts).astype(float)
-        return of(_from_counts(counts, top_k), trace=trace)
-    return of(even)
+        return _from_counts(counts, top_k), {"trace": trace}
+    return even, {}
 
 
 def _from_counts(counts: Array, k: int) -> Array:

@@ -9,6 +9,16 @@ from moesim.errors import Problem, SpecError
 _MOST_PROBLEMS = 5
 
 
+_MOST_EXPERTS = 1 << 16
+
+
+def read_picks(file: str) -> tuple[tuple[int, ...], ...]:
+    """Read a trace of a model that is not known: as many experts on each line as on the first. Raises SpecError."""
+    with Path(file).open(encoding="utf-8", errors="replace") as lines:
+        first = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    return read_trace(file, _MOST_EXPERTS, first.count(",") + 1)
+
+
 def read_trace(file: str, num_experts: int, top_k: int) -> tuple[tuple[int, ...], ...]:
     """Read a trace: one line a token, its k expert numbers separated by commas. Raises SpecError."""
     try:

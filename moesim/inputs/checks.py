@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,12 +17,14 @@ from moesim.experts.trace import read_trace
 from moesim.files.validation import said
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
-from moesim.inputs.model_of import model_of
+from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.offload_checks import offload_findings
 from moesim.inputs.plan_checks import Finding, plan_findings
 from moesim.inputs.request_trace import check_requests, read_lengths, trace_extent
+from moesim.inputs.routing import ByLayer
 from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
 from moesim.inputs.workload import Workload
+from moesim.models.blocks.moe import Moe
 from moesim.models.frame import BF16
 from moesim.models.model import Model
 from moesim.models.plan import Plan
@@ -175,33 +177,66 @@ def side_of(scenario: Scenario, side: str) -> Scenario:
 
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
-    routing = scenario.routing
-    moe = model.moe
-    if routing.kind in {"histogram", "trace"} and moe is None:
-        yield ("routing", "kind"), f"{model.name} has no experts, so it has no routing to describe"
+    routed = [g.routed for i in model.order or range(len(model.layers)) if (g := model.layers[i]).routed is not None]
+    for where, routing in (("routing", scenario.routing), ("placement_routing", scenario.placement_routing)):
+        if routing is None:
+            continue
+        if routing.kind in {"histogram", "trace", "by_layer", "domains"} and not routed:
+            yield (where, "kind"), f"{model.name} has no experts, so it has no routing to describe"
+        elif routing.kind == "by_layer":
+            yield from _by_layer(routing, where, model, [ffn for ffn in routed if ffn is not None])
+        elif model.moe is not None:
+            yield from _of_experts(routing, where, model, model.moe)
+    apart = scenario.placement_routing is not None
+    if apart and not (scenario.engine.enable_eplb or scenario.engine.expert_placement_strategy == "load_sorted"):
+        message = (
+            "says what experts are placed by; enable_eplb, or expert_placement_strategy load_sorted, places them so"
+        )
+        yield ("placement_routing",), message
+    if scenario.offload is not None and scenario.routing.kind == "by_layer":
+        yield ("routing", "kind"), "an offloaded model takes one routing for all layers; by_layer is of resident ones"
+
+
+def _by_layer(routing: ByLayer, where: str, model: Model, routed: list[Moe]) -> Iterator[Finding]:
+    try:
+        layers = with_counts(routing).layers
+    except SpecError as error:
+        yield from (((where, "file"), str(problem)) for problem in error.problems)
         return
-    if moe is None:
+    if len(layers) != len(routed):
+        place = (where, "file" if routing.file else "layers")
+        yield place, f"describes {len(layers)} layers; {model.name} has {len(routed)} with routed experts"
         return
+    for number, (one, ffn) in enumerate(zip(layers, routed, strict=True)):
+        for _, message in _of_experts(one, where, model, ffn):
+            yield (where, "file" if routing.file else "layers"), f"layer {number}: {message}"
+
+
+def _of_experts(routing: Any, where: str, model: Model, moe: Moe) -> Iterator[Finding]:
+    """Whether what a routing says of experts fits those of a layer."""
+    if routing.kind == "domains":
+        for domain in routing.domains:
+            yield from _of_experts(domain.routing, where, model, moe)
     if routing.kind == "histogram":
         if len(routing.counts) != moe.num_experts:
             yield (
-                ("routing", "counts"),
+                (where, "counts"),
                 f"has {len(routing.counts)} counts; {model.name} has {moe.num_experts} experts, one count each",
             )
         elif sum(c > 0 for c in routing.counts) < moe.num_experts_per_tok:
             yield (
-                ("routing", "counts"),
+                (where, "counts"),
                 f"fewer experts are ever picked than the top-{moe.num_experts_per_tok} needs",
             )
     if routing.kind == "trace":
         if not Path(routing.file).is_file():
-            yield ("routing", "file"), f"there is no file '{routing.file}'"
+            yield (where, "file"), f"there is no file '{routing.file}'"
             return
         try:
             read_trace(routing.file, moe.num_experts, moe.num_experts_per_tok)
         except SpecError as error:
             for problem in error.problems:
-                yield ("routing", "file"), str(problem)
+                yield (where, "file"), str(problem)
 
 
 def _hardware(

@@ -104,8 +104,10 @@ def _beside(scenario: Scenario, folder: Path) -> Scenario:
     if offload and (folder / offload.system).is_file():
         found["offload"] = offload.model_copy(update={"system": str(folder / offload.system)})
     routing, load = scenario.routing, scenario.workload
-    if routing.kind == "trace" and (folder / routing.file).exists():
-        found["routing"] = routing.model_copy(update={"file": str(folder / routing.file)})
+    for key, law in (("routing", routing), ("placement_routing", scenario.placement_routing)):
+        file = getattr(law, "file", None)
+        if law is not None and file and (folder / file).exists():
+            found[key] = law.model_copy(update={"file": str(folder / file)})
     files: dict[str, Any] = {}
     if load.trace_file and (folder / load.trace_file).exists():
         files["trace_file"] = str(folder / load.trace_file)
@@ -179,7 +181,11 @@ def _dotted(name: str) -> tuple[str, Problem | None]:
     bare = name.replace("-", "_")
     if bare in fields:
         return fields[bare], None
-    if bare in fields.values() or bare.split(".")[0] == "routing" or bare.startswith("engine.hf_overrides."):
+    if (
+        bare in fields.values()
+        or bare.split(".")[0] in {"routing", "placement_routing"}
+        or bare.startswith("engine.hf_overrides.")
+    ):
         return bare, None
     near = difflib.get_close_matches(bare, [*fields, *fields.values()], 1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"

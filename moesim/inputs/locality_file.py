@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from moesim.inputs.offload_fits import offload_fits
-from moesim.inputs.scenario import Locality
+from moesim.inputs.routing import Locality
 
 
 def _measured() -> dict[str, Any]:

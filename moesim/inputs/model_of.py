@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from moesim.experts.counts_file import read_counts
+from moesim.inputs.routing import ByLayer, Histogram
 from moesim.inputs.scenario import Scenario
 from moesim.models.catalogue import load_model
 from moesim.models.model import Model
@@ -14,7 +16,10 @@ def model_of(scenario: Scenario) -> Model:
     """A scenario's model. Raises SpecError."""
     model = load_model(scenario.model, scenario.engine.hf_overrides)
     variant: Any = scenario.variant
-    return model if variant is None else _varied(model, variant)
+    if variant is not None:
+        model = _varied(model, variant)
+    by_layer = "by_layer" in {scenario.routing.kind, getattr(scenario.placement_routing, "kind", "")}
+    return _told_apart(model) if by_layer else model
 
 
 @lru_cache(maxsize=64)
@@ -22,3 +27,18 @@ def _varied(model: Model, variant: Any) -> Model:
     from moesim.models.variants import varied
 
     return varied(model, variant)
+
+
+@lru_cache(maxsize=64)
+def _told_apart(model: Model) -> Model:
+    from moesim.models.relaid import numbered
+
+    return numbered(model)
+
+
+def with_counts(routing: Any) -> Any:
+    """A routing by layer with the counts of its file; any other as it is. Raises SpecError."""
+    if not isinstance(routing, ByLayer) or routing.file is None:
+        return routing
+    layers = tuple(Histogram(kind="histogram", counts=counts) for counts in read_counts(routing.file))
+    return routing.model_copy(update={"layers": layers, "file": None})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from moesim.engines.settings import EngineSettings
 from moesim.engines.speculation import SpeculativeConfig
 from moesim.files.quantities import Delay, Rate, Strict, Whole
 from moesim.inputs.offload import Offload
+from moesim.inputs.routing import Routing, Uniform
 from moesim.inputs.variant import Variant
 from moesim.inputs.workload import Workload
 
@@ -26,99 +27,9 @@ ALIASES = {
 """Short names people type, accepted on input."""
 
 
-_USUAL_SKEW = 1.2
-"""The skewed setting of public kernel tables."""
-
-
-class Uniform(Strict):
-    """Every token picks its k distinct experts evenly."""
-
-    kind: Literal["uniform"] = "uniform"
-    known: bool = True
-    """False where nobody said how tokens are routed: the interval then reaches to a skewed routing."""
-
-    @property
-    def other(self) -> PowerLaw | None:
-        """What cannot be excluded."""
-        return None if self.known else PowerLaw(kind="power_law", alpha=_USUAL_SKEW)
-
-
-class Balanced(Strict):
-    """Round robin over experts, as public kernel tables measure it: the most even load there is."""
-
-    kind: Literal["balanced"]
-
-
-class Zipf(Strict):
-    """Expert popularity falls as rank to the power -s."""
-
-    kind: Literal["zipf"]
-    s: Annotated[float, Field(ge=0, le=10)]
-
-
-class PowerLaw(Strict):
-    """Expert shares drawn from a power law of exponent alpha, as aiconfigurator's tables do."""
-
-    kind: Literal["power_law"]
-    alpha: Annotated[float, Field(gt=0, le=10)]
-    known: bool = True
-    """False where it is assumed: the interval then reaches to uniform routing."""
-
-    @property
-    def other(self) -> Uniform | None:
-        """What cannot be excluded."""
-        return None if self.known else Uniform()
-
-
-class Correlated(Strict):
-    """Tokens that resemble each other: correlation rho between 0 (uniform) and 1 (identical)."""
-
-    kind: Literal["correlated"]
-    rho: Annotated[float, Field(ge=0, le=1)]
-
-
-class Identical(Strict):
-    """Every token picks the same k experts."""
-
-    kind: Literal["identical"]
-
-
-class Locality(Strict):
-    """Choices that repeat from token to token, with popular experts inside a text (docs/offload/caches.md)."""
-
-    kind: Literal["locality"]
-    persistence: Annotated[float, Field(ge=0, le=0.99)] | None = None
-    """Chance that an expert's state carries over to the next token; null is what was measured of the model."""
-    skew: Annotated[float, Field(ge=0, le=10)] | None = None
-    """Zipf exponent of popularity inside a text; null is what was measured of the model."""
-    corpus_skew: Annotated[float, Field(ge=0, le=10)] = 0.15
-    """Zipf exponent of popularity that holds from text to text, which a set placed once can use. The default is what
-    Fiddler publishes of Mixtral: the 125 most popular of 256 experts take 53 % (arXiv 2402.07033, appendix C)."""
-
-
-class Histogram(Strict):
-    """How often each expert was picked: one count per expert."""
-
-    kind: Literal["histogram"]
-    counts: tuple[Annotated[float, Field(ge=0, le=1e15)], ...] = Field(min_length=1)
-
-
-class Trace(Strict):
-    """A CSV file, one line a token: the numbers of its k experts."""
-
-    kind: Literal["trace"]
-    file: str
-
-
 def _spelled(value: Any) -> Any:
     """A card that YAML reads as a number, like 4090, as it is written."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Routing = Annotated[
-    Uniform | Balanced | Zipf | PowerLaw | Correlated | Identical | Locality | Histogram | Trace,
-    Field(discriminator="kind"),
-]
 
 
 class Disaggregation(Strict):
@@ -148,6 +59,8 @@ class Scenario(Strict):
     """A smaller model made of it; null is the model itself."""
     routing: Routing = Uniform(known=False)
     """Left out it is uniform, and not known."""
+    placement_routing: Routing | None = None
+    """The load that experts were placed by (load_sorted, EPLB), yesterday's; null is the load itself."""
     disaggregation: Disaggregation | None = None
     """Null is one engine for both."""
     offload: Offload | None = None

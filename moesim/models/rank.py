@@ -43,6 +43,8 @@ class Rank:
     """A switch joins the GPUs of its tensor-parallel group."""
     sampling: str = "greedy"
     """How the next token is drawn."""
+    placement_routing: Any = None
+    """The load that experts were placed by, where it is not what they see."""
     dispatch: Dispatch = FUSED
     """How tokens are brought to experts."""
     drafting: Drafting | None = None
@@ -96,7 +98,11 @@ class Rank:
 
     def loads(self, ffn: Moe) -> Any:
         """What the busiest rank does of the routed work: see ``routing.Loads``."""
-        return self._loads_under(self.routing, ffn)
+        return self._loads_under(self.routing_of(ffn), ffn)
+
+    def routing_of(self, ffn: Moe) -> Any:
+        """How tokens choose a layer's experts."""
+        return _of_layer(self.routing, ffn)
 
     def other_loads(self, ffn: Moe) -> Any:
         """The same under another routing that cannot be excluded; None where the routing is known."""
@@ -105,10 +111,17 @@ class Rank:
 
     def _loads_under(self, routing: Any, ffn: Moe) -> Any:
         plan = self.plan
-        asked = group_loads(routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant)
+        planned = None if self.placement_routing is None else _of_layer(self.placement_routing, ffn)
+        asked = group_loads(
+            routing, ffn.num_experts, ffn.num_experts_per_tok, plan.ep, plan.placement, plan.redundant, planned
+        )
         return self.dispatch.loads(asked, self.slots(ffn), self.groups)
 
     @property
     def groups(self) -> int:
         """Groups of tokens that each share out experts' slots among themselves."""
         return self.plan.dp * (self.plan.tp if self.plan.exchanges else 1)
+
+
+def _of_layer(routing: Any, ffn: Moe) -> Any:
+    return routing.layers[ffn.place] if routing.kind == "by_layer" else routing

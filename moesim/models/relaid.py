@@ -35,3 +35,16 @@ def with_experts(layers: Layers, change: Callable[[Moe], Moe]) -> Layers:
 
 def _changed(block: Block, change: Callable[[Moe], Moe]) -> Block:
     return change(block) if isinstance(block, Moe) else block
+
+
+def numbered(model: Model) -> Model:
+    """The same with the layers that have routed experts told apart by their place among them."""
+    places = iter(range(model.num_hidden_layers))
+
+    def change(_: int, layer: Layers) -> Layers:
+        if layer.routed is None:
+            return layer
+        place = next(places)
+        return with_experts(layer, lambda ffn: replace(ffn, place=place))
+
+    return relaid(model, change)

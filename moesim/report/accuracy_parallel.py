@@ -13,7 +13,7 @@ from moesim import paths
 from moesim.calibrate.scaling import NODES_STACK, eight_from_four, ends, more_nodes, more_nodes_by_row
 from moesim.calibrate.unseen import expert_parallel_errors
 from moesim.experts.placement import group_loads
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.ops.collective import BUS_FACTOR
 
 STACK, KERNEL_STACK = "vllm-0.24.0", "sglang-0.5.12"

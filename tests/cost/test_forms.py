@@ -12,7 +12,7 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.machine import Machine
 from moesim.engines.engine import load_engine
 from moesim.experts import routing
-from moesim.inputs.scenario import Uniform, Zipf
+from moesim.inputs.routing import Uniform, Zipf
 from moesim.ops import Attention, Collective, Elementwise, FusedExperts, Gemm, MlaModule
 from moesim.ops.load import Group
 

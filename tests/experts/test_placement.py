@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moesim.experts import placement
 from moesim.experts.placement import expected_maximum, group_loads, placed
 from moesim.experts.routing import loads
-from moesim.inputs.scenario import Balanced, Correlated, Histogram, Identical, PowerLaw, Trace, Uniform, Zipf
+from moesim.inputs.routing import Balanced, Correlated, Histogram, Identical, PowerLaw, Trace, Uniform, Zipf
 from moesim.report.accuracy_parallel import BUSIEST_CASES, busiest_form, busiest_monte_carlo
 
 

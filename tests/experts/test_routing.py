@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moesim.errors import SpecError
 from moesim.experts import routing
 from moesim.experts.trace import read_trace
-from moesim.inputs.scenario import Balanced, Correlated, Histogram, Identical, PowerLaw, Trace, Uniform, Zipf
+from moesim.inputs.routing import Balanced, Correlated, Histogram, Identical, PowerLaw, Trace, Uniform, Zipf
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.machine import Machine
 from moesim.engines.engine import load_engine
 from moesim.hardware.topology import Route, route
-from moesim.inputs.scenario import Balanced, Scenario, Uniform, Workload, Zipf
+from moesim.inputs.routing import Balanced, Uniform, Zipf
+from moesim.inputs.scenario import Scenario, Workload
 from moesim.memory import low_latency_buffer_bytes, weight_bytes
 from moesim.models.frame import Frame
 from moesim.models.plan import Plan

@@ -16,7 +16,7 @@ from moesim.cost.machine import Machine
 from moesim.cost.registry import Choice, chooses, families
 from moesim.engines.engine import load_engine
 from moesim.hardware.catalogue import load_hardware
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.memory import sequence_kv_bytes, weight_bytes
 from moesim.models.blocks.block import Block, State
 from moesim.models.catalogue import load_model

@@ -13,8 +13,8 @@ from moesim.calibrate.offload_compared import hit_rate_errors, simulated_against
 from moesim.experts.routing import loads
 from moesim.inputs.offload import Policy
 from moesim.inputs.offload_fits import offload_fits
-from moesim.inputs.scenario import Locality as LocalityRouting
-from moesim.inputs.scenario import Zipf
+from moesim.inputs.routing import Locality as LocalityRouting
+from moesim.inputs.routing import Zipf
 from moesim.offload.hit_rates import hit_rate
 from moesim.offload.locality import Locality
 from moesim.offload.misses import DRAWS, Requests, drawn_misses
@@ -137,7 +137,7 @@ def test_a_users_trace_decides_the_hits(tmp_path):
     """The same tokens over and over: a cache that holds them never misses again; a drawn routing would."""
     path = tmp_path / "trace.csv"
     path.write_text("0,1\n" * 400)
-    from moesim.inputs.scenario import Trace
+    from moesim.inputs.routing import Trace
 
     same = Requests(loads(Trace(kind="trace", file=str(path)), 8, 2), Policy(cache="lru"))
     zipf = Requests(loads(Zipf(kind="zipf", s=0.5), 8, 2), Policy(cache="lru"))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.experts import routing
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.ops import Attention, Collective, FusedExperts, Gemm, MlaModule, attended_pairs
 from moesim.ops.attention import virtual_batches
 from moesim.ops.load import Group

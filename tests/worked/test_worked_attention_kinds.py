@@ -6,7 +6,7 @@ from moesim.cost.forms.block_sparse import block_sparse_seconds
 from moesim.cost.gpu import GpuNumbers
 from moesim.engines.engine import load_engine
 from moesim.hardware.catalogue import load_hardware
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.models.blocks.block_sparse import BlockSparse
 from moesim.models.blocks.compressed import Compressed
 from moesim.models.blocks.engram import Engram

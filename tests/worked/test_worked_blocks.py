@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Balanced
+from moesim.inputs.routing import Balanced
 from moesim.models.blocks.block import State
 from moesim.models.blocks.cross import Cross
 from moesim.models.blocks.dense import Dense

@@ -11,7 +11,7 @@ import pytest
 from moesim.experts.capacity import BlockSparse, Capacity, Dropping, StaticCapacity, dropped_share, waste
 from moesim.experts.placement import GroupLoads
 from moesim.experts.routing import Loads, loads
-from moesim.inputs.scenario import Balanced, Correlated, PowerLaw, Uniform, Zipf
+from moesim.inputs.routing import Balanced, Correlated, PowerLaw, Uniform, Zipf
 
 
 def test_slots_of_an_expert():

@@ -11,7 +11,7 @@ import pytest
 
 from moesim import load_model
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Balanced, Uniform
+from moesim.inputs.routing import Balanced, Uniform
 from moesim.models.blocks.moe import Moe
 from moesim.models.frame import Frame
 from moesim.models.model import Layers, Model

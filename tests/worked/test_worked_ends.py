@@ -6,7 +6,7 @@ import pytest
 
 from moesim import load_model
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.models.ends import end_operations, hop_operations, sampling_operations
 from moesim.models.frame import Frame
 from moesim.models.plan import Plan

@@ -8,7 +8,7 @@ import pytest
 
 from moesim import load_hardware, load_model
 from moesim.engines.engine import Limits, load_engine
-from moesim.inputs.scenario import Balanced, Uniform
+from moesim.inputs.routing import Balanced, Uniform
 from moesim.memory import (
     activation_bytes,
     communication_bytes,

@@ -9,7 +9,7 @@ from moesim.cost.forms.recurrent import chunked_seconds, streamed_seconds
 from moesim.cost.gpu import GpuNumbers
 from moesim.engines.engine import load_engine
 from moesim.hardware.catalogue import load_hardware
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.memory import cache_block, sequence_kv_bytes, weight_bytes
 from moesim.models.blocks.recurrent import GatedDeltaNet, KimiDelta, Mamba2
 from moesim.models.catalogue import load_model

@@ -14,7 +14,7 @@ from moesim.cost.forms.mla import SPARSE_PARAMETERS, sparse_seconds
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.machine import Machine
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Uniform
+from moesim.inputs.routing import Uniform
 from moesim.memory import kv_bytes_per_token, sequence_kv_bytes
 from moesim.models.blocks.mla import Mla
 from moesim.models.blocks.sparse_mla import Indexer, SparseMla

@@ -14,7 +14,7 @@ from moesim.cost.cost import Cost
 from moesim.cost.forms.elementwise import host_seconds, host_work
 from moesim.cost.machine import Machine
 from moesim.engines.engine import load_engine
-from moesim.inputs.scenario import Balanced
+from moesim.inputs.routing import Balanced
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
 from moesim.ops import Host

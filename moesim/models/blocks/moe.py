@@ -52,6 +52,8 @@ class Moe(Block):
     """A norm follows the experts' sum in that width (Kimi-K3)."""
     unrouted: int = 0
     """Experts of the router that do nothing (LongCat-Flash); what picks them still takes a row."""
+    place: int = 0
+    """Which of the layers with routed experts it is, where routing tells them apart."""
     mixer_kernels: int = 0
     """Small kernels that choose experts where no fused one does (Phi-3.5-MoE's sparse mixer)."""
 
@@ -178,14 +180,25 @@ class Moe(Block):
 
     def _chosen(self, at: Frame, mine: Any) -> Iterator[Named]:
         """Each token's experts, and what those see of it."""
+        gate = at.rank.routing_of(self)
+        if gate.kind == "hash":
+            yield "hash_experts", Elementwise(mine, 8.0 * mine * (1 + self.num_experts_per_tok))
+        else:
+            yield from self._scored(at, mine)
+        if gate.kind == "base":
+            passes = gate.assignment_passes
+            yield "assignment", Elementwise(mine, 4.0 * passes * mine * self.num_experts, max(passes, 1))
+        if self.latent:
+            yield "latent_proj", Gemm(mine, self.latent, at.hidden)
+
+    def _scored(self, at: Frame, mine: Any) -> Iterator[Named]:
+        """Scores of all experts, and the best of them."""
         if self.router == "float32":
             yield "router_cast", Elementwise(mine, mine * (BF16 + 4.0) * at.hidden)
         yield "router", Gemm(mine, max(self.num_experts + self.unrouted, _ROUTER_COLUMNS), at.hidden, self.router)
         least_s = at.rank.engine.file.expert_choice.least_s(self.scores)
         picked = mine * (BF16 * self.num_experts + 8.0 * self.num_experts_per_tok)
         yield "top_k", Elementwise(mine, picked, max(self.mixer_kernels, 1), least_s=least_s)
-        if self.latent:
-            yield "latent_proj", Gemm(mine, self.latent, at.hidden)
 
     def _computed(self, at: Frame, mine: Any) -> Iterator[Named]:
         """The routed experts, with what brings tokens to them from other ranks."""
