@@ -19,6 +19,7 @@ def calibration_commands(commands: Any) -> None:
         ("import-runs", "fill the run sets from an aiconfigurator-core wheel", _import_runs, True, ()),
         ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
         ("fit-offload", "fit host bandwidths and routing locality to the published rows", _fit_offload, False, ()),
+        ("fit-power", "fit power to the measured runs", _fit_power, False, ()),
         ("design-study", "how few points a fit needs: chosen against random, on public tables", _design_study, False,
          ("output",)),
         ("accuracy", "write the accuracy page and its plots under docs/", _accuracy, False, ("output",)),
@@ -80,6 +81,13 @@ def _fit_offload(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.offload import fit_offload
 
     print(fit_offload(lambda text: print(f"  {text}", file=sys.stderr)))
+    return 0
+
+
+def _fit_power(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.calibrate.power import fit_power
+
+    print(fit_power())
     return 0
 
 

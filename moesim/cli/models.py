@@ -36,11 +36,14 @@ def _models(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
     from moesim.models.catalogue import catalogue, load_model
 
-    print(f"{'model':38}{'parameters':>18}  {'architecture':20}{'KV B/token':>11}")
+    print(f"{'model':38}{'parameters':>18}{'active':>17}{'GFLOP/token':>13}  {'architecture':20}{'KV B/token':>11}")
     for name in catalogue():
         model = load_model(name)
         kv = model.kv_bytes_per_token() + model.source_bytes_per_token()
-        print(f"{name:38}{model.parameters:>18,}  {model.architecture:20}{kv:>11,.0f}")
+        print(
+            f"{name:38}{model.parameters:>18,}{model.active_parameters:>17,}{model.flop_per_token / 1e9:>13,.1f}  "
+            f"{model.architecture:20}{kv:>11,.0f}"
+        )
     return 0
 
 

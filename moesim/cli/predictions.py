@@ -23,6 +23,9 @@ def predict_command(commands: Any) -> None:
     scenario_arguments(command)
     command.add_argument("--explain", action="store_true", help="print the cost tree")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
+    command.add_argument("--economy", action="store_true", help="power, energy, and what a million tokens cost")
+    command.add_argument("--prices", type=Path, help="with --economy: a table of prices, instead of hwspecs/prices.csv")
+    command.add_argument("--price-per-gpu-hour", type=float, help="with --economy: dollars, instead of a table")
     command.add_argument("--strict", action="store_true", help="fail where the prediction leaves the fitted range")
     command.add_argument("--slo", default="", help="under load: limits for goodput in ms, like 'ttft:300 tpot:20'")
     command.add_argument("--steady", action="store_true", help="under load: the steady state in closed form, instant")
@@ -53,6 +56,7 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     notes: list[str] = []
     scenario = scenario_of(options, rest, notes)
     slo, timeline = slo_of(options.slo), _timeline(options.timeline)
+    _check_economy(options)
     if options.lanes is not None:
         check_lanes(options.lanes, scenario)
     given = [n for n in ("slo", "timeline", "steady") if getattr(options, n)]
@@ -88,7 +92,7 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     if options.json:
         from moesim.report.as_json import prediction_data
 
-        print(json.dumps(prediction_data(prediction), indent=1))
+        print(json.dumps({**prediction_data(prediction), **_economy_data(options, prediction)}, indent=1))
         return 0
     from moesim.report.load_text import shown
     from moesim.report.text import explain_text
@@ -96,7 +100,32 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     print(shown(prediction))
     if options.explain:
         print("\n" + explain_text(prediction))
+    if options.economy:
+        from moesim.explore.economy import economy
+        from moesim.report.economy_text import economy_text
+
+        print("\n" + economy_text(economy(prediction, options.prices), options.price_per_gpu_hour))
     return 0
+
+
+def _economy_data(options: argparse.Namespace, prediction: Any) -> dict[str, Any]:
+    if not options.economy:
+        return {}
+    from moesim.explore.economy import economy
+    from moesim.report.economy_text import economy_data
+
+    return {"economy": economy_data(economy(prediction, options.prices), options.price_per_gpu_hour)}
+
+
+def _check_economy(options: argparse.Namespace) -> None:
+    price = options.price_per_gpu_hour
+    for name, value in (("--prices", options.prices), ("--price-per-gpu-hour", price)):
+        if value is not None and not options.economy:
+            raise SpecError([Problem("has a part only with --economy", name)])
+    if price is not None and not 0 < price < 1e6:
+        raise SpecError([Problem(f"{price} is no price; dollars above 0 are accepted", "--price-per-gpu-hour")])
+    if price is not None and options.prices is not None:
+        raise SpecError([Problem("a table and a price say the same thing; keep one", "--prices")])
 
 
 def _timeline(path: Path | None) -> Any:

@@ -16,11 +16,14 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.limits import floor_seconds
 from moesim.cost.reasons import EXPERT_MAP, Reason, Why, other_gpu, other_version, out_of_range, related_kernel
 from moesim.cost.registry import CHOICES, PRICES, Choice, form_of
+from moesim.cost.roofline import as_reached, computes
+from moesim.cost.roofline import price as roofline_price
 from moesim.cost.sources import fit_for, has_fit, sources
 from moesim.cost.tiles import tuned_tiles
 from moesim.cost.widening import OCTAVE_STEP, WIDEST, around, octaves_outside, of_experts
 from moesim.engines.engine import Engine
 from moesim.errors import SpecError
+from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 from moesim.ops import Operation
 
@@ -38,6 +41,8 @@ class Machine:
         self.hardware = hardware
         self.engine = engine
         self.gpu = GpuNumbers.of(hardware)
+        if hardware.achieved is not None:
+            self.gpu = as_reached(self.gpu, hardware, load_hardware(fit_for(hardware, "gemm/bfloat16").gpu))
         # Weights and caches of a running model never wait in L2, unlike a benchmark's repeated call.
         self.cold_gpu = replace(self.gpu, l2_bytes=1.0)
         self.given: Fits | None = None if calibration == "auto" else load_fits(calibration)
@@ -64,6 +69,8 @@ class Machine:
         return found
 
     def _price(self, name: str, op: Operation) -> Cost:
+        if self.hardware.roofline is not None and computes(op):
+            return roofline_price(self.hardware, self.gpu, name, op)
         price = PRICES.get(type(op))
         if price is not None:
             return price(self, name, op)
@@ -72,12 +79,14 @@ class Machine:
     def seconds(self, name: str, op: Operation) -> Any:
         """The central time alone of what ``price`` prices in full. [s]"""
         choose = CHOICES.get(type(op))
-        if choose is None:
+        if choose is None or (self.hardware.roofline is not None and computes(op)):
             return self.price(name, op).seconds
         return self._timing(choose(self, name, op)).seconds
 
     def host_seconds(self, op: Any) -> Any:
         """The same of the host's part of a step. [s]"""
+        if self.hardware.roofline is not None:
+            return self.price("host", op).seconds
         return self._timing(Choice("host", op, self.gpu)).seconds
 
     @property

@@ -62,7 +62,7 @@ Capacity = Annotated[float, BeforeValidator(lambda text: _plain(text, "B", 1e6))
 Delay = Annotated[float, BeforeValidator(lambda text: _plain(text, "s")), Field(ge=0, le=10), _WRITTEN]
 Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
 HostBytes = Annotated[Sourced, _sourced("B", 1e8, 1e15)]
-BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e14)]
+BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e17)]
 HostBytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e7, 1e13)]
 """Disks and main memory are slower than a GPU's."""
 FlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e12, 1e18)]

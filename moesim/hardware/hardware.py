@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from moesim.files.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Strict, Watts
+from moesim.files.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Seconds, Share, Strict, Watts
 
 if TYPE_CHECKING:
     from moesim.hardware.cluster import Cluster
@@ -28,6 +28,31 @@ class Gpu(Strict):
     power: Watts
 
 
+class Roofline(Strict):
+    """A machine without streaming multiprocessors: what an operation takes beside arithmetic and bytes."""
+
+    compute: Share
+    """Of peak arithmetic that large products reach."""
+    memory: Share
+    """Of memory bandwidth."""
+    operation: Seconds
+    """Starting one operation. [s]"""
+    step: Seconds
+    """The host's part of an engine step. [s]"""
+    fused: int = Field(4, ge=1)
+    """Kernels of an engine for GPUs that the compiler makes one operation of."""
+    half_width: float = Field(gt=0, le=2)
+    """Of the 90 % interval, in the logarithm."""
+
+
+class Achieved(Strict):
+    """Shares of peak that large operations are known to reach."""
+
+    bf16: Share
+    fp8: Share
+    hbm: Share
+
+
 class Links(Strict):
     """How GPUs of a node reach each other and the host; per GPU and per direction."""
 
@@ -47,6 +72,9 @@ class Hardware(Strict):
     compute_capability: str
     source: str
     gpu: Gpu
+    roofline: Roofline | None = None
+    """Null is a GPU, whose operations have forms of their own."""
+    achieved: Achieved | None = None
     links: Links
     gpus_per_node: int = Field(ge=1)
     host: str = "server-sapphire-rapids"

@@ -188,6 +188,20 @@ class Model:
         return self.embedding_parameters + blocks + self.other_parameters + self.tower_parameters
 
     @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that compute one token, the head included."""
+        hidden = self.hidden_size
+        layers = sum(g.count * sum(b.active_parameters(hidden) for b in g.blocks) for g in self.layers)
+        return layers + self.vocab_size * hidden
+
+    @cached_property
+    def flop_per_token(self) -> float:
+        """Arithmetic of a decoded token, its head included, without attention over what is cached. [FLOP]"""
+        hidden = self.hidden_size
+        products = sum(g.count * sum(b.parameters_per_token(hidden) for b in g.blocks) for g in self.layers)
+        return 2.0 * (products + self.vocab_size * hidden)
+
+    @cached_property
     def expert_parameters(self) -> int:
         """Parameters of all routed experts."""
         return sum(

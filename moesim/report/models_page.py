@@ -114,13 +114,6 @@ def formats_of(model: Model) -> str:
     return f"experts {', '.join(experts)}; {said}" if experts and set(experts) != set(rest) else said
 
 
-def active_parameters(model: Model) -> int:
-    """Parameters that compute one token, the head included."""
-    hidden = model.hidden_size
-    layers = sum(g.count * sum(b.active_parameters(hidden) for b in g.blocks) for g in model.layers)
-    return layers + model.vocab_size * hidden
-
-
 def state_bytes(model: Model) -> float:
     """What a sequence keeps whatever its length, in bfloat16. [B]"""
     return sum(g.count * block.state(1, 2.0).sequence_bytes for g in model.layers for block in g.blocks)
@@ -146,14 +139,14 @@ def _row(model: Model) -> str:
     kv = model.kv_bytes_per_token() + model.source_bytes_per_token()
     state = state_bytes(model)
     cells = [
-        model.name, kinds_of(model), f"{model.parameters / 1e9:,.3f} B", f"{active_parameters(model) / 1e9:,.2f} B",
+        model.name, kinds_of(model), f"{model.parameters / 1e9:,.3f} B", f"{model.active_parameters / 1e9:,.2f} B",
         f"{kv:,.0f}", f"{state / 1e6:,.1f}" if state else "", formats_of(model),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
 def _billions(model: Model) -> str:
-    return f"{model.parameters / 1e9:,.3f} B parameters ({active_parameters(model) / 1e9:,.2f} B active)"
+    return f"{model.parameters / 1e9:,.3f} B parameters ({model.active_parameters / 1e9:,.2f} B active)"
 
 
 def _priced(models: Iterable[Model]) -> dict[str, list[str]]:
