@@ -24,6 +24,7 @@ from moesim.steps.step import StepModel, Steps
 if TYPE_CHECKING:
     from moesim.offload.plan import OffloadPlan
     from moesim.offload.steps import OffloadedSteps
+    from moesim.steps.images import ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,17 @@ def assemble(scenario: Scenario) -> Parts:
     limits = replace(limits, block_size=cache_block(rank, limits.block_size))
     if scenario.offload is not None:
         return _offloaded(scenario, scenario.offload, hardware, rank, machine, limits)
-    plain = StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling)
+    plain = StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling, _images(scenario, rank, machine))
     return Parts(hardware, rank, limits, with_drafts(plain, limits))
+
+
+def _images(scenario: Scenario, rank: Rank, machine: Machine) -> ImageEncoder | None:
+    images, tower = scenario.workload.images, rank.model.tower
+    if images is None or tower is None:
+        return None
+    from moesim.steps.images import image_encoder
+
+    return image_encoder(rank, machine, tower.picture(images.width, images.height, images.per_request))
 
 
 def with_drafts(steps: Steps, limits: Limits) -> Steps:

@@ -23,6 +23,8 @@ from moesim.units import bytes_text
 
 _LONGEST, _DIGIT = 2**24, 64
 _USUAL_CONTEXT = 8192
+_LARGEST_IMAGE = 1 << 14
+"""Pixels a side: larger than what any tower takes whole."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,20 @@ def activation_bytes(rank: Rank, limits: Limits) -> float:
     rows = file.speculation.logit_rows if rank.drafting else 1
     sampled, sampler = min(limits.max_num_seqs * rows, tokens), file.sampler
     logits = sampled * model.vocab_size * (sampler.sharded / rank.tp + sampler.gathered)
-    return max(stream + widest, tokens * model.hidden_size * BF16 + logits)
+    images, held = _image_bytes(rank, tokens)
+    return held + max(stream + widest, tokens * model.hidden_size * BF16 + logits, images)
+
+
+def _image_bytes(rank: Rank, tokens: int) -> tuple[float, float]:
+    """(peak of the tower over as many of the largest images as a step encodes, what it keeps of them). [B]"""
+    tower = rank.model.tower
+    if tower is None or not rank.first:
+        return 0.0, 0.0
+    largest = tower.picture(_LARGEST_IMAGE, _LARGEST_IMAGE)
+    images = max(tokens // largest.tokens, 1)
+    rows = images * largest.tiles * largest.patches
+    peak = BF16 * rows * (3 * tower.width + max(3 * tower.width, tower.inner))
+    return peak, BF16 * max(tokens, largest.tokens) * rank.model.hidden_size
 
 
 def communication_bytes(rank: Rank, hardware: Hardware, limits: Limits) -> float:

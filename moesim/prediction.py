@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from moesim.assembly import Parts, assemble, offloaded_of, room_of
 from moesim.cost.cost import Cost, summed
 from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.checks import check
-from moesim.inputs.model_of import model_of
+from moesim.inputs.model_of import model_of, seen
 from moesim.inputs.routing import Locality
 from moesim.inputs.scenario import Scenario
 from moesim.memory import Room, fullest_stage, require_room, sequence_kv_bytes
@@ -58,6 +59,13 @@ def predict(
     problems = _problems(scenario)
     if problems:
         raise SpecError("; ".join(problems))
+    found = _predicted(seen(scenario), slo, timeline, progress)
+    return replace(found, scenario=scenario)
+
+
+def _predicted(
+    scenario: Scenario, slo: Slo, timeline: Timeline | None, progress: Callable[[int], None] | None
+) -> Prediction:
     side = memory_side(scenario)
     parts = assemble(side)
     if parts.offload is not None and not parts.offload.plain:
@@ -89,15 +97,17 @@ def predict_steady(scenario: Scenario) -> Steady:
         problems = [f"{what} has no steady state; give max_concurrency or request_rate and lengths"]
     if problems:
         raise SpecError("; ".join(problems))
+    asked, scenario = scenario, seen(scenario)
+    load = scenario.workload
     parts = assemble(scenario)
     room = _fitting(scenario, parts)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
-    front = front_end(parts.steps.resident, scenario.engine)
+    front = front_end(parts.steps.resident, scenario.engine, load)
     settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
     state = steady_state(parts.steps, settings, parts.limits.block_size, fullest, load, front)
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
     knowledge = Knowledge.of(state.cost, _remarks(scenario, parts))
-    return Steady(scenario, shown(found), state.cost, knowledge, room, state)
+    return Steady(asked, shown(found), state.cost, knowledge, room, state)
 
 
 def _problems(scenario: Scenario) -> list[str]:
@@ -144,7 +154,8 @@ def _offloaded(scenario: Scenario, parts: Parts, plan: OffloadPlan) -> Offloaded
 def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
     """(metrics, cost tree) of a static batch."""
     load, budget = scenario.workload, parts.limits.max_num_batched_tokens
-    batch = static_batch(parts.steps, load.size, load.input_len, load.output_len, budget)
+    images = load.images.per_request if load.images else 0
+    batch = static_batch(parts.steps, load.size, load.input_len, load.output_len, budget, images=images)
     phases = [batch.prefill, batch.decode] if np.any(batch.decode.seconds) else [batch.prefill]
     found = {name: tuple(np.asarray(v).item() for v in values) for name, values in metrics(batch).items()}
     return found, summed("batch", phases)

@@ -167,6 +167,8 @@ class FrontEndTimes(Strict):
     """Network, parsing and streaming of one request, side by side with others."""
     prompt_token: Seconds
     """Turning text into tokens, per token, one prompt at a time."""
+    image_pixel: Seconds
+    """Decoding, resizing and cutting an image, per pixel, one at a time."""
 
 
 Sizes = dict[str, dict[int, Size]]

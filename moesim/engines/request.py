@@ -18,6 +18,10 @@ class Request:
     output_len: int
     sent_s: float = 0.0
     """When its client sent it. [s]"""
+    images: int = 0
+    """At the beginning of its prompt, one behind the other."""
+    image_tokens: int = 0
+    """Of each."""
     segments: tuple[Segment, ...] = ()
     """Of the prompt; empty is a text of its own."""
     computed: int = 0
@@ -42,6 +46,13 @@ class Request:
     preemptions: int = 0
     first_token_s: float = -1.0
     last_token_s: float = -1.0
+
+    def images_in(self, past: int, tokens: int) -> int:
+        """Images that begin among the next ``tokens`` tokens behind ``past``."""
+        if not self.images:
+            return 0
+        first, last = (min(-(-n // self.image_tokens), self.images) for n in (past, past + tokens))
+        return last - first
 
     @property
     def known(self) -> int:

@@ -51,6 +51,8 @@ class Scheduled(NamedTuple):
     """Whether an output token comes out."""
     drafts: int = 0
     """Of its tokens, those drafted."""
+    images: int = 0
+    """That are encoded for it first."""
 
 
 @dataclass(slots=True)

@@ -42,3 +42,17 @@ def with_counts(routing: Any) -> Any:
         return routing
     layers = tuple(Histogram(kind="histogram", counts=counts) for counts in read_counts(routing.file))
     return routing.model_copy(update={"layers": layers, "file": None})
+
+
+def seen(scenario: Scenario) -> Scenario:
+    """The scenario as an engine sees it: prompts with the tokens of their images. Any other as it is."""
+    load = scenario.workload
+    if load.images is None or load.image_tokens:
+        return scenario
+    tower = model_of(scenario).tower
+    if tower is None or load.input_len is None:
+        return scenario
+    tokens = tower.picture(load.images.width, load.images.height, load.images.per_request).tokens
+    whole = load.input_len + load.images.per_request * tokens
+    changed = load.model_copy(update={"input_len": whole, "image_tokens": tokens})
+    return scenario.model_copy(update={"workload": changed})

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import Strict, Whole
+from moesim.files.quantities import Delay, Strict, Whole
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 
@@ -51,6 +51,16 @@ Lengths = Annotated[Fixed | Uniform | Lognormal | FromFile, Field(discriminator=
 Arrivals = Literal["batch", "closed_loop", "open_loop", "trace"]
 
 
+class Images(Strict):
+    """Images of every request, in front of its text, all alike and all different."""
+
+    per_request: Whole = 1
+    width: Annotated[int, Field(ge=1, le=65536)] = 1024
+    height: Annotated[int, Field(ge=1, le=65536)] = 1024
+    preprocessing: Delay | None = None
+    """Of one image on the host, like 40 ms, one after the other; null is what an engine's file assumes by pixels."""
+
+
 class Workload(Strict):
     """Requests of ``input_len`` prompt tokens and ``output_len`` new ones, and when they come.
 
@@ -74,6 +84,10 @@ class Workload(Strict):
     input_len: Whole | None = None
     output_len: Whole | None = None
     lengths: Lengths = Fixed()
+    images: Images | None = None
+    """Beside the text: input_len counts text alone, the tokens of images come on top."""
+    image_tokens: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    """Of each image; 0 is what the model's tower makes of its size."""
     cached_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each prompt that all requests have in common: prefix-cache hits once it is there."""
     ignore_eos: bool = True

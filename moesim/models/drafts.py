@@ -136,7 +136,7 @@ def _of(target: Model, name: str, layers: tuple[Layers, ...]) -> Model:
     """A model of a few layers that stands on the target's embedding and head."""
     return replace(
         target, name=name, layers=layers, order=(), other_parameters=target.hidden_size, tower_parameters=0,
-        mtp_layers=0, notes=(),
+        tower=None, mtp_layers=0, notes=(),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from moesim.ops.formats import kind
 
 if TYPE_CHECKING:
     from moesim.models.blocks.moe import Moe
+    from moesim.models.vision import Tower
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Model:
     """Final norms, positions: held whole."""
     tower_parameters: int = 0
     """Of an image tower and its projector: held, not run per text token; ranks share them."""
+    tower: Tower | None = None
+    """What it computes for an image; None where there is none, or none of a kind that is known."""
     embedding_rows: int = 0
     """Rows of the input embedding where they exceed the head's; 0 when equal."""
     mtp_layers: int = 0

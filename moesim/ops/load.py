@@ -71,6 +71,8 @@ class Load:
     """Whether a CUDA graph runs it."""
     source_len: Any = 0
     """Encoder tokens a decoder layer attends across (encoder-decoder models)."""
+    images: Any = 0
+    """Images that pass the tower first."""
 
     @property
     def sequences(self) -> Any:

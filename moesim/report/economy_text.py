@@ -12,10 +12,12 @@ def economy_text(found: Economy, usd_per_gpu_hour: float | None = None) -> str:
     """A few lines: power, energy, and what a million tokens cost at each provider, or at one price."""
     gpu, energy, used = found.gpu_w, found.joules_per_output_token, found.used
     known = "fitted" if found.fitted else "assumed: fitted on another GPU, scaled by the power limit"
+    whole = f"{found.gpus * gpu.value:,.0f} W in all"
+    busy = (
+        f"busy {found.busy:.0%} of the time, using {used.tensor:.1%} of arithmetic, {used.hbm:.0%} of memory bandwidth"
+    )
     lines = [
-        f"power of each GPU {gpu.value:.0f} W ({gpu.low:.0f} .. {gpu.high:.0f}; {known}), "
-        f"{found.gpus * gpu.value:,.0f} W in all; busy {found.busy:.0%} of the time, using {used.tensor:.1%} of arithmetic, {used.hbm:.0%} of memory "
-        "bandwidth",
+        f"power of each GPU {gpu.value:.0f} W ({gpu.low:.0f} .. {gpu.high:.0f}; {known}), {whole}; {busy}",
         f"energy {energy.value:.3g} J an output token ({energy.low:.3g} .. {energy.high:.3g}), "
         f"{1 / energy.value:.3g} tokens a joule; GPUs alone, without hosts, network and cooling",
     ]

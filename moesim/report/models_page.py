@@ -34,7 +34,7 @@ _PRICING = """\
 Families of measured kernels, by operation of a step; *related*: another kernel's constants stand in, with wider
 intervals."""
 _MISSING = """\
-- Image towers are counted in memory and not run (images are no part of a workload yet).
+- Image towers are counted in memory; those of DeepSeek-VL2, MolmoE, Llama 4 and Qwen run where requests have images.
 - Draft layers: speculation is not composed yet.
 - Mamba-2's state kernels were timed by nobody: gated delta net's stand in.
 - DeepSeek-V4's attention is priced in parts: dense attention over as many keys, and DeepSeek-V3.2's indexer.

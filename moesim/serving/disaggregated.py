@@ -128,7 +128,7 @@ class Disaggregated:
     def _take_in(self, now: float) -> None:
         for request in self._clients.arrived(now):
             self._whole[request.number] = request
-            prompt = Request(request.number, request.prompt_len, 1, request.sent_s, request.segments)
+            prompt = Request(request.number, request.prompt_len, 1, request.sent_s, segments=request.segments)
             min(self._prefill, key=lambda engine: engine.load).arrive(now, prompt)
 
     def _land(self, engine: Instance) -> None:

@@ -64,7 +64,7 @@ def clients_of(
 ) -> Clients:  # fmt: skip
     """Those who send the workload's requests, or every so many of them."""
     sent = requests(load, longest_request(settings, steps.rank), part)
-    return Clients(sent, load.max_concurrency, front or front_end(steps, settings))
+    return Clients(sent, load.max_concurrency, front or front_end(steps, settings, load))
 
 
 @lru_cache(maxsize=64)
@@ -79,15 +79,18 @@ def step_table(steps: Steps) -> StepPrices:
     return SpeculativeTable(steps)
 
 
-def front_end(steps: Steps, settings: EngineSettings) -> FrontEnd:
+def front_end(steps: Steps, settings: EngineSettings, load: Workload) -> FrontEnd:
     """What a request passes before the scheduler: as fitted (Dynamo), as the engine's file assumes, or nothing."""
+    times, images, image_s = steps.rank.engine.file.front_end, load.images, 0.0
+    if images is not None:
+        assumed = times.image_pixel.value * images.width * images.height
+        image_s = assumed if images.preprocessing is None else images.preprocessing
     if settings.front_end == "none":
-        return FrontEnd(0.0, 0.0)
+        return FrontEnd(0.0, 0.0, image_s)
     if settings.front_end == "dynamo":
         constants = steps.machine.front_end
-        return FrontEnd(constants["t_request"], constants["t_prompt_token"])
-    times = steps.rank.engine.file.front_end
-    return FrontEnd(times.request.value, times.prompt_token.value)
+        return FrontEnd(constants["t_request"], constants["t_prompt_token"], image_s)
+    return FrontEnd(times.request.value, times.prompt_token.value, image_s)
 
 
 def scheduler_limits(settings: EngineSettings, limits: Limits, rank: Rank) -> SchedulerLimits:

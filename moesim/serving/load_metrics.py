@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,10 @@ def load_cost(steps: Mapping[str, Steps], report: LoadReport) -> Cost:
 
 def _alike(compositions: Sequence[Composition]) -> list[list[Composition]]:
     """Groups of steps with equally many prompt chunks, and all or none with decodes and drafts: one formula each."""
-    groups: dict[tuple[int, bool, bool], list[Composition]] = {}
+    groups: dict[tuple[int, bool, bool, bool], list[Composition]] = {}
     for item in compositions:
-        groups.setdefault((len(item.prefills), item.decodes > 0, item.checked > 0), []).append(item)
+        kind = (len(item.prefills), item.decodes > 0, item.checked > 0, item.images > 0)
+        groups.setdefault(kind, []).append(item)
     return list(groups.values())
 
 
@@ -62,7 +64,8 @@ def _priced(steps: Steps, name: str, alike: Sequence[Composition]) -> Cost:
         query = 1 + np.array([item.checked for item in alike]) / decodes
         chunks.append(Group.verify(decodes, query, past) if alike[0].checked else Group.decode(decodes, past))
     sampled = np.array([item.sampled for item in alike])
-    cost = whole_step(steps, name, steps.load(tuple(chunks)), sampled)
+    load = replace(steps.load(tuple(chunks)), images=np.array([item.images for item in alike]))
+    cost = whole_step(steps, name, load, sampled)
     return reduced(cost, lambda x: np.broadcast_to(np.asarray(x, float), one.shape).sum())
 
 

@@ -127,7 +127,7 @@ class LoadReport:
 
     def tokens_out(self, step: Step, now: float) -> None:
         """The tokens of a step reach their clients."""
-        self._tokens_reach([request for request, _, _, samples, _ in step.parts if samples], now, now)
+        self._tokens_reach([request for request, _, _, samples, *_ in step.parts if samples], now, now)
 
     def _tokens_reach(self, requests: Sequence[Request], first_s: float, last_s: float) -> None:
         """Each request's next token comes at ``first_s``, and its last one so far at ``last_s``."""

@@ -72,12 +72,13 @@ def requests(load: Workload, longest: int = 1 << 40, part: tuple[int, int] = (0,
             output = min(int(outputs[i]), longest - prompt)
             shared = int(prompt * load.cached_share)
             segments = ((_SHARED_TEXT, shared), (done + i, prompt - shared)) if shared else ()
-            yield Request(done + i, prompt, output, clock, segments)
+            images = load.images.per_request if load.images else 0
+            yield Request(done + i, prompt, output, clock, images, load.image_tokens, segments)
         done += size
 
 
 def _traced(number: int, item: TracedRequest) -> Request:
-    return Request(number, item.input_len, item.output_len, item.arrival_s, item.segments)
+    return Request(number, item.input_len, item.output_len, item.arrival_s, segments=item.segments)
 
 
 def lengths(load: Workload, size: int, random: np.random.Generator) -> tuple[Any, Any]:

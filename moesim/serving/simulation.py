@@ -35,6 +35,8 @@ class FrontEnd:
     """Of every request: network, parsing, streaming the first token back. Passed side by side."""
     prompt_token_s: float = 0.0
     """Of every prompt token: turning text into numbers. One prompt at a time."""
+    image_s: float = 0.0
+    """Of every image: decoding, resizing and cutting it. One at a time."""
 
 
 class Clients:
@@ -62,7 +64,8 @@ class Clients:
             if self._places is not None:
                 self._places.popleft()
             self._reader_free_s = max(self._reader_free_s, request.sent_s)
-            self._reader_free_s += self._front.prompt_token_s * request.prompt_len
+            text = request.prompt_len - request.images * request.image_tokens
+            self._reader_free_s += self._front.prompt_token_s * text + self._front.image_s * request.images
             self._ready.append((self._reader_free_s + self._front.request_s, request))
             self._next = next(self._requests, None)
         while self._ready and self._ready[0][0] <= now:
@@ -290,12 +293,14 @@ def composition(step: Step) -> Composition:
     prefills: list[tuple[int, int]] = []
     decodes = sampled = checked = 0
     context = 0
-    for request, tokens, past, samples, drafts in step.parts:
+    images = 0
+    for request, tokens, past, samples, drafts, encoded in step.parts:
         sampled += samples
+        images += encoded
         if tokens - drafts == 1 and past >= request.prompt_len:
             decodes += 1
             checked += drafts
             context += past
         else:
             prefills.append((tokens, past))
-    return Composition(tuple(prefills), decodes, context / decodes if decodes else 0.0, sampled, checked)
+    return Composition(tuple(prefills), decodes, context / decodes if decodes else 0.0, sampled, checked, images)

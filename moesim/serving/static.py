@@ -5,7 +5,7 @@ One call prices many workloads: ``batch``, ``input_len`` and ``output_len`` are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ class StaticBatch:
 
 
 def static_batch(
-    steps: Steps, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None
+    steps: Steps, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None, images: int = 0
 ) -> StaticBatch:
     """Price static batches: prefill in chunks, then a decode step per output token at its own context.
 
@@ -122,11 +122,13 @@ def static_batch(
     batch, input_len, output_len : int or ndarray, shape (points,)
     samples : int, optional
         Steps priced per phase and point. None prices every step, and takes a single point.
+    images : int
+        Of each prompt, their tokens among its own.
     """
     batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
     plan, encoder = steps.rank.plan, steps.rank.model.has_encoder
     replica = plan.share(batch)
-    prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples)
+    prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples, images)
     count = output_len if encoder else output_len - 1
     decode_steps = np.array([rounds(steps.rank.kept, int(n)) for n in count]) if steps.rank.kept else count
     context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, decode_steps, samples)
@@ -145,7 +147,7 @@ def static_batch(
 
 
 def _prefill(
-    steps: Steps, batch: Array, input_len: Array, budget: int, samples: int | None
+    steps: Steps, batch: Array, input_len: Array, budget: int, samples: int | None, images: int
 ) -> tuple[Cost, Array, Array]:
     """(prefill summed over steps, mean time at which a prompt ends, waits after it), by point.
 
@@ -156,9 +158,11 @@ def _prefill(
         (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
     encoder = steps.rank.model.has_encoder
-    per_step, left_s = prefill_row(
-        steps, steps.load(chunks.groups), chunks.finished, chunks.point, chunks.weight, encoder
-    )
+    load = steps.load(chunks.groups)
+    if images:
+        # A step encodes as many images as its share of the prompts holds.
+        load = replace(load, images=load.tokens / input_len[chunks.point] * images)
+    per_step, left_s = prefill_row(steps, load, chunks.finished, chunks.point, chunks.weight, encoder)
     steps_of = np.bincount(chunks.point, chunks.weight, len(batch))
 
     alone = float(steps_of[0])

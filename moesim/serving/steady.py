@@ -16,6 +16,7 @@ does see them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -95,7 +96,8 @@ def steady_state(
     priced = _Priced(steps, limits, most, load)
     tokens = max(mean_rounds(steps.rank.kept, output - 1), _LEAST_TOKENS)
     lockstep = replicas if moe else 1
-    reading = front.request_s + front.prompt_token_s * prompt
+    images = load.images.per_request if load.images else 0
+    reading = front.request_s + front.prompt_token_s * (prompt - images * load.image_tokens) + front.image_s * images
 
     def at(running: float) -> tuple[float, float, float, float]:
         """(mean step, answers a second, prompts' share of time, time to first token without a queue)."""
@@ -271,6 +273,9 @@ class _Priced:
         decoding, contexts = (np.broadcast_to(x, chunks.shape).ravel() for x in (nodes, context))
         prefill = Group(np.ones_like(decoding), size.ravel(), before.ravel())
         mixed_load = steps.load((prefill, steps.rank.decoding(decoding, contexts)))
+        if load.images is not None:
+            # A chunk encodes as many images as its share of the prompt holds.
+            mixed_load = replace(mixed_load, images=size.ravel() / self._new * load.images.per_request)
         self._mixed = whole_step(steps, "prefill", mixed_load, decoding + 1)
         alone = np.broadcast_to(self._decode.seconds, nodes.shape)
         mixed = np.broadcast_to(self._mixed.seconds, decoding.shape).reshape(chunks.shape)

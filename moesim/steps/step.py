@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from moesim.ops.load import Group, Load
 from moesim.steps.overlap import FORMULA, Beside, half, hidden_seconds, splits
 from moesim.steps.pipelined import FORMULA as IN_PARTS
 from moesim.steps.pipelined import added_seconds
+
+if TYPE_CHECKING:
+    from moesim.steps.images import ImageEncoder
 
 
 class Steps(Protocol):
@@ -61,6 +64,8 @@ class StepModel:
     """The largest step that runs as a CUDA graph; 0 is none."""
     ahead: bool
     """Asynchronous scheduling."""
+    images: ImageEncoder | None = None
+    """What prices images, where requests have any."""
 
     @property
     def resident(self) -> StepModel:
@@ -87,7 +92,10 @@ class StepModel:
             Run the encoder's layers instead of the decoder's, and no head.
         """
         parts = self.gpu_costs(self.rank, load, sampled, encoder)
-        return summed(name, [*parts, self.host_cost(parts, load)])
+        parts.append(self.host_cost(parts, load))
+        if self.images is not None and np.any(load.images):
+            parts.append(self.images.cost(load.images))
+        return summed(name, parts)
 
     def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
         """Each stage of a pipeline, its hop to the next, and what it waits for its own launches outside graphs."""

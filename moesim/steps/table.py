@@ -36,6 +36,8 @@ class Composition(NamedTuple):
     """Sequences that get an output token."""
     checked: int = 0
     """Drafted tokens that are checked beside the decodes' own."""
+    images: int = 0
+    """Images that are encoded first."""
 
     @property
     def tokens(self) -> int:
@@ -83,6 +85,7 @@ class StepTable:
 
     def __init__(self, steps: StepModel):
         self.steps = steps
+        self._by_images: dict[int, float] = {}
         self._stages = [_Stage(steps, rank) for rank in steps.rank.stages()]
 
     def time(self, replicas: Sequence[Composition]) -> StepTime:
@@ -93,7 +96,19 @@ class StepTable:
         loads = [self.steps.load(part.groups()) for part in replicas]
         sampled, sequences = (max(getattr(part, name) for part in replicas) for name in ("sampled", "sequences"))
         stages, kernels, graph = self._on_gpus(loads, sampled)
-        return self._with_host(stages, kernels, sequences, graph)
+        found = self._with_host(stages, kernels, sequences, graph)
+        images = max(part.images for part in replicas)
+        if not images:
+            return found
+        encoded = self._image_seconds(images)
+        return StepTime(found.through + encoded, found.slowest + encoded)
+
+    def _image_seconds(self, images: int) -> float:
+        seconds = self._by_images.get(images)
+        if seconds is None:
+            assert self.steps.images is not None
+            seconds = self._by_images[images] = float(self.steps.images.cost(images).seconds)
+        return seconds
 
     def launched_s(self, replicas: Sequence[tuple[Group, ...]], sampled: int) -> Any:
         """A pass that no scheduler composes, as a draft's, with what it waits for its own launches. [s]"""

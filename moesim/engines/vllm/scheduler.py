@@ -45,6 +45,8 @@ class V1Scheduler:
         """Steps that kept a request waiting because the cache was full."""
         self.cached_tokens = 0
         """Prompt tokens found in the cache instead of computed."""
+        self._image_tokens = 0
+        """Tokens of images that this step may still encode: as many as it computes, one whole image at least."""
         self._random = Random(0)
         self._draws = np.random.default_rng(0)
 
@@ -65,6 +67,7 @@ class V1Scheduler:
         step = Step()
         self._step += 1
         self.stalled = False
+        self._image_tokens = self.limits.max_num_batched_tokens
         budget = self._run(step, self.limits.max_num_batched_tokens)
         if not step.preempted:
             self._admit(step, budget)
@@ -74,7 +77,9 @@ class V1Scheduler:
         """Schedule a request's next ``tokens``, behind ``past``; they count as computed from here on."""
         request.computed = past + tokens
         samples = request.computed >= request.prompt_len + request.emitted + request.placeholders
-        step.parts.append(Scheduled(request, tokens, past, samples, drafts))
+        images = request.images_in(past, tokens) if request.images else 0
+        self._image_tokens -= images * request.image_tokens
+        step.parts.append(Scheduled(request, tokens, past, samples, drafts, images))
         if samples:
             if self.limits.async_scheduling:
                 request.placeholders += 1 + drafts
@@ -114,7 +119,17 @@ class V1Scheduler:
         wanted = request.prompt_len + request.emitted + under_way - computed
         if wanted == 1:
             return 1 if computed + 1 < limits.max_model_len else 0
-        return min(self._chunk(wanted), budget, limits.max_model_len - computed - 1)
+        wanted = min(self._chunk(wanted), budget, limits.max_model_len - computed - 1)
+        return self._up_to_images(request, computed, wanted) if request.images else wanted
+
+    def _up_to_images(self, request: Request, past: int, tokens: int) -> int:
+        """Tokens up to the first image that this step cannot encode any more."""
+        whole = self._image_tokens == self.limits.max_num_batched_tokens
+        room = max(self._image_tokens // request.image_tokens, 1 if whole else 0)
+        if request.images_in(past, tokens) <= room:
+            return tokens
+        first = -(-past // request.image_tokens)
+        return (first + room) * request.image_tokens - past
 
     def _drafts(self, request: Request, budget: int) -> int:
         """Drafts that are checked beside a request's own token; a prompt has none."""
@@ -168,6 +183,10 @@ class V1Scheduler:
             if tokens > budget and not self.limits.enable_chunked_prefill:
                 return
             tokens = min(tokens, budget)
+            if request.images:
+                tokens = self._up_to_images(request, past, tokens)
+                if not tokens:
+                    return
             must_fit = request.known if self.limits.scheduler_reserve_full_isl else 0
             spare = self.limits.watermark if self.running else 0.0
             if not self.blocks.admit(request, found, past + tokens, must_fit, spare):
@@ -188,7 +207,7 @@ class V1Scheduler:
     def update(self, step: Step) -> list[Request]:
         """A step has ended: tokens come out, finished requests leave. Returns those."""
         finished: list[Request] = []
-        for request, _, _, samples, drafts in step.parts:
+        for request, _, _, samples, drafts, _ in step.parts:
             if not samples or request.finished:
                 continue
             kept = self._kept(drafts) if drafts else 0

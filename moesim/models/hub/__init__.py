@@ -15,6 +15,7 @@ from moesim.models.hub.reader import READERS, Reader
 from moesim.models.hub.towers import tower_parameters
 from moesim.models.model import Model
 from moesim.models.quantization import BFLOAT16, Unknown, quantization
+from moesim.models.vision import tower_of
 
 _NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 
@@ -54,7 +55,8 @@ def model_from_config(config: dict[str, Any], name: str, source: str, sidecar: d
         if weights.method and model.formats == {BFLOAT16}:
             fields.notes.append(f"its {weights.method} config names no layer of it: all are read as bfloat16")
         notes = (f"{name}: {note}" for note in dict.fromkeys(fields.notes))
-        model = replace(model, tower_parameters=tower, notes=(*model.notes, *notes))
+        seen = tower_of(config, model.hidden_size)
+        model = replace(model, tower_parameters=tower, tower=seen, notes=(*model.notes, *notes))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         fields.problems = fields.problems or [Problem(f"its values do not hang together ({error})", source)]
     if fields.problems or model is None:
