@@ -9,6 +9,7 @@ from moesim.cli.bench_engine import bench_engine_command
 from moesim.cli.calibrate import calibrate_command
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.campaign import campaign_command
+from moesim.cli.claims import claims_command
 from moesim.cli.codes import BAD_INPUT, STOPPED
 from moesim.cli.load import bench_command, capacity_command, validate_command
 from moesim.cli.models import models_command
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _extra(options: argparse.Namespace) -> str:
-    plots = dict.fromkeys(("plan", "study", "validate", "predict", "search", "offload-study", "routing"), "plots")
+    drawing = ("plan", "study", "validate", "predict", "search", "offload-study", "routing", "claims")
+    plots = dict.fromkeys(drawing, "plots")
     return {"sweep": "sweep", **plots}.get(options.command, "calibrate")
 
 
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     calibration_commands(commands)
     models_command(commands)
     routing_command(commands)
+    claims_command(commands)
     for name, about, run in (
         ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),
         ("systems", "list the offloading systems and their knobs", _systems),

@@ -176,16 +176,16 @@ def _checked(
     return [Problem(m, where(at)) for at, m in check(scenario) if at[:2] not in doubtful and at[:1] not in doubtful]
 
 
+_FREE = ("routing", "placement_routing", "engine.hf_overrides.", "workload.images.", "workload.lengths.")
+"""Sections whose own fields are checked as they are read."""
+
+
 def _dotted(name: str) -> tuple[str, Problem | None]:
     fields = dotted_fields()
     bare = name.replace("-", "_")
     if bare in fields:
         return fields[bare], None
-    if (
-        bare in fields.values()
-        or bare.split(".")[0] in {"routing", "placement_routing"}
-        or bare.startswith("engine.hf_overrides.")
-    ):
+    if bare in fields.values() or bare.startswith(_FREE):
         return bare, None
     near = difflib.get_close_matches(bare, [*fields, *fields.values()], 1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"

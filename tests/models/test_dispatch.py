@@ -106,7 +106,7 @@ def test_slots_are_computed_and_sent():
         scenario(moe_dispatch="static_capacity", moe_capacity_factor=2.0, moe_dispatch_kernel="one_hot")
     )
     assert (masked["fill_slots"].m, masked["fill_slots"].n, masked["fill_slots"].k) == (256, 4096, 64)
-    assert masked["slot_masks"].hbm_bytes == 6 * 64 * 256
+    assert masked["slot_masks"].hbm_bytes == 3 * 64 * 256
     base = load(SCENARIOS / "mixtral_8x22b_two_dh.yaml")
     sent = operations(base)["dispatch"].message_bytes
     wide = operations(base.with_(moe_dispatch="static_capacity", moe_capacity_factor=4.0))["dispatch"].message_bytes

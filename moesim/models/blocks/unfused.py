@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from moesim.models.rank import Rank
 
 
+_MASK_BYTES = BF16 + 1.0
+"""Of a (token, slot) pair: its weight in 16 bits, and whether it is filled."""
+
+
 def looped(ffn: Moe, at: Frame, rows: Any) -> LoopedExperts:
     """Experts one after the other: whole ones over all rows, or the plan's slices over their own rows."""
     rank, plan, seen = at.rank, at.rank.plan, ffn.seen(at.hidden)
@@ -42,7 +46,7 @@ def into_slots(ffn: Moe, at: Frame, mine: Any) -> Iterator[Named]:
     if not at.rank.dispatch.one_hot:
         yield "fill_slots", Elementwise(mine, BF16 * hidden * (mine + 2 * slots), 4)
         return
-    yield "slot_masks", Elementwise(mine, (4.0 + BF16) * mine * slots, 6)
+    yield "slot_masks", Elementwise(mine, _MASK_BYTES * mine * slots, 6)
     yield "fill_slots", Gemm(slots, hidden, mine)
 
 
@@ -68,7 +72,7 @@ def slot_bytes(ffn: Moe, rank: Rank, tokens: int) -> float:
     if rank.dispatch.one_hot:
         mine = -(-tokens * rank.plan.dp // rank.groups)
         slots = rank.dispatch.capacity(1).slots(mine, ffn.num_experts_per_tok, ffn.num_experts)
-        masks = (4.0 + BF16) * mine * ffn.num_experts * slots
+        masks = _MASK_BYTES * mine * ffn.num_experts * slots
     return inside + masks + BF16 * tokens * hidden
 
 
