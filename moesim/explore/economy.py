@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moesim.assembly import assemble
-from moesim.cost.power import Utilisation, power_fit, power_w, utilisation
+from moesim.cost.power import Utilisation, idle_w, power_fit, power_w, utilisation
 from moesim.inputs.prices_file import Price, prices_of
 from moesim.metrics import Metric
 from moesim.outcome import Prediction, Served
@@ -52,6 +52,10 @@ def economy(prediction: Prediction, prices: Path | None = None) -> Economy:
     hardware, machine = parts.hardware, parts.steps.machine
     used, busy, gpus = utilisation(prediction.cost, machine), _busy(prediction), gpus_of(scenario)
     watts, low, high = power_w(hardware, used, busy)
+    if isinstance(prediction, Served) and prediction.report.duration_s:
+        # GPUs that are given up draw nothing here.
+        saved = idle_w(hardware) * prediction.report.parked_s / prediction.report.duration_s
+        watts, low, high = (max(w - saved, 0.0) for w in (watts, low, high))
     out, all_tokens = prediction.metrics["output_throughput"], prediction.metrics["total_token_throughput"]
     assert out is not None and all_tokens is not None
     energy = Metric(gpus * watts / out.value, gpus * low / out.high, gpus * high / max(out.low, 1e-12))

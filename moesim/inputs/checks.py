@@ -20,8 +20,9 @@ from moesim.hardware.hardware import Hardware
 from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.offload_checks import offload_findings
 from moesim.inputs.plan_checks import Finding, plan_findings
+from moesim.inputs.policies import Policies
 from moesim.inputs.request_trace import check_requests, read_lengths, trace_extent
-from moesim.inputs.routing import ByLayer
+from moesim.inputs.routing import ByLayer, Uniform
 from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
 from moesim.inputs.workload import Workload
 from moesim.models.blocks.moe import Moe
@@ -55,7 +56,7 @@ def check(scenario: Scenario) -> list[Finding]:
     if model:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
         findings += plan_findings(settings, model)
-    findings += [*_load(scenario, model, hardware, limits), *_images(scenario, model)]
+    findings += [*_load(scenario, model, hardware, limits), *_images(scenario, model), *_policies(scenario, model)]
     findings += offload_findings(scenario, model, hardware)
     if model and engine and limits and settings.drafts is not None:
         from moesim.inputs.speculation_checks import speculation_findings
@@ -115,6 +116,48 @@ def _load(
             yield ("engine", "enable_chunked_prefill"), message
     if apart is not None:
         yield from _apart(scenario, apart, hardware)
+
+
+def _policies(scenario: Scenario, model: Model | None) -> Iterator[Finding]:
+    """Policies that have nothing to act on."""
+    policies, where = scenario.policies, "policies"
+    if policies is None:
+        return
+    if scenario.workload.arrivals == "batch":
+        yield (where,), "act under load; give max_concurrency, request_rate or a trace"
+    if scenario.disaggregation is not None or scenario.offload is not None:
+        yield (where,), "are predicted on engines that hold all weights and both phases"
+    if policies.top_k and model is not None:
+        if model.moe is None:
+            yield (where, "top_k"), f"{model.name} has no experts to pick fewer of"
+        elif policies.top_k[0].num_experts_per_tok >= model.moe.num_experts_per_tok:
+            message = f"must fall below the {model.moe.num_experts_per_tok} experts that a token of {model.name} passes"
+            yield (where, "top_k"), message
+    if policies.fallback is not None:
+        yield from _fallback(scenario, policies)
+    if policies.parking is not None and scenario.workload.arrivals == "closed_loop":
+        yield (where, "parking"), "clients in a closed loop never pause; give request_rate or a trace"
+
+
+def _fallback(scenario: Scenario, policies: Policies) -> Iterator[Finding]:
+    fallback, where = policies.fallback, ("policies", "fallback")
+    assert fallback is not None
+    if policies.top_k or policies.parking:
+        yield where, "goes with no other policy"
+    plan = Plan.of(scenario.engine)
+    if plan.dp > 1 or plan.pp > 1:
+        yield where, "is predicted beside one engine without data-parallel replicas or pipeline stages"
+    try:
+        engine = EngineSettings.model_validate(fallback.engine)
+    except ValidationError as error:
+        for item in error.errors():
+            yield (*where, "engine"), f"'{'.'.join(map(str, item['loc']))}': {said(item)}"
+        return
+    other = scenario.model_copy(
+        update={"model": fallback.model, "hardware": fallback.hardware or scenario.hardware, "engine": engine,
+                "policies": None, "variant": None, "routing": Uniform(known=False), "placement_routing": None}
+    )  # fmt: skip
+    yield from ((where, message) for _, message in check(other))
 
 
 def _images(scenario: Scenario, model: Model | None) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from moesim.engines.settings import EngineSettings
 from moesim.engines.speculation import SpeculativeConfig
 from moesim.files.quantities import Delay, Rate, Strict, Whole
 from moesim.inputs.offload import Offload
+from moesim.inputs.policies import Policies
 from moesim.inputs.routing import Routing, Uniform
 from moesim.inputs.variant import Variant
 from moesim.inputs.workload import Workload
@@ -61,6 +62,8 @@ class Scenario(Strict):
     """Left out it is uniform, and not known."""
     placement_routing: Routing | None = None
     """The load that experts were placed by (load_sorted, EPLB), yesterday's; null is the load itself."""
+    policies: Policies | None = None
+    """What is let happen under load; null is nothing."""
     disaggregation: Disaggregation | None = None
     """Null is one engine for both."""
     offload: Offload | None = None

@@ -149,6 +149,9 @@ def occupancy_data(report: LoadReport) -> dict[str, Any]:
         "preemptions": report.preemptions,
         "cached_prompt_tokens": report.cached_tokens,
         "waits_for_cache": report.cache_limited,
+        "output_tokens_by_policy": report.tokens_under,
+        "parked_s": report.parked_s,
+        "wakes": report.wakes,
         **{
             f"{name}_{what}": value
             for name, level in zip(("kv_used_share", "waiting", "running"), levels, strict=True)

@@ -37,11 +37,22 @@ def load_text(prediction: Served) -> str:
         rest = "".join(f"{number(prediction[f'{s}_{name}_ms']):>9}" for s in ("median", "p90", "p99"))
         lines.append(f"{_LABELS[name]:12}ms{_with_interval(mean, 11)}{rest}")
     lines += ["", *_rate_lines(prediction)]
-    lines += [*_shares(prediction, report), "", *_occupancy(report)]
+    lines += [*_shares(prediction, report), "", *_occupancy(report), *_policies(report)]
     bounds = prediction.bounds
     lines += [f"bound by: {', '.join(f'{kind} steps {what}' for kind, what in bounds.items())}", ""]
     lines += [*memory_lines(prediction.room), *technique_lines(prediction), "", *knowledge_lines(prediction)]
     return "\n".join(lines)
+
+
+def _policies(report: LoadReport) -> list[str]:
+    """What policies did: tokens served under each, and sleep."""
+    found, total = [], sum(report.tokens_under.values())
+    if total:
+        shares = ", ".join(f"{name} {tokens:,} ({tokens / total:.1%})" for name, tokens in report.tokens_under.items())
+        found.append(f"output tokens by policy: {shares}")
+    if report.wakes:
+        found.append(f"GPUs given up for {report.parked_s:,.1f} s, taken back {report.wakes:,} times")
+    return found
 
 
 _LIMITS = {

@@ -29,6 +29,8 @@ def simulated(
     progress: Callable[[int], None] | None = None,
     front: FrontEnd | None = None,
     part: tuple[int, int] = (0, 1),
+    prices: StepPrices | None = None,
+    sleep: tuple[float, float] | None = None,
 ) -> LoadReport:
     """Run a workload through the scheduler, every step priced.
 
@@ -44,12 +46,16 @@ def simulated(
         What a request passes first; as fitted or assumed where not given.
     part : (int, int)
         Which of how many engines that share the workload's requests this one is.
+    prices : StepPrices, optional
+        Instead of the steps' own: a policy's.
+    sleep : (float, float), optional
+        Idle time after which GPUs are given up, and what coming back takes. [s]
     """
     plan = steps.rank.plan
     replicas = plan.dp if steps.rank.model.moe is not None else 1
     schedulers = [empty_scheduler(settings, limits, fullest) for _ in range(replicas)]
     clients = clients_of(load, steps, settings, front, part)
-    return Simulation(schedulers, step_table(steps), clients, report).run(progress)
+    return Simulation(schedulers, prices or step_table(steps), clients, report, sleep).run(progress)
 
 
 def empty_scheduler(settings: EngineSettings, limits: Limits, fullest: tuple[Rank, Room]) -> Scheduler:

@@ -81,6 +81,11 @@ class LoadReport:
     """Steps with prompt tokens among them."""
     decode_s: float = 0.0
     mixed_s: float = 0.0
+    tokens_under: dict[str, int] = field(default_factory=dict)
+    """Output tokens by what a policy had them pass."""
+    parked_s: float = 0.0
+    wakes: int = 0
+    """Time in which GPUs were given up, and how often they were taken back."""
 
     @property
     def every_step(self) -> bool:
@@ -117,6 +122,9 @@ class LoadReport:
             getattr(self, name).add_from(getattr(other, name), times, shared=name == "kv_used")
         for name in ("decode_steps", "mixed_steps"):
             getattr(self, name).add_from(getattr(other, name))
+        for name, tokens in other.tokens_under.items():
+            self.tokens_under[name] = self.tokens_under.get(name, 0) + times * tokens
+        self.parked_s, self.wakes = self.parked_s + times * other.parked_s, self.wakes + times * other.wakes
         for era, (count, total) in other.eras.items():
             mine = self.eras.setdefault(era, [0, 0.0])
             mine[0] += times * count

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -109,6 +109,17 @@ class _Flight:
     end_s: float
 
 
+@runtime_checkable
+class QueuePrices(Protocol):
+    """Prices that hang on how many requests wait."""
+
+    waiting: int
+
+    def time(self, replicas: Sequence[Composition]) -> StepTime: ...
+
+    def count(self, tokens: int) -> None: ...
+
+
 class Simulation:
     """One engine (its data-parallel replicas in lockstep) and its clients.
 
@@ -122,9 +133,15 @@ class Simulation:
         Takes down what happens.
     """
 
-    def __init__(self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, report: LoadReport):
+    def __init__(
+        self, schedulers: list[Scheduler], prices: StepPrices, clients: Clients, report: LoadReport,
+        sleep: tuple[float, float] | None = None,
+    ):  # fmt: skip
         self._schedulers = schedulers
+        self._sleep = sleep
+        """(idle time after which GPUs are given up, time that coming back takes); None is never. [s]"""
         self._prices = prices
+        self._by_queue = prices if isinstance(prices, QueuePrices) else None
         self._clients = clients
         self._depth = schedulers[0].limits.depth
         self._report = report
@@ -148,7 +165,7 @@ class Simulation:
                 upcoming = self._clients.next_arrival_s
                 if upcoming == float("inf"):
                     break
-                self._now = max(self._now, upcoming)
+                self._now = self._woken(max(self._now, upcoming))
                 continue
             self._land()
             rounds += 1
@@ -157,6 +174,18 @@ class Simulation:
         refuse_stuck(self._schedulers)
         self._report.close(self._now, self._schedulers)
         return self._report
+
+    def _woken(self, upcoming: float) -> float:
+        """When an engine that had nothing to do until ``upcoming`` can begin: later where it has to wake up. [s]"""
+        if self._sleep is None or not self._report.answered:
+            return upcoming
+        after, wake = self._sleep
+        parked = upcoming - self._now - after
+        if parked <= 0:
+            return upcoming
+        self._report.parked_s += parked
+        self._report.wakes += 1
+        return upcoming + wake
 
     def _deliver(self) -> None:
         for request in self._clients.arrived(self._now):
@@ -169,10 +198,17 @@ class Simulation:
         if not any(step.parts for step in steps):
             return False
         compositions = [composition(step) for step in steps]
+        self._look_at_queue(sum(c.sampled for c in compositions))
         time = self._prices.time([c for c in compositions if c.tokens])
         start, end = self._gpus.take(self._now, time)
         self._flights.append(_Flight(steps, compositions, start, end))
         return True
+
+    def _look_at_queue(self, tokens: int) -> None:
+        """Prices that hang on how many wait are told, and what they price is counted."""
+        if self._by_queue is not None:
+            self._by_queue.waiting = sum(len(s.waiting) for s in self._schedulers)
+            self._by_queue.count(tokens)
 
     def _land(self) -> None:
         """The oldest step ends: tokens come out, answered clients send again."""
@@ -215,6 +251,8 @@ class Simulation:
         first = sum(request.computed for request in running) / count
         contexts = first + (np.arange(steps) if given is None else np.append(0.0, given[:-1].mean(1)))
         alike = Composition((), count, contexts, count, count * drafts)
+        # A queue stays as long as it is while none can join or end.
+        self._look_at_queue(0)
         times = np.asarray(self._prices.time([alike]).through, float)
         start = self._gpus.entry_free_s if ahead else max(self._now, self._gpus.entry_free_s)
         ends = start + np.cumsum(times)
@@ -227,6 +265,7 @@ class Simulation:
         if given is not None:
             grown = (given[steps - 1] if ahead else given[steps - 2] + 1 + drafts).tolist()
         if self._grow(running, grown):
+            self._look_at_queue(count * steps)
             alike = alike._replace(context=contexts[:steps])
             self._stretch(running, grown, alike, start, times[:steps], ends[:steps])
 
