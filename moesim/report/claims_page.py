@@ -64,7 +64,7 @@ def write_claims(
         for name, study in questions.studies.items()
     ]
     page = folder / "claims.md"
-    paths.write_whole(page, _page(found, questions))
+    paths.write_whole(page, claims_page(found, questions))
     return [page, *pictures]
 
 
@@ -81,7 +81,7 @@ ratio behind a value, 90 %; what both sides err by alike has cancelled.
 """
 
 
-def _page(found: list[Verdict], questions: Questions) -> str:
+def claims_page(found: list[Verdict], questions: Questions) -> str:
     lines = [_HEAD.replace("SUMMARY", summary(found))]
     paper = ""
     for verdict in found:
