@@ -81,8 +81,9 @@ def _end_bytes(rank: Rank) -> float:
     head_bytes = 0 if tied else head * bytes_per_weight(model.head_weights)
     total = (embedding * BF16 + head_bytes) / tp
     if rank.first:
-        # vLLM's mm_encoder_tp_mode is "weights": the tower is shared among ranks as the rest is.
-        total += (model.other_parameters + model.tower_parameters / tp) * BF16
+        # vLLM's mm_encoder_tp_mode is "weights": most towers are shared among ranks as the rest is.
+        whole = model.tower is not None and not model.tower.sharded
+        total += (model.other_parameters + model.tower_parameters / (1 if whole else tp)) * BF16
     return total
 
 

@@ -29,6 +29,8 @@ from moesim.serving.under_load import memory_side, served
 from moesim.units import bytes_text
 
 if TYPE_CHECKING:
+    from moesim.inputs.workload import Workload
+    from moesim.models.vision import Picture
     from moesim.offload.plan import OffloadPlan
 
 
@@ -161,11 +163,23 @@ def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
     return found, summed("batch", phases)
 
 
+def _image_note(load: Workload, picture: Picture, image_s: float) -> str:
+    known = "assumed by its pixels" if load.images and load.images.preprocessing is None else "as given"
+    when = "which a static batch leaves out" if load.arrivals == "batch" else "one after the other"
+    each = f"{picture.tiles} tile{'s' if picture.tiles > 1 else ''} and {picture.tokens:,} tokens each"
+    return f"images: {each}; a host prepares one in {1e3 * image_s:.3g} ms ({known}), {when}"
+
+
 def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
     """What else to know: a routing that no one measured, an engine version that stands in."""
     remarks = [*parts.rank.engine.notes, *parts.rank.model.notes]
     if scenario.engine.drafts is not None:
         remarks += [scenario.engine.drafts.note, *(parts.rank.draft.model.notes if parts.rank.draft else ())]
+    images, tower = scenario.workload.images, parts.rank.model.tower
+    if images is not None and tower is not None:
+        picture = tower.picture(images.width, images.height, images.per_request)
+        front = front_end(parts.steps.resident, scenario.engine, scenario.workload)
+        remarks.append(_image_note(scenario.workload, picture, front.image_s))
     if scenario.workload.trace_file:
         from moesim.inputs.request_trace import trace_notes
 

@@ -73,7 +73,7 @@ def utilisation(cost: Cost, machine: Machine) -> Utilisation:
         hbm += share * _mean(leaf.op, "hbm_bytes") / gpu.hbm_bytes_per_s
         link += share * _mean(leaf.op, "link_bytes") / gpu.link_bytes_per_s
     total = max(total, 1e-30)
-    return Utilisation(*(min(x / total, 1.0) for x in (tensor, hbm, link)))
+    return Utilisation(*(min(float(x) / total, 1.0) for x in (tensor, hbm, link)))
 
 
 def _mean(op: Any, name: str) -> float:
@@ -89,11 +89,15 @@ def idle_w(hardware: Hardware, fit: PowerFit | None = None) -> float:
     return share * hardware.gpu.power.value
 
 
-def power_w(hardware: Hardware, used: Utilisation, busy: float = 1.0) -> tuple[float, float, float]:
-    """(watts of one GPU, 90 % low, high), over a run that works a share ``busy`` of the time."""
+def power_w(hardware: Hardware, used: Utilisation) -> float:
+    """What a GPU draws while it works. [W]"""
     fit = power_fit()
     idle, limit = idle_w(hardware, fit), hardware.gpu.power.value
-    working = min(idle + (limit - idle) * (fit.tensor * used.tensor + fit.hbm * used.hbm), limit)
-    watts = idle + busy * (working - idle)
+    return min(idle + (limit - idle) * (fit.tensor * used.tensor + fit.hbm * used.hbm), limit)
+
+
+def interval_w(hardware: Hardware, watts: float) -> tuple[float, float]:
+    """90 % of a GPU's mean power. [W]"""
+    fit = power_fit()
     width = fit.half_width if hardware.name == fit.gpu else fit.half_width_elsewhere
-    return watts, watts * (1 - width), min(watts * (1 + width), limit)
+    return watts * (1 - width), min(watts * (1 + width), hardware.gpu.power.value)

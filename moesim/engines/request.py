@@ -43,6 +43,8 @@ class Request:
     running: bool = False
     loaded: int = 0
     """Tokens whose keys and values came from another engine; gone once the request loses its blocks."""
+    rounds: int = 0
+    """Rounds of drafts that have been checked for it."""
     preemptions: int = 0
     first_token_s: float = -1.0
     last_token_s: float = -1.0

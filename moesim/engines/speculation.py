@@ -84,6 +84,10 @@ class SpeculativeConfig(Strict):
             raise ValueError(
                 "acceptance_rates rise: each counts rounds in which all drafts before were kept too, so they fall"
             )
+        if self.method == "ngram" and self.model not in (None, "ngram", "[ngram]"):
+            raise ValueError(f"method ngram runs no model; leave out {self.model!r}, or name its method")
+        if self.method != "ngram" and (self.prompt_lookup_max or self.prompt_lookup_min):
+            raise ValueError(f"prompt_lookup_max and prompt_lookup_min have a part only under ngram, not {self.method}")
         if self.method == "draft_model" and not self.model:
             raise ValueError("method draft_model needs 'model', the name of the draft model")
         if self.prompt_lookup_min and self.prompt_lookup_max and self.prompt_lookup_min > self.prompt_lookup_max:

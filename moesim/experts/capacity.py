@@ -101,13 +101,14 @@ class Dropping(_Fixed):
     capacity: Capacity
 
     def _limit(self, n: int) -> int:
-        return self.capacity.slots(n, self.whole.top_k, self.whole.num_experts)
+        """Slots of an expert for a group's tokens."""
+        return self.capacity.slots(n, self.whole.top_k, self.whole.num_experts) // self.capacity.groups
 
     def rows(self, tokens: Any) -> Array:
         def kept(n: int) -> float:
             if isinstance(self.loads, Loads):
                 return n * self.loads.top_k * kept_share(self.loads, n, self.capacity) if n > 0 else 0.0
-            return min(float(self.loads.rows(n)), self.experts * float(self._limit(n)))
+            return self.loads.kept(n, self._limit(n), self.capacity.groups)
 
         return self.whole.per_token_count(tokens, kept)
 
@@ -116,7 +117,7 @@ class Dropping(_Fixed):
 
     def blocks(self, tokens: Any, block: Any) -> Array:
         def kept(n: int, b: int) -> float:
-            return min(float(self.loads.blocks(n, b)), self.experts * float(-(-self._limit(n) // b)))
+            return self.loads.kept_blocks(n, b, self._limit(n) * self.capacity.groups)
 
         return self.whole.per_token_and_block(tokens, block, kept)
 

@@ -112,6 +112,27 @@ class GroupLoads:
     def spread(self, tokens: Any) -> Array:
         return self.whole.spread(tokens)
 
+    def kept(self, n: int, most: int, groups: int) -> float:
+        """Rows of the busiest rank where no expert takes more than ``most`` of each of ``groups`` groups' tokens."""
+        work = _work(self, n)
+        if n <= 0 or most * groups >= n:
+            return work.rows
+        if work.counts is not None:
+            return float(np.minimum(work.counts, most * groups).sum(1).mean())
+        own, mine = _busiest(self, work.rows / n), -(-n // groups)
+        whole = mine * sum(q * many for q, many in own.inclusion)
+        return work.rows * min(own.kept(mine, most) / whole, 1.0)
+
+    def kept_blocks(self, n: int, block: int, most: int) -> float:
+        """Blocks of the busiest rank where no expert takes more than ``most`` rows."""
+        work, whole = _work(self, n), _blocks(self, n, block)
+        if n <= 0 or most >= n:
+            return whole
+        if work.counts is not None:
+            return float(np.ceil(np.round(np.minimum(work.counts, most) / block, 9)).sum(1).mean())
+        own = _busiest(self, work.rows / n)
+        return min(whole * own.kept_blocks(n, block, most) / own.kept_blocks(n, block, n), whole)
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -281,13 +302,19 @@ def _blocks(group: GroupLoads, n: int, block: int) -> float:
         return float(np.ceil(np.round(work.counts / block, 9)).sum(1).mean())
     if n <= 0:
         return 0.0
+    mean = float(_rank_moments(group)[0].max())
+    own = _busiest(group, mean)
+    usual, touched = float(own.blocks(n, block)), float(own.distinct(n))
+    extra = max(work.distinct - touched, (work.rows - n * mean) / block, 0.0)
+    return usual + extra
+
+
+def _busiest(group: GroupLoads, rows: float) -> Loads:
+    """Experts of the rank with most rows, where a token brings it ``rows``."""
     mean, _ = _rank_moments(group)
     busiest = _placement(group)[int(np.argmax(mean))] * np.asarray(group.whole.popularity)
-    whole = group.whole
-    own = Loads(len(busiest), whole.top_k, group.kind, grouped(busiest), rho=whole.rho, tasks=whole.tasks)
-    usual, touched = float(own.blocks(n, block)), float(own.distinct(n))
-    extra = max(work.distinct - touched, (work.rows - n * float(mean.max())) / block, 0.0)
-    return usual + extra
+    chance, whole = np.minimum(busiest * (rows / float(mean.max())), 1.0), group.whole
+    return Loads(len(chance), whole.top_k, group.kind, grouped(chance), rho=whole.rho, tasks=whole.tasks)
 
 
 def group_loads(

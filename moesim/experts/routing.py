@@ -83,15 +83,16 @@ def _without_each(everyone: Array, chance: Array) -> Array:
 
 
 @lru_cache(maxsize=4096)
-def expected_blocks(tokens: int, q: float, block: int) -> float:
-    """E[ceil(n / block)] for n binomial(tokens, q): the sum over j of P(n > j block)."""
+def expected_blocks(tokens: int, q: float, block: int, most: int | None = None) -> float:
+    """E[ceil(n / block)] for n binomial(tokens, q), cut to ``most``: the sum over j of P(n > j block)."""
+    most = tokens if most is None else most
     if q >= 1.0:
-        return float(-(-tokens // block))
+        return float(-(-min(tokens, most) // block))
     mean, deviation = tokens * q, np.sqrt(tokens * q * (1 - q))
     low = max(0, int(mean - _TAIL * deviation) - 1)
     high = min(tokens, int(mean + _TAIL * deviation) + 12)
     n, weight = _binomial_between(tokens, q, low, high)
-    return float((weight * -(-n // block)).sum() / weight.sum())
+    return float((weight * -(-np.minimum(n, most) // block)).sum() / weight.sum())
 
 
 @lru_cache(maxsize=4096)
@@ -211,24 +212,26 @@ class Loads:
         effective = self.effective(n)
         return sum(many * (1 - (1 - q) ** effective) for q, many in self.inclusion)
 
-    def _blocks(self, n: int, block: int) -> float:
+    def kept_blocks(self, n: int, block: int, most: int) -> float:
+        """Blocks of ``n`` tokens where no expert takes more than ``most`` rows."""
+        return self._blocks(n, block, most)
+
+    def _blocks(self, n: int, block: int, most: int | None = None) -> float:
         if n <= 0:
             return 0.0
+        most = n if most is None else min(most, n)
         if self.kind == "balanced":
             active = min(self.num_experts, n * self.top_k)
             low, extra = divmod(n * self.top_k, active)
-            return float((active - extra) * -(-low // block) + extra * -(-(low + 1) // block))
+            return float((active - extra) * -(-min(low, most) // block) + extra * -(-min(low + 1, most) // block))
         if self.kind == "power_law":
             counts = power_law_counts(self.num_experts, self.top_k, n, self.alpha)
-            return float(np.ceil(counts / block).sum(1).mean())
+            return float(np.ceil(np.minimum(counts, most) / block).sum(1).mean())
         if self.kind == "trace" and n <= len(self.trace):
-            return float(np.mean([np.ceil(c / block).sum() for c in self.windows(n)]))
+            return float(np.mean([np.ceil(np.minimum(c, most) / block).sum() for c in self.windows(n)]))
         if self.rho == 0 and not self.tasks:
-            return sum(many * expected_blocks(n, q, block) for q, many in self.inclusion)
-        return self._clustered_blocks(n, block)
-
-    def _clustered_blocks(self, n: int, block: int) -> float:
-        return self._over_clusters(n, lambda counts: np.ceil(np.round(counts / block, 9)))
+            return sum(many * expected_blocks(n, q, block, most) for q, many in self.inclusion)
+        return self._over_clusters(n, lambda counts: np.ceil(np.round(np.minimum(counts, most) / block, 9)))
 
     def _over_clusters(self, n: int, value: Callable[[Array], Array]) -> float:
         """Sum over experts of ``value`` of their rows: tokens act as N_eff independent clusters of N / N_eff each."""

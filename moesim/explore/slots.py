@@ -9,6 +9,7 @@ import numpy as np
 from moesim.assembly import assemble
 from moesim.experts.capacity import SPARSE_BLOCK, dropped_share, waste
 from moesim.experts.placement import group_loads
+from moesim.inputs.model_of import seen
 from moesim.outcome import Prediction
 
 
@@ -28,7 +29,7 @@ class Slots:
 
 def slots(prediction: Prediction) -> tuple[Slots, ...]:
     """A decode step's and a full prompt step's; nothing where experts take what comes."""
-    scenario = prediction.scenario
+    scenario = seen(prediction.scenario)
     if scenario.engine.moe_dispatch not in {"static_capacity", "dropping", "block_sparse"}:
         return ()
     parts = assemble(scenario)

@@ -8,6 +8,7 @@ from typing import Any
 from moesim.assembly import assemble
 from moesim.engines.speculation import rate_of_length, tokens_a_round
 from moesim.errors import SpecError
+from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario
 from moesim.outcome import Prediction, Served, Steady
 
@@ -93,7 +94,7 @@ def speculation(prediction: Prediction) -> Speculation | None:
 
 def _load(prediction: Prediction) -> tuple[int, int]:
     """(sequences that decode at once on a replica, their mean context)."""
-    load, engine = prediction.scenario.workload, prediction.scenario.engine
+    load, engine = seen(prediction.scenario).workload, prediction.scenario.engine
     context = int(load.mean_input_len + load.mean_output_len / 2)
     if isinstance(prediction, Steady):
         return max(round(prediction.state.running), 1), context

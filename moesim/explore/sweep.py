@@ -10,6 +10,7 @@ import numpy as np
 
 from moesim.assembly import Parts, assemble
 from moesim.errors import DoesNotFit, SpecError
+from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario, dotted_fields
 from moesim.memory import fullest_stage, sequence_kv_bytes
 from moesim.metrics import STATIC_METRICS
@@ -171,11 +172,13 @@ def _block(scenario: Scenario, settings: dict[str, Any], grid: dict[str, np.ndar
     shown = {name: [_shown(v)] * len(grid["batch_size"]) for name, v in settings.items()}
     table = pd.DataFrame({**shown, **grid})
     try:
-        small = {"workload.batch_size": 1, "workload.input_len": 1, "workload.output_len": 1}
+        shortest = 1 + scenario.workload.picture_len
+        small = {"workload.batch_size": 1, "workload.input_len": shortest, "workload.output_len": 1}
         changed = scenario.with_(**{_double(n): v for n, v in {**settings, **small}.items()})
     except SpecError as error:
         return _with_every_column(table.assign(fits=False, problem="; ".join(p.message for p in error.problems)))
-    parts = assemble(changed)
+    parts, load = assemble(changed), seen(changed).workload
+    grid = grid | {"input_len": grid["input_len"] + (load.input_len or shortest) - shortest}
     fits, problem, memory = _fits(changed, parts, grid)
     table["fits"], table["problem"] = fits, problem
     for name, values in memory.items():
@@ -183,7 +186,8 @@ def _block(scenario: Scenario, settings: dict[str, Any], grid: dict[str, np.ndar
     if not fits.any():
         return _with_every_column(table)
     size, input_len, output_len = (grid[name][fits] for name in LOAD)
-    batch = static_batch(parts.steps, size, input_len, output_len, parts.limits.max_num_batched_tokens, samples=SAMPLES)
+    budget, images = parts.limits.max_num_batched_tokens, load.images.per_request if load.images else 0
+    batch = static_batch(parts.steps, size, input_len, output_len, budget, SAMPLES, images)
     for name, columns in metrics(batch).items():
         for suffix, values in zip(("", "_low", "_high"), columns, strict=True):
             column = np.full(len(table), np.nan)

@@ -17,6 +17,7 @@ from moesim.experts.trace import read_trace
 from moesim.files.validation import said
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.image_checks import image_findings
 from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.offload_checks import offload_findings
 from moesim.inputs.plan_checks import Finding, plan_findings
@@ -56,7 +57,11 @@ def check(scenario: Scenario) -> list[Finding]:
     if model:
         findings += [*_shards(scenario, model), *_lengths(scenario, model), *_routing(scenario, model)]
         findings += plan_findings(settings, model)
-    findings += [*_load(scenario, model, hardware, limits), *_images(scenario, model), *_policies(scenario, model)]
+    findings += [
+        *_load(scenario, model, hardware, limits),
+        *image_findings(scenario, model),
+        *_policies(scenario, model),
+    ]
     findings += offload_findings(scenario, model, hardware)
     if model and engine and limits and settings.drafts is not None:
         from moesim.inputs.speculation_checks import speculation_findings
@@ -158,31 +163,6 @@ def _fallback(scenario: Scenario, policies: Policies) -> Iterator[Finding]:
                 "policies": None, "variant": None, "routing": Uniform(known=False), "placement_routing": None}
     )  # fmt: skip
     yield from ((where, message) for _, message in check(other))
-
-
-def _images(scenario: Scenario, model: Model | None) -> Iterator[Finding]:
-    """Images that a model does not take, or that nothing here runs."""
-    load, where = scenario.workload, ("workload", "images")
-    if load.images is None:
-        if load.image_tokens:
-            yield ("workload", "image_tokens"), "says how many tokens an image has, but requests have no images"
-        return
-    if model is not None and model.tower is None:
-        yield where, f"{model.name} has no image tower that is known here"
-        return
-    if load.arrivals == "trace" or load.lengths.kind == "file":
-        yield where, "images go with input_len, not with lengths from a file or a trace"
-    if scenario.offload is not None or scenario.disaggregation is not None:
-        yield where, "images are predicted on engines whose weights are all on their GPUs, prefill and decode together"
-    if model is not None and scenario.engine.pipeline_parallel_size > 1:
-        yield where, "images are predicted on one pipeline stage alone; pipeline_parallel_size 1 is accepted"
-    longest, tower = sum(load.longest()), model.tower if model else None
-    if model is not None and tower is not None and not load.image_tokens:
-        images = load.images
-        more = images.per_request * tower.picture(images.width, images.height, images.per_request).tokens
-        limit = scenario.engine.max_model_len or model.max_position_embeddings
-        if limit and longest <= limit < longest + more:
-            yield where, f"{more} tokens of images make a request of {longest + more}, more than the {limit} positions"
 
 
 def _files(load: Workload, limit: int | None) -> Iterator[Finding]:

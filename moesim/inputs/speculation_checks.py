@@ -37,15 +37,29 @@ def speculation_findings(scenario: Scenario, model: Model, engine: Engine, limit
             (*where, "draft_tensor_parallel_size"),
             f"a draft model runs on the target's {tp} ranks; leave it out, as vLLM demands",
         )
-    if file.reserves_slots:
-        left = limits.max_num_batched_tokens - config.reserved_slots * limits.max_num_seqs
-        if left <= 0:
-            yield (
-                ("engine", "max_num_batched_tokens"),
-                f"{limits.max_num_batched_tokens} leaves no token beside the {config.reserved_slots} a draft adds for "
-                f"each of {limits.max_num_seqs} sequences; raise it, or lower max_num_seqs",
-            )
+    reserved = config.reserved_slots * limits.max_num_seqs if file.reserves_slots else 0
+    yield from _of_budget(scenario, config, limits, reserved)
     yield from _of_draft(scenario, config, model)
+
+
+def _of_budget(scenario: Scenario, config: SpeculativeConfig, limits: Limits, reserved: int) -> Iterator[Finding]:
+    """Steps that have no room for what is drafted."""
+    where, load = ("engine", "max_num_batched_tokens"), scenario.workload
+    budget = limits.max_num_batched_tokens - reserved
+    if budget <= 0:
+        message = (
+            f"{limits.max_num_batched_tokens} leaves no token beside the {config.reserved_slots} a draft adds for each "
+            f"of {limits.max_num_seqs} sequences; raise it, or lower max_num_seqs"
+        )
+        yield where, message
+        return
+    together = int(Plan.of(scenario.engine).share(load.size)) * (1 + config.num_speculative_tokens)
+    if load.arrivals == "batch" and together > budget:
+        message = (
+            f"a static batch of {load.size} checks {together} tokens in a step, own and drafted, where {budget} fit; "
+            "raise it, or give max_concurrency"
+        )
+        yield where, message
 
 
 def _of_draft(scenario: Scenario, config: SpeculativeConfig, model: Model) -> Iterator[Finding]:

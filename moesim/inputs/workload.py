@@ -52,7 +52,10 @@ Arrivals = Literal["batch", "closed_loop", "open_loop", "trace"]
 
 
 class Images(Strict):
-    """Images of every request, in front of its text, all alike and all different."""
+    """Images of every request, in front of its text, all alike and all different.
+
+    Lengths are drawn of the text alone.
+    """
 
     per_request: Whole = 1
     width: Annotated[int, Field(ge=1, le=65536)] = 1024
@@ -87,7 +90,7 @@ class Workload(Strict):
     images: Images | None = None
     """Beside the text: input_len counts text alone, the tokens of images come on top."""
     image_tokens: Annotated[int, Field(ge=0, le=1 << 24)] = 0
-    """Of each image; 0 is what the model's tower makes of its size."""
+    """Of each image, where input_len counts them; 0 is as many as the model's tower makes, on top of input_len."""
     cached_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each prompt that all requests have in common: prefix-cache hits once it is there."""
     ignore_eos: bool = True
@@ -131,9 +134,14 @@ class Workload(Strict):
         return self.batch_size or self.max_concurrency or 1
 
     @property
+    def picture_len(self) -> int:
+        """Prompt tokens that are images, in ``input_len`` once ``image_tokens`` says how many one has."""
+        return self.images.per_request * self.image_tokens if self.images else 0
+
+    @property
     def mean_input_len(self) -> float:
         """Mean prompt tokens where one formula gives them; input_len otherwise."""
-        return self._mean(self.input_len or 1)
+        return self.picture_len + self._mean((self.input_len or 1) - self.picture_len)
 
     @property
     def mean_output_len(self) -> float:
@@ -147,5 +155,6 @@ class Workload(Strict):
     def longest(self) -> tuple[int, int]:
         """The longest prompt and output that can come, where a bound exists; else the stated lengths."""
         stretch = self.lengths.high if isinstance(self.lengths, Uniform) else 1.0
-        longest_in, longest_out = (max(int((n or 1) * stretch), 1) for n in (self.input_len, self.output_len))
-        return longest_in, longest_out
+        text, pictures = (self.input_len or 1) - self.picture_len, self.picture_len
+        longest_in, longest_out = (max(int(n * stretch), 1) for n in (text, self.output_len or 1))
+        return pictures + longest_in, longest_out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim.engines.speculation import SpeculativeConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _EAGLE3_VOCABULARY = 32_000
 """Of most published EAGLE-3 heads."""
+_MOST_LAYERS_OF_A_HEAD = 2
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def drafted(target: Model, config: SpeculativeConfig) -> tuple[Model | None, boo
         return load_model(str(config.model)), True, ""
     if method == "medusa":
         heads = Layers(config.num_speculative_tokens, (MedusaHead(target.vocab_size),), 0)
-        return _of(target, f"{target.name}'s Medusa heads", (heads,)), False, ""
+        note = "speculation: Medusa's heads are priced as published, a residual block and an output layer each"
+        return _of(target, f"{target.name}'s Medusa heads", (heads,)), False, note
     if method == "mtp":
         if not target.mtp_layers:
             raise SpecError(
@@ -106,20 +109,17 @@ def _eagle(target: Model, config: SpeculativeConfig) -> tuple[Model, bool, str]:
     """A head of one dense layer: as its config says, or as the target's own layers are."""
     third, note = config.method == "eagle3", ""
     vocabulary = min(_EAGLE3_VOCABULARY, target.vocab_size) if third else target.vocab_size
-    try:
-        if not config.model:
-            raise SpecError("no model is named")
-        known = load_model(config.model)
+    known = _head_file(target, config)
+    if known is not None:
         attention, ffn = known.layers[-1].blocks[0], known.layers[-1].blocks[-1]
-        if known.hidden_size != target.hidden_size:
-            raise SpecError(f"its hidden size is {known.hidden_size}, the target's {target.hidden_size}")
         vocabulary = known.vocab_size if third else vocabulary
-    except SpecError as error:
+    else:
         attention, _ = _last_layer(target)
         ffn = Dense(_width(target))
+        why = f"no config of {config.model} is at hand" if config.model else "no model is named"
         note = (
-            f"the {config.method} head is built of {target.name}'s own attention and a dense layer as wide as what a "
-            f"token passes, as no config describes it ({error})"
+            f"speculation: the {config.method} head is built of {target.name}'s own attention and a dense layer as "
+            f"wide as what a token passes, as {why}"
         )
     beside = 0
     if third and isinstance(attention, OfHeads):
@@ -130,6 +130,27 @@ def _eagle(target: Model, config: SpeculativeConfig) -> tuple[Model, bool, str]:
     found = _of(target, f"{target.name}'s {config.method} head", (layer,))
     # EAGLE-3 has an output layer of its own and the target's embedding: one table of the two.
     return replace(found, vocab_size=vocabulary, embedding_rows=0, tie_word_embeddings=True), third, note
+
+
+def _head_file(target: Model, config: SpeculativeConfig) -> Model | None:
+    """The model that is named as a head; None where its config is not at hand. Raises SpecError where it is no head."""
+    if not config.model:
+        return None
+    try:
+        known = load_model(config.model)
+    except SpecError:
+        if Path(config.model).exists():
+            raise
+        return None
+    if known.num_hidden_layers > _MOST_LAYERS_OF_A_HEAD:
+        message = f"{known.name} has {known.num_hidden_layers} layers, so it is no {config.method} head"
+        raise SpecError(f"{message}; draft_model runs it")
+    if known.hidden_size != target.hidden_size:
+        raise SpecError(
+            f"{known.name} is of hidden size {known.hidden_size} and {target.name} of {target.hidden_size}; a head has "
+            "its target's"
+        )
+    return known
 
 
 def _of(target: Model, name: str, layers: tuple[Layers, ...]) -> Model:

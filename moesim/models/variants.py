@@ -77,7 +77,8 @@ def _dropped(model: Model, changes: Changes) -> set[int]:
     asked, layers = changes.dropped_layers, model.num_hidden_layers
     if isinstance(asked, tuple):
         return set(asked)
-    return {round((i + 0.5) * layers / asked - 0.5) for i in range(asked)} if asked else set()
+    # Between the first and the last.
+    return {1 + int((i + 0.5) * (layers - 2) / asked) for i in range(asked)} if asked else set()
 
 
 def _problems(model: Model, changes: Changes) -> Iterator[str]:
@@ -94,9 +95,7 @@ def _problems(model: Model, changes: Changes) -> Iterator[str]:
             return
     if model.has_encoder and changes.dropped_layers:
         yield f"{model.name} is an encoder-decoder model; none of its layers can be left out"
-    dropped = _dropped(model, changes)
-    if any(place >= model.num_hidden_layers for place in dropped) or len(dropped) >= model.num_hidden_layers:
-        yield f"dropped_layers leaves out {len(dropped)} or names one beyond the {model.num_hidden_layers} there are"
+    yield from _layer_problems(model, changes.dropped_layers)
     for number, ffn in enumerate(layers):
         left = _of_layer(ffn, changes, number)
         if left.num_experts_per_tok > left.num_experts:
@@ -105,6 +104,20 @@ def _problems(model: Model, changes: Changes) -> Iterator[str]:
                 "num_experts_per_tok, or prune fewer"
             )
             return
+
+
+def _layer_problems(model: Model, asked: int | tuple[int, ...] | None) -> Iterator[str]:
+    layers = model.num_hidden_layers
+    if isinstance(asked, tuple):
+        beyond = [place for place in asked if place >= layers]
+        if beyond:
+            yield f"dropped_layers: {model.name} has no layer {beyond[0]}; 0 to {layers - 1} are accepted"
+        elif len(set(asked)) < len(asked):
+            yield "dropped_layers names a layer twice"
+        elif len(asked) >= layers:
+            yield f"dropped_layers leaves none of the {layers} layers of {model.name}"
+    elif asked and asked > layers - 2:
+        yield f"dropped_layers: up to {max(layers - 2, 0)} of the {layers} layers of {model.name} can go, not {asked}"
 
 
 def _order(model: Model) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.offload import AMOUNTS
 from moesim.inputs.scenario import Scenario
 from moesim.paths import whole
+from moesim.report.text import model_words
 from moesim.units import bytes_text
 
 _UNIT = {"s": "_s", "B": "_bytes"}
@@ -34,7 +35,7 @@ def search_text(scenario: Scenario, found: SearchResult, top: int) -> str:
     asked = f", {' and '.join(map(str, found.constraints))}" if found.constraints else ""
     load = scenario.workload
     lines = [
-        f"{scenario.model} on {hardware.title} with {scenario.host or hardware.host}: batch {load.size}, "
+        f"{model_words(scenario)} on {hardware.title} with {scenario.host or hardware.host}: batch {load.size}, "
         f"{load.input_len} in, {load.output_len} out; {found.minimized} at its best{asked}",
         f"{len(found.configurations):,} configurations, {found.kept:,} fit and keep every constraint",
         "",

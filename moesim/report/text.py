@@ -8,7 +8,7 @@ from moesim.cost.cost import Cost, by_family
 from moesim.engines.engine import load_engine
 from moesim.errors import DoesNotFit
 from moesim.hardware.catalogue import load_hardware
-from moesim.inputs.model_of import model_of
+from moesim.inputs.model_of import model_of, seen
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.workload import Workload
 from moesim.memory import Room
@@ -81,8 +81,9 @@ def routing_words(routing: Any) -> str:
 def title(prediction: Prediction) -> str:
     """What is predicted, in a line."""
     scenario = prediction.scenario
-    load, plan = scenario.workload, Plan.of(scenario.engine)
-    model = f"{scenario.model}, {scenario.variant.title}," if scenario.variant else scenario.model
+    plan = Plan.of(scenario.engine)
+    words = model_words(scenario)
+    model = f"{words}," if "," in words else words
     how = f" ({plan.describe()})" if plan.world > plan.tp or plan.ep > 1 else ""
     if scenario.offload is not None:
         from moesim.inputs.system_file import load_system
@@ -96,7 +97,19 @@ def title(prediction: Prediction) -> str:
     if scenario.offload is None:
         engine = load_engine(scenario.engine.name, scenario.engine.version)
         how += f" under {engine.file.name} {engine.asked}"
-    return f"{model} on {_gpus_words(scenario)}{how}: {workload_words(load)}, {routing_words(scenario.routing)}"
+    asked = workload_words(seen(scenario).workload)
+    return f"{model} on {_gpus_words(scenario)}{how}: {asked}, {routing_words(scenario.routing)}"
+
+
+def model_words(scenario: Scenario) -> str:
+    """A model's name, what a variant makes of it and what drafts for it."""
+    found, drafts = [scenario.model], scenario.engine.drafts
+    if scenario.variant is not None:
+        found.append(scenario.variant.title)
+    if drafts is not None:
+        by = drafts.method if drafts.model is None else f"{drafts.method} {drafts.model}"
+        found.append(f"{drafts.num_speculative_tokens} drafts by {by}")
+    return ", ".join(found)
 
 
 def _gpus_words(scenario: Scenario) -> str:
@@ -109,8 +122,13 @@ def _gpus_words(scenario: Scenario) -> str:
 
 def workload_words(load: Workload) -> str:
     """The workload in a few words."""
+    lengths = f"{load.input_len} in, {load.output_len} out"
+    if load.images is not None and load.input_len is not None:
+        many = f"{load.images.per_request} image{'s' if load.images.per_request > 1 else ''}"
+        pictures = f"{many} of {load.image_tokens:,} tokens" if load.image_tokens else many
+        lengths = f"{pictures} and {load.input_len - load.picture_len} in, {load.output_len} out"
     if load.arrivals == "batch":
-        return f"batch {load.size}, {load.input_len} in, {load.output_len} out"
+        return f"batch {load.size}, {lengths}"
     who = {
         "closed_loop": f"{load.max_concurrency} clients",
         "open_loop": f"{load.request_rate:g} requests a second" if load.request_rate else "",
@@ -118,7 +136,6 @@ def workload_words(load: Workload) -> str:
     }[load.arrivals]
     if load.arrivals == "trace":
         return who
-    lengths = f"{load.input_len} in, {load.output_len} out"
     law = load.lengths
     if law.kind == "uniform":
         lengths += f" (x {law.low:g} to {law.high:g})"
@@ -182,9 +199,9 @@ def knowledge_lines(prediction: Prediction) -> list[str]:
     lines = [f"time priced by: {shares}"]
     by_note: dict[str, list[str]] = {}
     for note in prediction.knowledge.notes:
-        name, _, text = note.partition(": ")
-        by_note.setdefault(text, []).append(name)
-    lines += [f"  {text}: {', '.join(sorted(names))}" for text, names in sorted(by_note.items())]
+        name, apart, text = note.partition(": ")
+        by_note.setdefault(text if apart else note, []).extend([name] if apart else [])
+    lines += [f"  {text}{': ' * bool(names)}{', '.join(sorted(names))}" for text, names in sorted(by_note.items())]
     return lines
 
 

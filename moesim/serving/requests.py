@@ -60,6 +60,7 @@ def requests(load: Workload, longest: int = 1 << 40, part: tuple[int, int] = (0,
         return
     random = np.random.default_rng(load.seed)
     count, done, clock = request_count(load) or 0, 0, 0.0
+    images = load.images.per_request if load.images else 0
     while done < count:
         size = min(_BLOCK, count - done)
         prompts, outputs = lengths(load, size, random)
@@ -72,7 +73,6 @@ def requests(load: Workload, longest: int = 1 << 40, part: tuple[int, int] = (0,
             output = min(int(outputs[i]), longest - prompt)
             shared = int(prompt * load.cached_share)
             segments = ((_SHARED_TEXT, shared), (done + i, prompt - shared)) if shared else ()
-            images = load.images.per_request if load.images else 0
             yield Request(done + i, prompt, output, clock, images, load.image_tokens, segments)
         done += size
 
@@ -82,13 +82,13 @@ def _traced(number: int, item: TracedRequest) -> Request:
 
 
 def lengths(load: Workload, size: int, random: np.random.Generator) -> tuple[Any, Any]:
-    """(prompt lengths, output lengths) of ``size`` requests. [tokens]"""
+    """(prompt lengths, images among them, output lengths) of ``size`` requests. [tokens]"""
     law = load.lengths
     if isinstance(law, FromFile):
         pairs = np.array(read_lengths(law.file))
         rows = random.integers(len(pairs), size=size)
         return pairs[rows, 0], pairs[rows, 1]
-    mean_in, mean_out = load.input_len or 1, load.output_len or 1
+    mean_in, mean_out = (load.input_len or 1) - load.picture_len, load.output_len or 1
     if isinstance(law, Uniform):
         prompts, outputs = (
             random.integers(max(int(mean * law.low), 1), max(int(mean * law.high), 1), size, endpoint=True)
@@ -103,4 +103,4 @@ def lengths(load: Workload, size: int, random: np.random.Generator) -> tuple[Any
         prompts, outputs = np.full(size, mean_in), np.full(size, mean_out)
     if not load.ignore_eos:
         outputs = random.geometric(1.0 / np.maximum(outputs, 1))
-    return prompts, outputs
+    return load.picture_len + prompts, outputs

@@ -38,6 +38,10 @@ class FrontEnd:
     image_s: float = 0.0
     """Of every image: decoding, resizing and cutting it. One at a time."""
 
+    def reading_s(self, text: float, images: int) -> float:
+        """A prompt's turn: of so many tokens of text, and images. [s]"""
+        return self.prompt_token_s * text + self.image_s * images
+
 
 class Clients:
     """Sends requests, each when its time has come and, where ``concurrency`` limits them, a place is free."""
@@ -65,7 +69,7 @@ class Clients:
                 self._places.popleft()
             self._reader_free_s = max(self._reader_free_s, request.sent_s)
             text = request.prompt_len - request.images * request.image_tokens
-            self._reader_free_s += self._front.prompt_token_s * text + self._front.image_s * request.images
+            self._reader_free_s += self._front.reading_s(text, request.images)
             self._ready.append((self._reader_free_s + self._front.request_s, request))
             self._next = next(self._requests, None)
         while self._ready and self._ready[0][0] <= now:
@@ -292,8 +296,11 @@ class Simulation:
         """Apply a stretch of decode steps: those that end are taken down, the last one stays under way."""
         scheduler, ahead = self._schedulers[0], self._depth - 1
         a_round = 1 + len(scheduler.limits.kept)
+        # The last one is not over yet; ahead, the one that was under way is.
+        rounds = len(times) if ahead else len(times) - 1
         for request, more in zip(running, grown, strict=True):
             request.computed += more
+            request.rounds += rounds
             request.emitted += more if ahead else more - a_round
             if request.computed - a_round >= request.next_full:
                 scheduler.blocks.commit(request, request.computed - a_round)

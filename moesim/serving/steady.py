@@ -43,6 +43,8 @@ _LENGTHS = 6
 _MOST_SHARE, _MOST_SHARE_IN_LOCKSTEP = 0.25, 0.1
 """Of the time, spent on prompts, up to which requests are out of step with each other: found by comparing with
 simulations of 200 shipped plans and loads (docs/load.md)."""
+_MOST_READING = 0.7
+"""Of the time in which the server reads prompts, up to which their queue is short."""
 _LEAST_CLIENTS_IN_LOCKSTEP = 2.0
 """Clients a replica, below which some replicas compute a prompt while others have nothing to do."""
 _ROUNDS = 40
@@ -66,8 +68,10 @@ class SteadyState(NamedTuple):
     """Of the engine's time, spent on prompts."""
     limited_by: str
     """``clients`` or ``rate``."""
+    idle_share: float
+    """Of the time, an engine has nothing to do."""
     cost: Cost
-    """A mean step and the prompt's own. [s]"""
+    """A mean step: its share of those that only decode, and of those with a prompt. [s]"""
 
 
 def steady_state(
@@ -84,67 +88,96 @@ def steady_state(
     fullest : (Rank, Room)
         The pipeline stage with least room for the cache.
     """
-    replicas, moe = steps.rank.plan.dp, steps.rank.model.moe is not None
-    if not moe and load.max_concurrency:
-        # Replicas that do not wait for each other: those without a client do nothing.
-        replicas = min(replicas, load.max_concurrency)
-    prompt, output = load.mean_input_len, load.mean_output_len
-    clients = load.max_concurrency / replicas if load.max_concurrency else float("inf")
-    asked = load.request_rate / replicas if load.request_rate else float("inf")
-    cache = _cache_seats(fullest, block_size, prompt, output)
-    most = min(clients, limits.max_num_seqs, cache)
-    priced = _Priced(steps, limits, most, load)
-    tokens = max(mean_rounds(steps.rank.kept, output - 1), _LEAST_TOKENS)
-    lockstep = replicas if moe else 1
-    images = load.images.per_request if load.images else 0
-    reading = front.request_s + front.prompt_token_s * (prompt - images * load.image_tokens) + front.image_s * images
-
-    def at(running: float) -> tuple[float, float, float, float]:
-        """(mean step, answers a second, prompts' share of time, time to first token without a queue)."""
-        decode, extra = priced.at(running)
-        # Prompts that replicas in lockstep take in the same step run side by side.
-        prompts = most_of(lockstep, running / tokens)
-        step = decode + extra * prompts
-        rate = running / (tokens * step)
-        others = most_of(lockstep, running / tokens, mine=1) - 1.0
-        return step, rate, extra * prompts / step, reading + waits(running, step) + priced.own(running) + extra * others
-
-    def waits(running: float, step: float) -> float:
-        """For the step under way and those composed ahead, where others keep the engine busy. [s]"""
-        in_step = np.isfinite(clients) and not load.request_rate
-        aligned = max(step - reading, step / 2) if in_step else step / 2
-        busy = min(clients - 1.0, 1.0) if np.isfinite(clients) else 1.0 - np.exp(-running)
-        return busy * (aligned + (limits.depth - 1) * step)
-
-    def too_many(running: float) -> bool:
-        """Whether more sequences would decode at once than clients, or the rate asked for, keep busy."""
-        _, rate, _, first = at(running)
-        return rate > asked or running + rate * first > clients
-
-    running = _boundary(too_many, most)
+    at = _Balance(steps, limits, load, front, _cache_seats(fullest, block_size, load))
+    most, tokens, clients, asked, priced = at.most, at.tokens, at.clients, at.asked, at.priced
+    running = _boundary(at.too_many, most)
     if np.isfinite(asked) and not np.isfinite(clients) and 0.0 < running < most * (1 - 1e-6):
-        together = most_of(lockstep, running / tokens) / (running / tokens)
-        running = min(priced.at_random(asked, tokens, together, most), most * (1 - 1e-5))
-        first, share = at(running)[3], at(running)[2]
+        running = min(priced.at_random(asked, tokens, at.prompts(running) * tokens / running, most), most * (1 - 1e-5))
+        first, share = at.mean(running)[3], at.mean(running)[2]
         step, rate = running / (asked * tokens), asked
     else:
-        step, rate, share, first = at(running)
+        step, rate, share, first = at.mean(running)
     limited = "rate" if rate >= 0.999 * asked else "clients"
-    full = running >= most * (1 - 1e-6) and (clients > most or rate < 0.999 * asked < float("inf"))
-    _refuse_unseen(steps.rank.plan.pp, lockstep, full, cache < limits.max_num_seqs, share, clients, limited, load)
+    _refuse_unseen(at, limits, load, running, rate, share, limited)
     if np.isfinite(clients):
         # A sequence sees the prompts of the others: its own came before.
-        step -= priced.at(running)[1] * most_of(lockstep, running / tokens) / (clients * lockstep)
+        step -= priced.at(running)[1] * at.prompts(running) / (clients * at.lockstep)
     if limited == "clients":
-        burst = priced.burst(max(int(clients), 1), limits.max_num_batched_tokens, front)
+        burst = priced.burst(max(int(clients), 1), limits.max_num_batched_tokens, front.request_s, at.turn)
         first = _over_rounds(load, clients, first, burst, step, tokens, priced.at(running))
         rate = clients / (first + tokens * step)
+    idle = priced.idle if limited == "rate" else min(at.reading * rate / clients, 1.0) ** clients
+    cost, output = priced.cost(running / max(1.0 - idle, 1e-6), tokens), load.mean_output_len
     itl = step if output > 1 else float("nan")
     tpot = itl * (tokens / (output - 1)) if output > 1 else itl
     whole = first + (tokens if output > 1 else 0.0) * step
     return SteadyState(
-        first, tpot, itl, whole, rate * replicas, running, share, limited, priced.cost(running)
+        first, tpot, itl, whole, rate * at.replicas, running, share, limited, idle**at.lockstep, cost
     )  # fmt: skip
+
+
+class _Balance:
+    """What a replica's step takes, and a request waits for, when so many sequences decode at once."""
+
+    def __init__(self, steps: Steps, limits: SchedulerLimits, load: Workload, front: FrontEnd, cache: float):
+        plan, moe = steps.rank.plan, steps.rank.model.moe is not None
+        self.replicas = plan.dp
+        if not moe and load.max_concurrency:
+            # Replicas that do not wait for each other: those without a client do nothing.
+            self.replicas = min(plan.dp, load.max_concurrency)
+        self.lockstep = self.replicas if moe else 1
+        self.clients = load.max_concurrency / self.replicas if load.max_concurrency else float("inf")
+        self.asked = load.request_rate / self.replicas if load.request_rate else float("inf")
+        self.cache, self.most = cache, min(self.clients, limits.max_num_seqs, cache)
+        self.tokens = max(mean_rounds(steps.rank.kept, load.mean_output_len - 1), _LEAST_TOKENS)
+        """Decode steps of an answer."""
+        self.turn = front.reading_s(
+            load.mean_input_len - load.picture_len, load.images.per_request if load.images else 0
+        )
+        self.reading = front.request_s + self.turn
+        self.stages, self.drafts = plan.pp, len(steps.rank.kept)
+        self._depth, self._in_step = limits.depth, bool(load.max_concurrency) and not load.request_rate
+        nodes = np.geomspace(1, max(min(self.most, limits.max_num_seqs), 1), _NODES)
+        self.priced = _Priced(steps, limits, np.unique(np.rint(nodes)).astype(np.int64), load)
+
+    def prompts(self, running: float) -> float:
+        """That replicas in lockstep take in a step: they run side by side, so the most of any counts."""
+        return most_of(self.lockstep, running / self.tokens)
+
+    def mean(self, running: float) -> tuple[float, float, float, float]:
+        """(mean step, answers a second, prompts' share of time, time to first token without a queue)."""
+        decode, extra = self.priced.at(running)
+        prompts = self.prompts(running)
+        step = decode + extra * prompts
+        rate = running / (self.tokens * step)
+        others = most_of(self.lockstep, running / self.tokens, mine=1) - 1.0
+        own = self.priced.own(running)
+        first = self.reading + self._queued(rate) + self._waits(running, step) + own + extra * others
+        return step, rate, extra * prompts / step, first
+
+    def too_many(self, running: float) -> bool:
+        """Whether more sequences would decode at once than clients, or the rate asked for, keep busy."""
+        _, rate, _, first = self.mean(running)
+        return rate > self.asked or running + rate * first > self.clients
+
+    def _queued(self, rate: float) -> float:
+        """For the server that reads prompts one by one: Poisson arrivals, of which a client sees the others'. [s]"""
+        others = 1.0 - 1.0 / (self.clients * self.lockstep)
+        busy = min(rate, self.asked) * self.lockstep * self.turn * others
+        return self.turn * busy / (2.0 * (1.0 - busy)) if busy < 1.0 else float("inf")
+
+    def _waits(self, running: float, step: float) -> float:
+        """For the step under way and those composed ahead, where others keep the engine busy. [s]"""
+        aligned = max(step - self.reading, step / 2) if self._in_step else step / 2
+        busy = min(self.clients - 1.0, 1.0) if np.isfinite(self.clients) else 1.0 - np.exp(-running)
+        return busy * (aligned + (self._depth - 1) * step)
+
+
+def mean_step(steps: Steps, limits: SchedulerLimits, load: Workload, state: SteadyState) -> Cost:
+    """``state.cost`` with operations of just that size. [s]"""
+    running = max(round(state.running / max(1.0 - state.idle_share, 1e-6)), 1)
+    tokens = max(mean_rounds(steps.rank.kept, load.mean_output_len - 1), _LEAST_TOKENS)
+    return _Priced(steps, limits, np.array([running]), load).cost(running, tokens)
 
 
 def most_of(replicas: int, mean: float, mine: int = 0) -> float:
@@ -159,18 +192,25 @@ def most_of(replicas: int, mean: float, mine: int = 0) -> float:
 
 
 def _refuse_unseen(
-    stages: int, lockstep: int, full: bool, by_cache: bool, share: float, clients: float, limited: str, load: Workload
+    at: _Balance, limits: SchedulerLimits, load: Workload, running: float, rate: float, share: float, limited: str
 ) -> None:
     """Raise SpecError for loads whose steady state the closed form does not see."""
+    clients, asked, lockstep = at.clients, at.asked, at.lockstep
+    full = running >= at.most * (1 - 1e-6) and (clients > at.most or rate < 0.999 * asked < float("inf"))
+    reader = rate * lockstep * at.turn
     why = ""
-    if stages > 1:
+    if at.stages > 1:
         why = "micro-batches of a pipeline fill each other's gaps"
-    elif full and by_cache:
+    elif full and at.cache < limits.max_num_seqs:
         why = "the KV cache is full: requests wait for room, lose it and are computed again"
     elif full:
         why = "more requests come than there are seats: they queue"
     elif share > (_MOST_SHARE if lockstep == 1 else _MOST_SHARE_IN_LOCKSTEP):
         why = f"prompts take {share:.0%} of the time: they come in bursts that decodes wait for"
+    elif reader > _MOST_READING:
+        why = f"the server reads prompts and images {min(reader, 1.0):.0%} of the time: they queue for it"
+    elif running * (1 + at.drafts) > limits.max_num_batched_tokens:
+        why = "sequences and their drafts are more tokens than a step takes: they take turns"
     elif load.max_concurrency and (request_count(load) or load.max_concurrency) < load.max_concurrency:
         why = "there are fewer requests than clients: the run ends before it is steady"
     elif lockstep > 1 and clients < _LEAST_CLIENTS_IN_LOCKSTEP:
@@ -230,7 +270,8 @@ def relative_lengths(load: Workload) -> Array:
         lengths = np.exp(law.sigma * np.array([NormalDist().inv_cdf(x) for x in middles]))
     else:
         return np.ones(1)
-    return lengths / lengths.mean()
+    text = 1.0 - load.picture_len / load.mean_input_len
+    return 1.0 + text * (lengths / lengths.mean() - 1.0)
 
 
 def relative_spread(load: Workload) -> float:
@@ -242,20 +283,19 @@ def relative_spread(load: Workload) -> float:
     return float(np.hypot(own, 0.0 if load.ignore_eos else 1.0))
 
 
-def _cache_seats(fullest: tuple[Rank, Room], block_size: int, prompt: float, output: float) -> float:
+def _cache_seats(fullest: tuple[Rank, Room], block_size: int, load: Workload) -> float:
     """Sequences whose mean context fits: half of the output is there on average."""
     rank, room = fullest
-    each = float(sequence_kv_bytes(rank, prompt + output / 2, block_size))
+    each = float(sequence_kv_bytes(rank, load.mean_input_len + load.mean_output_len / 2, block_size))
     return max(room.kv_available / each, 1.0)
 
 
 class _Priced:
-    """Steps of 1 to ``most`` decodes, alone and with a prompt, priced at once."""
+    """Steps of some numbers of decodes, alone and with a prompt, priced at once."""
 
-    def __init__(self, steps: Steps, limits: SchedulerLimits, most: float, load: Workload):
-        nodes = np.unique(np.rint(np.geomspace(1, max(min(most, limits.max_num_seqs), 1), _NODES))).astype(np.int64)
+    def __init__(self, steps: Steps, limits: SchedulerLimits, nodes: Array, load: Workload):
         prompt, output = load.mean_input_len, load.mean_output_len
-        self._nodes, self._prompt = nodes, prompt
+        self._nodes, self.idle = nodes, 0.0
         new, past = (
             np.maximum(np.rint(share * prompt * relative_lengths(load)), least).astype(np.int64)[:, None]
             for share, least in ((1.0 - load.cached_share, 1), (load.cached_share, 0))
@@ -281,6 +321,7 @@ class _Priced:
         mixed = np.broadcast_to(self._mixed.seconds, decoding.shape).reshape(chunks.shape)
         self._alone, self._own = alone, (chunks * mixed).mean(0)
         self._extra = (chunks * np.maximum(mixed - alone, 0.0)).mean(0)
+        self._chunks = float(chunks.mean())
 
     def at(self, running: float) -> tuple[float, float]:
         """(a step that only decodes, what a prompt adds). [s]"""
@@ -298,13 +339,14 @@ class _Priced:
         step = np.interp(n, self._nodes, self._alone) / (1.0 - busy)
         weight = np.concatenate([[0.0], np.cumsum(np.log(rate * tokens * step / n))])
         chance = np.exp(weight - weight.max())
+        self.idle = float(chance[0] / chance.sum())
         return float(np.arange(len(chance)) @ chance / chance.sum())
 
     def own(self, running: float) -> float:
         """The steps that compute a prompt beside the decodes. [s]"""
         return self._between(self._own, running)
 
-    def burst(self, prompts: int, budget: int, front: FrontEnd) -> float:
+    def burst(self, prompts: int, budget: int, request_s: float, turn_s: float) -> float:
         """Mean time to first token of ``prompts`` that come at once: read one by one, computed a step full at a time.
 
         Those whose prompts are done decode beside the others.
@@ -314,7 +356,7 @@ class _Priced:
         # One after the other, the decodes of a step shared by its prompts.
         each = np.interp(np.maximum(before, 1.0), self._nodes, self._extra)
         each = each + np.interp(before, self._nodes, self._alone) * (before > 0) / together
-        read = front.request_s + front.prompt_token_s * self._prompt * (before + 1.0)
+        read = request_s + turn_s * (before + 1.0)
         passed = np.cumsum(each)
         ends = passed + np.maximum.accumulate(np.maximum(read + each - passed, 0.0))
         # A token comes when its step ends; where more than one step is needed, the first takes the first prompt alone.
@@ -324,12 +366,17 @@ class _Priced:
     def _between(self, values: Array, running: float) -> float:
         return float(np.interp(running, self._nodes, values))
 
-    def cost(self, running: float) -> Cost:
-        """Both kinds of step at the nearest priced size."""
+    def cost(self, running: float, tokens: float) -> Cost:
+        """Both kinds of step at the nearest priced size, as often as they come; an answer takes ``tokens`` steps.
+
+        ``running`` is the mean while there is any.
+        """
         place = int(np.argmin(np.abs(self._nodes - running)))
+        mixed = min(self._chunks * running / tokens, 1.0 - 1e-6)
 
-        def one(x: Any) -> float:
+        def one(x: Any, share: float) -> float:
             x = np.asarray(x, float)
-            return float(x.reshape(-1, len(self._nodes)).mean(0)[place] if x.size > 1 else x.reshape(-1)[0])
+            return share * float(x.reshape(-1, len(self._nodes)).mean(0)[place] if x.size > 1 else x.reshape(-1)[0])
 
-        return summed("step", [reduced(self._decode, one), reduced(self._mixed, one)])
+        kinds = ((self._decode, 1.0 - mixed), (self._mixed, mixed))
+        return summed("step", [reduced(cost, lambda x, share=share: one(x, share)) for cost, share in kinds])

@@ -14,6 +14,8 @@ from moesim.explore.economy import economy
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.loading import load
 from moesim.inputs.prices_file import prices_of
+from moesim.inputs.scenario import Scenario
+from moesim.inputs.workload import Workload
 from moesim.models.catalogue import load_model
 from moesim.paths import SCENARIOS
 from moesim.prediction import predict, predict_steady
@@ -35,14 +37,12 @@ def test_held_out_power():
 
 def test_power_by_hand():
     h100, fit = load_hardware("h100-sxm"), power_fit()
-    assert power_w(h100, Utilisation(0, 0, 0))[0] == pytest.approx(fit.idle_w)
-    half = power_w(h100, Utilisation(0.0, 0.5, 0.0))[0]
+    assert power_w(h100, Utilisation(0, 0, 0)) == pytest.approx(fit.idle_w)
+    half = power_w(h100, Utilisation(0.0, 0.5, 0.0))
     assert half == pytest.approx(fit.idle_w + (700 - fit.idle_w) * fit.hbm * 0.5)
-    assert power_w(h100, Utilisation(1.0, 1.0, 0.0))[0] == 700, "never above the limit"
-    assert power_w(h100, Utilisation(0, 0.5, 0), busy=0.0)[0] == pytest.approx(fit.idle_w)
-    assert power_w(h100, Utilisation(0, 0.5, 0), busy=0.4)[0] == pytest.approx(fit.idle_w + 0.4 * (half - fit.idle_w))
+    assert power_w(h100, Utilisation(1.0, 1.0, 0.0)) == 700, "never above the limit"
     l40s = load_hardware("l40s")
-    assert power_w(l40s, Utilisation(0, 0, 0))[0] == pytest.approx(fit.idle_w / 700 * l40s.gpu.power.value)
+    assert power_w(l40s, Utilisation(0, 0, 0)) == pytest.approx(fit.idle_w / 700 * l40s.gpu.power.value)
 
 
 def test_energy_and_price_by_hand():
@@ -62,6 +62,47 @@ def test_a_busier_gpu_draws_more():
     assert watts == sorted(watts)
     steady = predict_steady(load(SCENARIOS / "mixtral_closed_loop.yaml"))
     assert economy(steady).gpu_w.value > power_fit().idle_w
+
+
+def of(clients: int | None = None, rate: float | None = None, steady: bool = False, **changes):
+    load = Workload(
+        max_concurrency=clients, request_rate=rate, input_len=512, output_len=64, num_prompts=60,
+        lengths={"kind": "uniform", "low": 0.5, "high": 1.5},
+    )  # fmt: skip
+    scenario = Scenario(model="Mixtral-8x7B-v0.1", hardware="h100-sxm", workload=load)
+    changes = {"tensor_parallel_size": 4, **changes}
+    return economy((predict_steady if steady else predict)(scenario.with_(**changes)))
+
+
+@pytest.mark.parametrize("load", [{"clients": 4}, {"rate": 0.1}, {"rate": 2.0}])
+def test_a_steady_state_costs_what_its_simulation_costs(load):
+    steady, served = of(steady=True, **load), of(**load)
+    print(load, f"{steady.gpu_w.value:.0f} W, simulated {served.gpu_w.value:.0f}")
+    assert steady.gpu_w.value == pytest.approx(served.gpu_w.value, rel=0.10)
+    assert steady.busy == pytest.approx(served.busy, rel=0.25)
+    assert steady.input_share == pytest.approx(served.input_share, abs=0.05)
+
+
+def test_engines_apart_are_busy_each_for_itself():
+    dense = {"model": "Qwen3-32B", "tensor_parallel_size": 2}
+    one, four = of(rate=0.4, **dense), of(rate=1.6, **dense, num_prompts=240, data_parallel_size=4)
+    assert four.busy == pytest.approx(one.busy, rel=0.15) and four.gpus == 4 * one.gpus
+    apart = Scenario(
+        model="Mixtral-8x7B-v0.1", hardware="h100-sxm", engine={"tensor_parallel_size": 2},
+        disaggregation={"prefill_replicas": 2, "decode_replicas": 2},
+        workload=Workload(request_rate=2.0, input_len=512, output_len=64, num_prompts=60),
+    )  # fmt: skip
+    found = economy(predict(apart))
+    assert found.gpus == 8 and 0.0 < found.busy < 0.7 and found.input_share == 0.5
+
+
+def test_stages_of_a_pipeline_work_in_turn():
+    load = Workload(batch_size=1, input_len=512, output_len=256)
+    base = Scenario(model="Mixtral-8x7B-v0.1", hardware="h100-sxm", workload=load)
+    found = economy(predict(base.with_(pipeline_parallel_size=4)))
+    assert found.busy == pytest.approx(0.25, abs=0.02)
+    full = economy(predict(base.with_(pipeline_parallel_size=4, batch_size=4)))
+    assert full.busy > 0.95 and full.gpu_w.value > found.gpu_w.value
 
 
 def test_prices_name_their_source(tmp_path):

@@ -80,13 +80,23 @@ def test_fewer_experts_a_token_are_faster():
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize("count", [1, 4, 11, 14])
+def test_the_first_and_the_last_layer_stay(count):
+    # Layers told apart by their experts.
+    first_last = model_of(scenario(num_experts=[8 + i for i in range(16)], dropped_layers=count))
+    left = [g.routed.num_experts for i in first_last.order for g in (first_last.layers[i],) if g.routed]
+    assert len(left) == 16 - count and left[0] == 8 and left[-1] == 23
+
+
 @pytest.mark.parametrize(
     ("variant", "said"),
     [
         ({"num_experts": 4}, "4 experts are left and each token passes 8"),
         ({"num_experts": [64] * 3}, "has 3 entries; OLMoE-1B-7B-0924 has 16 layers"),
         ({"pruned_experts": 0.5, "num_experts": 32}, "say the same thing"),
-        ({"dropped_layers": [16]}, "beyond the 16"),
+        ({"dropped_layers": [16]}, "has no layer 16; 0 to 15"),
+        ({"dropped_layers": [1, 1]}, "names a layer twice"),
+        ({"dropped_layers": 15}, "up to 14 of the 16 layers"),
         ({"pruned_experts": 1.0}, "less than 1"),
         ({"width": 3}, "not a known key"),
     ],

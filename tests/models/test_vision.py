@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from moesim.assembly import assemble
 from moesim.engines.request import Request
 from moesim.errors import SpecError
+from moesim.explore.sweep import sweep
 from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario, Workload
 from moesim.inputs.workload import Images
+from moesim.memory import weight_bytes
 from moesim.models.catalogue import load_model
 from moesim.prediction import predict, predict_steady
+from moesim.serving.requests import requests
+from moesim.serving.steady import relative_lengths
 
 VL2, LLAMA, QWEN, MOLMO = (
     "deepseek-vl2-tiny", "Llama-4-Scout-17B-16E-Instruct", "Qwen3-VL-30B-A3B-Instruct", "MolmoE-1B-0924",
@@ -115,9 +122,57 @@ def test_the_steady_state_reads_images_too():
     assert found["mean_ttft_ms"] == pytest.approx(served["mean_ttft_ms"], rel=0.05)
 
 
+@pytest.mark.parametrize("image_s", [0.05, 0.1])
+def test_images_wait_for_the_one_who_reads_them(image_s):
+    load = Workload(
+        request_rate=5.0, input_len=64, output_len=64, images=Images(preprocessing=image_s), num_prompts=800
+    )
+    steady, served = predict_steady(scenario(images=0, load=load)), predict(scenario(images=0, load=load))
+    print(f"{image_s} s: {steady['mean_ttft_ms']:.0f} ms, simulated {served['mean_ttft_ms']:.0f}")
+    assert steady["mean_ttft_ms"] == pytest.approx(served["mean_ttft_ms"], rel=0.08)
+    slow = load.model_copy(update={"images": Images(preprocessing=0.2)})
+    with pytest.raises(SpecError, match="reads prompts and images 100% of the time"):
+        predict_steady(scenario(images=0, load=slow))
+
+
+@pytest.mark.parametrize("image_s", [None, 0.08])
+def test_a_burst_of_images_is_read_one_by_one(image_s):
+    images = Images(preprocessing=image_s)
+    load = Workload(max_concurrency=8, num_prompts=80, input_len=64, output_len=512, images=images)
+    steady, served = predict_steady(scenario(images=0, load=load)), predict(scenario(images=0, load=load))
+    print(f"{steady['mean_ttft_ms']:.0f} ms, simulated {served['mean_ttft_ms']:.0f}")
+    assert steady["mean_ttft_ms"] == pytest.approx(served["mean_ttft_ms"], rel=0.25)
+
+
+def test_lengths_are_drawn_of_text_alone():
+    law = {"kind": "uniform", "low": 0.1, "high": 1.9}
+    load = seen(scenario(load=Workload(max_concurrency=4, num_prompts=200, input_len=64, output_len=8, lengths=law)))
+    text = [r.prompt_len - 2017 for r in requests(load.workload)]
+    assert min(text) >= 6 and max(text) <= 121 and np.mean(text) == pytest.approx(64, rel=0.1)
+    assert load.workload.mean_input_len == 64 + 2017 and load.workload.longest()[0] == 121 + 2017
+    shares = relative_lengths(load.workload)
+    assert shares.mean() == pytest.approx(1.0) and np.ptp(shares) < 0.06
+
+
+def test_a_sweep_has_images_too():
+    found = sweep(scenario(), {"batch_size": [2, 4], "input_len": [64, 128]})
+    one = predict(scenario().with_(batch_size=4, input_len=128))
+    assert found["mean_ttft_ms"].iloc[3] == pytest.approx(one["mean_ttft_ms"], rel=0.005)
+    assert found["kv_needed_bytes"].iloc[3] == pytest.approx(one.memory.kv_needed)
+    # Said with its images, a prompt is the same prompt.
+    whole = scenario(load=Workload(batch_size=2, input_len=64 + 2017, output_len=16, image_tokens=2017))
+    assert predict(whole)["mean_e2el_ms"] == predict(scenario())["mean_e2el_ms"]
+
+
 def test_the_tower_takes_memory():
     rank = assemble(scenario()).rank
     assert rank.model.tower is not None and rank.model.tower_parameters > 4e8
+    # Each rank runs all of DeepSeek-VL2's, so each holds all of it; Qwen's is shared.
+    for model, whole in (("deepseek-vl2", True), (QWEN, False)):
+        rank = assemble(scenario(model, tensor_parallel_size=4)).rank
+        without = replace(rank, model=replace(rank.model, tower_parameters=0))
+        held = weight_bytes(rank) - weight_bytes(without)
+        assert held == pytest.approx(2 * rank.model.tower_parameters / (1 if whole else 4))
 
 
 def test_vl2_tiny_against_base():
@@ -136,6 +191,9 @@ def test_vl2_tiny_against_base():
         ({"images": 2}, "more than the 4096 positions"),
         ({"pipeline_parallel_size": 2}, "one pipeline stage alone"),
         ({"images": 0, "image_tokens": 5}, "requests have no images"),
+        ({"image_tokens": 500}, "500 tokens an image, where deepseek-vl2-tiny makes 2017"),
+        ({"image_tokens": 2017}, "leave no text"),
+        ({"cached_share": 0.5, "max_concurrency": 4, "batch_size": None}, "no part in common"),
     ],
 )
 def test_images_that_cannot_be(changes, said):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from moesim.assembly import assemble
+from moesim.engines.draws import drafts_kept
 from moesim.engines.speculation import geometric, rounds, tokens_a_round
+from moesim.errors import SpecError
 from moesim.explore.speculation import speculation
 from moesim.inputs.scenario import Scenario, Workload
 from moesim.prediction import predict, predict_steady
@@ -74,8 +77,8 @@ def test_static_steady_and_simulated_agree(kind, rate):
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_stretches_change_nothing_but_the_draws(ahead, monkeypatch):
-    """Steps priced in one go and one by one: equal where all or no drafts are kept, close where they are drawn."""
+def test_stretches_change_nothing(ahead, monkeypatch):
+    """Steps priced in one go and one by one: draws hang on the request and its round alone."""
     from moesim.serving import simulation
 
     settings = {"async_scheduling": ahead}
@@ -84,12 +87,53 @@ def test_stretches_change_nothing_but_the_draws(ahead, monkeypatch):
     monkeypatch.setattr(simulation, "_SHORTEST_STRETCH", 1 << 30)
     for rate, found in fast.items():
         slow = predict(drafting(3, rate, CLOSED, kind, **settings))
-        # Who waits for whom differs from draw to draw.
-        close = 1e-6 if rate in {0.0, 1.0} else 0.05
         for name in ("mean_tpot_ms", "mean_ttft_ms", "output_throughput"):
-            assert found[name] == pytest.approx(slow[name], rel=close), (rate, name)
-        assert found.report.steps == pytest.approx(slow.report.steps, rel=close)
+            assert found[name] == pytest.approx(slow[name], rel=1e-6), (rate, name)
+        assert found.report.steps == slow.report.steps
         assert found.report.output_tokens == slow.report.output_tokens == 160 * 200
+
+
+@pytest.mark.parametrize(("count", "rate", "output"), [(3, 0.7, 8), (5, 0.8, 16)])
+def test_short_answers_take_the_rounds_they_should(count, rate, output):
+    """Draws are the geometric law's, and none is thrown away because it would end an answer."""
+    load = Workload(max_concurrency=1, num_prompts=600, input_len=64, output_len=output)
+    found = predict(drafting(count, rate, load, {"method": "ngram"})).report
+    expected = 600 * rounds(geometric(rate, count), output - 1)
+    assert found.steps - 600 == pytest.approx(expected, rel=0.02)
+
+
+def test_a_static_batch_has_room_for_its_drafts():
+    room = {"max_num_batched_tokens": 1024, "max_num_seqs": 512}
+    fits = Workload(batch_size=250, input_len=64, output_len=16)
+    predict(drafting(3, 0.7, fits, {"method": "ngram"}, **room))
+    with pytest.raises(SpecError, match="checks 2048 tokens in a step, own and drafted, where 1024 fit"):
+        drafting(3, 0.7, fits.model_copy(update={"batch_size": 512}), {"method": "ngram"}, **room)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"method": "ngram", "model": "nothere"}, "ngram runs no model"),
+        ({"method": "eagle", "prompt_lookup_max": 4}, "only under ngram, not eagle"),
+        ({"method": "eagle", "model": "Qwen3-1.7B"}, "has 28 layers, so it is no eagle head; draft_model runs it"),
+        ({"method": "eagle", "model": "/nowhere/config.json"}, None),
+    ],
+)
+def test_settings_of_another_method(config, said):
+    if said is None:
+        assert "no config of /nowhere" in " ".join(predict(drafting(2, 0.7, STATIC, config)).knowledge.notes)
+        return
+    with pytest.raises(SpecError, match=said):
+        drafting(2, 0.7, STATIC, config)
+
+
+def test_draws_are_even_and_apart():
+    request, number = np.arange(200)[:, None], np.arange(500)
+    drawn = drafts_kept((0.9, 0.5, 0.1), request, number)
+    for least, chance in ((1, 0.9), (2, 0.5), (3, 0.1)):
+        assert (drawn >= least).mean() == pytest.approx(chance, abs=0.005)
+    once = (drawn >= 2).astype(float) - 0.5
+    assert abs((once[:, 1:] * once[:, :-1]).mean()) < 0.002 and abs((once[1:] * once[:-1]).mean()) < 0.002
 
 
 @pytest.mark.parametrize("kind", [DRAFT, {"method": "eagle3"}, {"method": "medusa"}, {"method": "ngram"}])

@@ -88,7 +88,25 @@ def test_what_ranks_compute():
     unbounded = Dropping(of, 8, Capacity(1e6, None))
     assert float(unbounded.rows(64)) == pytest.approx(128) and unbounded.distinct(64) == of.distinct(64)
     tight = Dropping(of, 8, Capacity(1.0, None))
-    assert float(tight.rows(64)) == pytest.approx(of.kept(64, 16)) and tight.blocks(64, 16) == 8
+    assert float(tight.rows(64)) == pytest.approx(of.kept(64, 16)) and float(tight.blocks(64, 16)) == pytest.approx(8)
+
+
+@pytest.mark.parametrize("tokens", [64, 256, 1024])
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_ranks_compute_what_their_experts_keep(tokens, factor):
+    """The busiest of four ranks, against draws; each expert drops for itself."""
+    experts, k, ranks, random = 64, 8, 4, np.random.default_rng(1)
+    capacity = Capacity(factor, None)
+    slots = capacity.slots(tokens, k, experts)
+    picked = random.random((200, tokens, experts)).argsort(2)[:, :, :k].reshape(200, -1)
+    counts = np.array([np.bincount(row, minlength=experts) for row in picked]).reshape(200, ranks, -1)
+    busiest = counts[np.arange(200), counts.sum(2).argmax(1)]
+    found = Dropping(GroupLoads(loads(Uniform(), experts, k), ranks), experts // ranks, capacity)
+    assert float(found.rows(tokens)) == pytest.approx(np.minimum(busiest, slots).sum(1).mean(), rel=0.02)
+    blocks = np.ceil(np.minimum(busiest, slots) / 16).sum(1).mean()
+    assert float(found.blocks(tokens, 16)) == pytest.approx(blocks, rel=0.05)
+    free = Dropping(GroupLoads(loads(Uniform(), experts, k), ranks), experts // ranks, Capacity(1e6, None))
+    assert float(free.rows(tokens)) == float(found.loads.rows(tokens)) > float(found.rows(tokens))
 
 
 def test_a_cluster_keeps_or_drops_its_tokens_together():

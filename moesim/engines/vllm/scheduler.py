@@ -16,11 +16,11 @@ are kept is drawn when the step ends; the places of the others are written again
 from __future__ import annotations
 
 from collections import deque
-from random import Random
 from typing import Any
 
 import numpy as np
 
+from moesim.engines.draws import drafts_kept
 from moesim.engines.kv_cache import Blocks
 from moesim.engines.request import Request
 from moesim.engines.scheduling import Scheduled, SchedulerLimits, Step
@@ -47,8 +47,6 @@ class V1Scheduler:
         """Prompt tokens found in the cache instead of computed."""
         self._image_tokens = 0
         """Tokens of images that this step may still encode: as many as it computes, one whole image at least."""
-        self._random = Random(0)
-        self._draws = np.random.default_rng(0)
 
     def add(self, request: Request) -> None:
         self.waiting.append(request)
@@ -137,15 +135,6 @@ class V1Scheduler:
             return 0
         return max(min(len(self.limits.kept), budget - 1, self.limits.max_model_len - request.computed - 2), 0)
 
-    def _kept(self, drafts: int) -> int:
-        """How many of a round's drafts are kept, drawn."""
-        drawn, kept = self._random.random(), 0
-        for chance in self.limits.kept[:drafts]:
-            if drawn >= chance:
-                break
-            kept += 1
-        return kept
-
     def rounds(self, running: list[Request], most: int) -> Array:
         """Tokens that each request has got after rounds of drafts to come, as far as none can end; (rounds, requests).
 
@@ -156,8 +145,9 @@ class V1Scheduler:
             return np.zeros((0, len(running)), np.int64)
         left = np.array([r.output_len - r.emitted for r in running])
         likely = int(left.min() / tokens_a_round(limits.kept)) + 1
-        drawn = self._draws.random((min(most, likely), len(running)))
-        given = np.cumsum(1 + sum((drawn < chance).astype(np.int64) for chance in limits.kept), axis=0)
+        ahead = np.arange(min(most, likely))[:, None]
+        numbers, begun = (np.array([getattr(r, name) for r in running]) for name in ("number", "rounds"))
+        given = np.cumsum(1 + drafts_kept(limits.kept, numbers, begun + ahead), axis=0)
         safe = (given < left).all(1)
         return given[: int(safe.argmin()) if not safe.all() else len(given)]
 
@@ -204,13 +194,23 @@ class V1Scheduler:
     def _commit(self, request: Request, tokens: int) -> None:
         self.blocks.commit(request, min(tokens, request.known))
 
+    def _kept(self, step: Step) -> Array:
+        """How many drafts each part's round may keep."""
+        requests = [part.request for part in step.parts]
+        numbers, begun = (np.array([getattr(r, name) for r in requests]) for name in ("number", "rounds"))
+        return drafts_kept(self.limits.kept, numbers, begun)
+
     def update(self, step: Step) -> list[Request]:
         """A step has ended: tokens come out, finished requests leave. Returns those."""
         finished: list[Request] = []
-        for request, _, _, samples, drafts, _ in step.parts:
+        kept_of = self._kept(step) if self.limits.kept else None
+        for place, (request, _, _, samples, drafts, _) in enumerate(step.parts):
             if not samples or request.finished:
                 continue
-            kept = self._kept(drafts) if drafts else 0
+            kept = 0
+            if drafts and kept_of is not None:
+                kept = min(int(kept_of[place]), drafts)
+                request.rounds += 1
             request.emitted = min(request.emitted + 1 + kept, request.output_len)
             if request.running:
                 request.computed -= drafts - kept
