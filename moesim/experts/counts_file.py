@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
 from pathlib import Path
 
 from moesim.errors import Problem, SpecError
+from moesim.files.table import read_table, require_file
 
 COLUMNS = ("layer", "expert", "count")
 _MOST = 1 << 20
-_MOST_PROBLEMS = 5
+MOST_PICKS = 1e15
+"""Of an expert."""
 
 Counts = tuple[tuple[float, ...], ...]
 """One row a layer in order of their numbers, one count an expert."""
@@ -18,35 +19,37 @@ Counts = tuple[tuple[float, ...], ...]
 
 def read_counts(file: str) -> Counts:
     """Read a file of counts; an expert that is not named was never picked. Raises SpecError."""
-    path = Path(file)
-    if not path.is_file():
-        raise SpecError([Problem("there is no such file", file)])
+    path = require_file(Path(file))
     return _read(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _stamp: int) -> Counts:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text; a CSV file is expected", str(path))]) from None
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
-    if not lines or tuple(cell.strip() for cell in lines[0][1].split(",")) != COLUMNS:
-        raise SpecError([Problem(f"must begin with the columns {','.join(COLUMNS)}", str(path))])
     found: dict[int, dict[int, float]] = {}
-    problems: list[Problem] = []
-    for (number, _), row in zip(lines[1:], csv.reader(line for _, line in lines[1:]), strict=True):
-        try:
-            layer, expert, count = int(row[0]), int(row[1]), float(row[2])
-            if len(row) != 3 or not (0 <= layer < _MOST and 0 <= expert < _MOST and 0 <= count < float("inf")):
-                raise ValueError
-        except (ValueError, IndexError):
-            problems.append(Problem("is not a layer, an expert and a count, all from 0", f"{path}:{number}"))
-            if len(problems) == _MOST_PROBLEMS:
-                break
-            continue
-        found.setdefault(layer, {})[expert] = found.get(layer, {}).get(expert, 0.0) + count
-    if problems or not found:
-        raise SpecError(problems or [Problem("holds no count", str(path))])
+
+    def add(row: dict[str, str]) -> None:
+        layer, expert, count = _pick(row)
+        if expert in found.setdefault(layer, {}):
+            raise ValueError(f"names expert {expert} of layer {layer} a second time")
+        found[layer][expert] = count
+
+    read_table(path, COLUMNS, add)
+    if not found:
+        raise SpecError([Problem("holds no count", str(path))])
+    never = [layer for layer, row in sorted(found.items()) if not any(row.values())]
+    if never:
+        message = f"counts no pick of layer {never[0]}" + (f" and {len(never) - 1} others" if never[1:] else "")
+        raise SpecError([Problem(message, str(path))])
     experts = 1 + max(max(row) for row in found.values())
     return tuple(tuple(found[layer].get(e, 0.0) for e in range(experts)) for layer in sorted(found))
+
+
+def _pick(row: dict[str, str]) -> tuple[int, int, float]:
+    """(layer, expert, how often it was picked). Raises ValueError."""
+    try:
+        layer, expert, count = int(row["layer"]), int(row["expert"]), float(row["count"])
+    except ValueError:
+        layer = expert = count = -1
+    if not (0 <= layer < _MOST and 0 <= expert < _MOST and 0 <= count <= MOST_PICKS):
+        raise ValueError(f"is not a layer, an expert and a count from 0 to {MOST_PICKS:g}")
+    return layer, expert, count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from moesim import paths
-from moesim.errors import Problem, SpecError
 from moesim.files.quantities import Strict
+from moesim.files.table import read_table
 from moesim.files.validation import read_as
 
 FOLDER = paths.CALIBRATION / "claims"
@@ -122,30 +121,18 @@ class Questions(Strict):
 
 def read_claims(path: Path = SHIPPED) -> list[Claim]:
     """The rows of a file of claims. Raises SpecError."""
-    if not path.is_file():
-        raise SpecError([Problem("there is no such file", str(path))])
+    return read_table(path, COLUMNS, _claim)
+
+
+def _claim(row: dict[str, str]) -> Claim:
+    """A row of the file. Raises ValueError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text; a CSV file is expected", str(path))]) from None
-    rows = list(csv.reader(line for line in text.splitlines() if line.strip() and not line.startswith("#")))
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise SpecError([Problem(f"must begin with the columns {','.join(COLUMNS)}", str(path))])
-    found, problems = [], []
-    for number, row in enumerate(rows[1:], start=2):
-        entry = dict(zip(COLUMNS, row, strict=False))
-        try:
-            low, high = (float(entry[name]) if entry[name] else None for name in ("claim_low", "claim_high"))
-        except (ValueError, KeyError):
-            problems.append(Problem("claim_low and claim_high must be numbers or empty", f"{path}: row {number}"))
-            continue
-        found.append(
-            Claim(entry["id"], entry["source"], entry["model"], entry["comparison"], entry["condition"], low, high,
-                  entry.get("unit", ""), entry.get("note", ""))
-        )  # fmt: skip
-    if problems:
-        raise SpecError(problems)
-    return found
+        low, high = (float(row[name]) if row[name] else None for name in ("claim_low", "claim_high"))
+    except ValueError:
+        raise ValueError("claim_low and claim_high must be numbers or empty") from None
+    return Claim(
+        row["id"], row["source"], row["model"], row["comparison"], row["condition"], low, high, row["unit"], row["note"]
+    )
 
 
 def read_questions(path: Path = QUESTIONS) -> Questions:
