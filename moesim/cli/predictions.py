@@ -16,6 +16,9 @@ from moesim.cli.scenarios import say, scenario_arguments, scenario_of
 from moesim.cli.values import EPILOG, axis, overrides, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
 
+_REASONS = 5
+"""Of rows that do not fit, told at most."""
+
 
 def predict_command(commands: Any) -> None:
     about = "latency, throughput and memory of a scenario"
@@ -123,7 +126,8 @@ def _check_economy(options: argparse.Namespace) -> None:
         if value is not None and not options.economy:
             raise SpecError([Problem("has a part only with --economy", name)])
     if price is not None and not 0 < price < 1e6:
-        raise SpecError([Problem(f"{price} is no price; dollars above 0 are accepted", "--price-per-gpu-hour")])
+        message = f"{price:g} is no price; dollars above 0, up to 1e6, are accepted"
+        raise SpecError([Problem(message, "--price-per-gpu-hour")])
     if price is not None and options.prices is not None:
         raise SpecError([Problem("a table and a price say the same thing; keep one", "--prices")])
 
@@ -179,4 +183,6 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
         else:
             table.to_parquet(half, index=False)
     print(f"{len(table)} points, {int(table['fits'].sum())} of them fit: {options.output}")
+    for problem, many in table.loc[~table["fits"].astype(bool), "problem"].value_counts().head(_REASONS).items():
+        print(f"  {many} not: {problem}")
     return 0

@@ -34,6 +34,9 @@ def _routing(options: argparse.Namespace, rest: list[str]) -> int:
     if picture and not picture.parent.is_dir():
         raise SpecError([Problem(f"there is no folder '{picture.parent}' to write into", "--picture")])
     found = activations(options.file)
+    experts = found.counts.shape[1]
+    if options.ranks > experts:
+        raise SpecError([Problem(f"{options.ranks} ranks are more than the {experts} experts", "--ranks")])
     print(activations_text(found, options.ranks))
     if picture:
         print(draw_activations(found, picture))

@@ -16,7 +16,7 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.limits import floor_seconds
 from moesim.cost.reasons import EXPERT_MAP, Reason, Why, other_gpu, other_version, out_of_range, related_kernel
 from moesim.cost.registry import CHOICES, PRICES, Choice, form_of
-from moesim.cost.roofline import as_reached, computes
+from moesim.cost.roofline import as_reached, prices
 from moesim.cost.roofline import price as roofline_price
 from moesim.cost.sources import fit_for, has_fit, sources
 from moesim.cost.tiles import tuned_tiles
@@ -69,8 +69,8 @@ class Machine:
         return found
 
     def _price(self, name: str, op: Operation) -> Cost:
-        if self.hardware.roofline is not None and computes(op):
-            return roofline_price(self.hardware, self.gpu, name, op)
+        if self.hardware.roofline is not None and prices(op):
+            return roofline_price(self.hardware, self.gpu, name, op, self.route(getattr(op, "members", ())))
         price = PRICES.get(type(op))
         if price is not None:
             return price(self, name, op)
@@ -79,7 +79,7 @@ class Machine:
     def seconds(self, name: str, op: Operation) -> Any:
         """The central time alone of what ``price`` prices in full. [s]"""
         choose = CHOICES.get(type(op))
-        if choose is None or (self.hardware.roofline is not None and computes(op)):
+        if choose is None or (self.hardware.roofline is not None and prices(op)):
             return self.price(name, op).seconds
         return self._timing(choose(self, name, op)).seconds
 

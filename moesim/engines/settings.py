@@ -114,6 +114,11 @@ class EngineSettings(Strict):
         config = self.speculative_config
         return config if config is not None and config.num_speculative_tokens else None
 
+    @field_validator("moe_pipeline_degree", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, bool) else value
+
     @field_validator("moe_backend", mode="before")
     @classmethod
     def _as_vllm_spells_it(cls, value: Any) -> Any:

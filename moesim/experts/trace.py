@@ -16,6 +16,11 @@ def read_picks(file: str) -> tuple[tuple[int, ...], ...]:
     """Read a trace of a model that is not known: as many experts on each line as on the first. Raises SpecError."""
     with Path(file).open(encoding="utf-8", errors="replace") as lines:
         first = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    if not all(cell.strip().isdigit() for cell in first.split(",")):
+        message = (
+            f"begins with {first.strip()[:40]!r}: neither a trace (a token's experts on each line, with commas), nor"
+        )
+        raise SpecError([Problem(f"{message} counts (columns layer,expert,count), nor a scenario (.yaml)", file)])
     return read_trace(file, _MOST_EXPERTS, first.count(",") + 1)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from moesim.errors import Problem, SpecError
+from moesim.errors import SpecError
 from moesim.experts.counts_file import COLUMNS, read_counts
 from moesim.experts.placement import linear, replicated
 from moesim.experts.trace import read_picks
+from moesim.files.table import require_file
 from moesim.inputs.loading import load
 from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.scenario import Scenario
@@ -55,8 +56,7 @@ class Activations:
 
 def activations(path: Path) -> Activations:
     """Of a CSV of counts, a trace (one line a token, its experts), or a scenario. Raises SpecError."""
-    if not path.is_file():
-        raise SpecError([Problem("there is no such file", str(path))])
+    require_file(path)
     if path.suffix in {".yaml", ".yml"}:
         return Activations(path.stem, of_scenario(load(path)))
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -19,8 +19,10 @@ class Slots:
 
     step: str
     tokens: int
+    groups: int
+    """Of tokens, which share out slots among themselves."""
     slots: int | None
-    """Of an expert; None where they are not bounded."""
+    """Of an expert, for each group's tokens; None where they are not bounded."""
     dropped: float
     """Share of (token, expert) pairs that find no slot."""
     waste: float
@@ -46,10 +48,10 @@ def slots(prediction: Prediction) -> tuple[Slots, ...]:
         asked = loads.top_k * tokens
         if not dispatch.bounded:
             rows = SPARSE_BLOCK * float(np.asarray(loads.blocks(tokens, SPARSE_BLOCK)))
-            found.append(Slots(step, tokens, None, 0.0, rows / asked))
+            found.append(Slots(step, tokens, 1, None, 0.0, rows / asked))
             continue
         dropped = dropped_share(loads, tokens, capacity)
         computed = waste(loads, tokens, capacity) if dispatch.kind == "static_capacity" else 1.0 - dropped
-        held = capacity.slots(tokens, loads.top_k, loads.num_experts)
-        found.append(Slots(step, tokens, held, dropped, computed))
+        held = capacity.slots(tokens, loads.top_k, loads.num_experts) // capacity.groups
+        found.append(Slots(step, tokens, capacity.groups, held, dropped, computed))
     return tuple(found)

@@ -10,6 +10,7 @@ import numpy as np
 
 from moesim.assembly import Parts, assemble
 from moesim.errors import DoesNotFit, SpecError
+from moesim.inputs.loading import setting
 from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario, dotted_fields
 from moesim.memory import fullest_stage, sequence_kv_bytes
@@ -58,14 +59,12 @@ def sweep(
     """
     import pandas as pd
 
-    fields = dotted_fields()
     values = {name: _options(v) for name, v in axes.items()}
     if len({_dotted(n) for n in values}) < len(values):
         raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
     for name, options in values.items():
-        known = name.replace("-", "_") in {*fields, *fields.values()}
-        if not known and not name.startswith(("engine.hf_overrides.", "routing")):
-            raise SpecError(f"'{name}' is not a setting of a scenario; known: {', '.join(sorted(fields))}")
+        if setting(name) is None:
+            raise SpecError(f"'{name}' is not a setting of a scenario; known: {', '.join(sorted(dotted_fields()))}")
         if not options:
             raise SpecError(f"'{name}' has no values to sweep over")
     if scenario.offload is not None or any(_dotted(n).split(".")[0] in {"offload", "host"} for n in values):
@@ -141,7 +140,7 @@ def _options(values: Any) -> list[Any]:
 
 def _dotted(name: str) -> str:
     """A setting's place in the scenario, ``engine.dtype`` for ``dtype``; any other name as it is."""
-    return dotted_fields().get(name.replace("-", "_"), name)
+    return setting(name) or name
 
 
 def _leaf(name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,7 +23,8 @@ def validated(
     try:
         return kind.model_validate(data), []
     except ValidationError as error:
-        return None, [_problem(kind, item, document, overridden or set()) for item in error.errors()]
+        found = [_problem(kind, item, document, overridden or set()) for item in _told(kind, error)]
+        return None, list(dict.fromkeys(found))
 
 
 def read_as(kind: type[M], path: Path) -> tuple[M, yaml.Document]:
@@ -34,10 +36,31 @@ def read_as(kind: type[M], path: Path) -> tuple[M, yaml.Document]:
     return found, document
 
 
+def _told(kind: type[BaseModel], error: ValidationError) -> list[Any]:
+    """What pydantic found, once each: of a value that fits none of several types the first reason, of a list whose
+    entries are refused not its length too."""
+    found: list[Any] = []
+    places: set[yaml.Location] = set()
+    for item in error.errors():
+        place = _plain(kind, item["loc"])[0]
+        if item["type"] == "too_short" and len(item["input"]) >= item.get("ctx", {}).get("min_length", 0):
+            continue
+        if place in places and item["type"] != "extra_forbidden":
+            continue
+        places.add(place)
+        found.append(item)
+    return found or error.errors()
+
+
+def is_below(dotted: str, overridden: set[str]) -> bool:
+    """Whether a setting, or the section it stands in, did not come from the file."""
+    return any(dotted == name or dotted.startswith(f"{name}.") for name in overridden)
+
+
 def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridden: set[str]) -> Problem:
     location, section = _plain(kind, item["loc"])
     dotted = ".".join(map(str, location))
-    where = "override" if dotted in overridden else document.where(location)
+    where = "override" if is_below(dotted, overridden) else document.where(location)
     if item["type"] == "extra_forbidden":
         return Problem(f"'{dotted}' is not a known key; {_hint(kind, section, location)}", where)
     if item["type"] == "missing":
@@ -63,6 +86,10 @@ def _no_kind(section: type[BaseModel], dotted: str, name: str, item: Any) -> str
 
 def said(item: Any) -> str:
     """What pydantic says of a value, as the end of a sentence."""
+    if item["type"] in {"model_type", "dict_type"}:
+        return "a section of keys is expected"
+    if item["type"] in {"tuple_type", "list_type"}:
+        return "a list is expected"
     message = item["msg"].removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}"
 
@@ -73,8 +100,12 @@ def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[yaml.L
     Of a section that may be of several kinds and says none, there is no one model.
     """
     plain: list[str | int] = []
-    section, within, kinds = None, kind, {}
+    section, within, kinds, either = None, kind, {}, False
     for part in location:
+        if either and isinstance(part, str):
+            # Which of several types was tried.
+            either = False
+            continue
         if kinds and part in kinds:
             within, kinds = kinds[str(part)], {}
             continue
@@ -83,11 +114,19 @@ def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[yaml.L
             continue
         section, kinds = within, {}
         field = within.model_fields.get(part) if within else None
+        either = field is not None and not field.discriminator and _either(field.annotation)
         models = _models(field.annotation) if field else []
         if field and field.discriminator:
             kinds = {tag: model for model in models for tag in _tags(model, str(field.discriminator))}
         within = models[0] if len(models) == 1 else None
     return tuple(plain), section
+
+
+def _either(annotation: Any) -> bool:
+    """Whether a value may be of several types, none of them a section."""
+    if get_origin(annotation) not in {Union, UnionType}:
+        return False
+    return len([kind for kind in get_args(annotation) if kind is not type(None)]) > 1 and not _models(annotation)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -99,6 +99,11 @@ class Hardware(Strict):
         return self.cluster.gpus if self.cluster else self.gpus_per_node
 
     @property
+    def has_sms(self) -> bool:
+        """Whether it is a GPU, whose operations have forms of their own."""
+        return self.roofline is None
+
+    @property
     def has_deepep(self) -> bool:
         """Whether DeepEP's kernels run there: NVLink between all GPUs of a node, compute capability 9.0 or later."""
         capability = self.compute_capability.split(".")[0]

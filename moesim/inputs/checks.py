@@ -27,6 +27,7 @@ from moesim.inputs.routing import ByLayer, Uniform
 from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
 from moesim.inputs.workload import Workload
 from moesim.models.blocks.moe import Moe
+from moesim.models.catalogue import load_model
 from moesim.models.frame import BF16
 from moesim.models.model import Model
 from moesim.models.plan import Plan
@@ -47,7 +48,9 @@ def check(scenario: Scenario) -> list[Finding]:
             findings.extend((where, str(problem)) for problem in error.problems)
         return None
 
-    model = loaded(("model",), lambda: model_of(scenario))
+    plain = loaded(("model",), lambda: load_model(scenario.model, settings.hf_overrides))
+    where = "variant" if scenario.variant else "model"
+    model = loaded((where,), lambda: model_of(scenario)) if plain else None
     hardware = loaded(("hardware",), lambda: load_hardware(scenario.hardware))
     named = ("engine", "version" if settings.version is not None else "name")
     engine = loaded(named, lambda: load_engine(settings.name, settings.version))
@@ -238,7 +241,8 @@ def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:
     apart = scenario.placement_routing is not None
     if apart and not (scenario.engine.enable_eplb or scenario.engine.expert_placement_strategy == "load_sorted"):
         message = (
-            "says what experts are placed by; enable_eplb, or expert_placement_strategy load_sorted, places them so"
+            "placement_routing says what experts are placed by; enable_eplb, or expert_placement_strategy load_sorted, "
+            "places them so"
         )
         yield ("placement_routing",), message
     if scenario.offload is not None and scenario.routing.kind == "by_layer":
@@ -253,11 +257,15 @@ def _by_layer(routing: ByLayer, where: str, model: Model, routed: list[Moe]) -> 
         return
     if len(layers) != len(routed):
         place = (where, "file" if routing.file else "layers")
-        yield place, f"describes {len(layers)} layers; {model.name} has {len(routed)} with routed experts"
+        yield place, f"{where} describes {len(layers)} layers; {model.name} has {len(routed)} with routed experts"
         return
+    wrong: dict[str, list[int]] = {}
     for number, (one, ffn) in enumerate(zip(layers, routed, strict=True)):
         for _, message in _of_experts(one, where, model, ffn):
-            yield (where, "file" if routing.file else "layers"), f"layer {number}: {message}"
+            wrong.setdefault(message, []).append(number)
+    for message, numbers in wrong.items():
+        others = f" and {len(numbers) - 1} others" if numbers[1:] else ""
+        yield (where, "file" if routing.file else "layers"), f"layer {numbers[0]}{others}: {message}"
 
 
 def _of_experts(routing: Any, where: str, model: Model, moe: Moe) -> Iterator[Finding]:
@@ -316,6 +324,8 @@ def _hardware(
             ("engine", "max_num_batched_tokens"),
             f"{most_tokens} exceeds the {room} tokens DeepEP's low-latency kernels were measured with",
         )
+    if scenario.engine.nccl_algo != "auto" and not hardware.has_sms:
+        yield ("engine", "nccl_algo"), f"{hardware.title} runs no NCCL; leave it out"
     yield from _backend(scenario, hardware, model, engine)
     if model is not None:
         yield from _formats(scenario, hardware, model, engine)
@@ -334,7 +344,8 @@ def _formats(scenario: Scenario, hardware: Hardware, model: Model, engine: Engin
         where = ("engine", "quantization") if scenario.engine.quantization else ("model",)
         what = f"{engine.file.name} runs {', '.join(narrow)} from compute capability {least}"
         instead = "a checkpoint in bfloat16 is accepted there"
-        yield where, f"{what}; {hardware.name} has {hardware.compute_capability}: {instead}"
+        has = f"has {hardware.compute_capability}" if hardware.has_sms else "is no GPU of NVIDIA's"
+        yield where, f"{what}; {hardware.name} {has}: {instead}"
 
 
 def _backend(scenario: Scenario, hardware: Hardware, model: Model | None, engine: Engine) -> Iterator[Finding]:

@@ -37,6 +37,9 @@ def _image_tokens(scenario: Scenario, images: Images, model: Model, tower: Tower
     """What images make of prompts."""
     load, where = scenario.workload, ("workload", "images")
     longest = sum(load.longest())
+    if tower.refuses(images.width, images.height):
+        message = f"{images.width} x {images.height} is longer on one side than {model.name}'s processor takes"
+        yield where, f"{message}: up to {tower.longest} times the other"
     each = tower.picture(images.width, images.height, images.per_request).tokens
     if load.image_tokens not in {0, each}:
         message = f"{load.image_tokens} tokens an image, where {model.name} makes {each} of this size; leave it out"

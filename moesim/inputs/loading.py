@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from moesim.errors import Problem, SpecError
 from moesim.files import yaml
-from moesim.files.validation import validated
+from moesim.files.validation import is_below, validated
 from moesim.inputs.scenario import Scenario, dotted_fields
 
 
@@ -170,23 +170,42 @@ def _checked(
     from moesim.inputs.checks import check
 
     def where(location: tuple[str | int, ...]) -> str:
-        return "override" if ".".join(map(str, location)) in overridden else document.where(location)
+        dotted = ".".join(map(str, location))
+        # A section without a line of its own is one that overrides alone have made.
+        made = location not in document.lines and any(name.startswith(f"{dotted}.") for name in overridden)
+        return "override" if made or is_below(dotted, overridden) else document.where(location)
 
     doubtful = {location[:2] for location in replaced}
-    return [Problem(m, where(at)) for at, m in check(scenario) if at[:2] not in doubtful and at[:1] not in doubtful]
+    # What is said of a refused setting under its name is of the value that stands in for it.
+    names = {str(location[-1]) for location in replaced if "_" in str(location[-1])}
+    return [
+        Problem(message, where(at))
+        for at, message in check(scenario)
+        if at[:2] not in doubtful and at[:1] not in doubtful and not any(name in message for name in names)
+    ]
 
 
-_FREE = ("routing", "placement_routing", "engine.hf_overrides.", "workload.images.", "workload.lengths.")
+_FREE = (
+    "routing", "placement_routing", "variant.", "policies.", "disaggregation.", "engine.hf_overrides.",
+    "engine.speculative_config.", "workload.images.", "workload.lengths.",
+)  # fmt: skip
 """Sections whose own fields are checked as they are read."""
 
 
-def _dotted(name: str) -> tuple[str, Problem | None]:
+def setting(name: str) -> str | None:
+    """A setting's place in the scenario by any of its names; None where there is none."""
     fields = dotted_fields()
     bare = name.replace("-", "_")
     if bare in fields:
-        return fields[bare], None
-    if bare in fields.values() or bare.startswith(_FREE):
-        return bare, None
+        return fields[bare]
+    return bare if bare in fields.values() or bare.startswith(_FREE) else None
+
+
+def _dotted(name: str) -> tuple[str, Problem | None]:
+    found = setting(name)
+    if found is not None:
+        return found, None
+    fields, bare = dotted_fields(), name.replace("-", "_")
     near = difflib.get_close_matches(bare, [*fields, *fields.values()], 1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"
     return bare, Problem(f"'{name}' is not a setting of a scenario; {hint}", "override")

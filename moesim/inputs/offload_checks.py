@@ -51,6 +51,9 @@ def _elsewhere(scenario: Scenario) -> Iterator[Finding]:
         )
     if scenario.disaggregation is not None:
         yield ("offload",), "an offloaded model runs on one engine; leave disaggregation out"
+    dispatch = scenario.engine.moe_dispatch
+    if dispatch != "fused":
+        yield ("engine", "moe_dispatch"), f"{dispatch} is of experts on the GPU; with an offload leave it out"
 
 
 def _contradictions(offload: Offload, system: System) -> Iterator[Finding]:

@@ -31,7 +31,10 @@ def speculation_findings(scenario: Scenario, model: Model, engine: Engine, limit
         yield ("engine", "async_scheduling"), message
     tp, slices = settings.tensor_parallel_size, config.draft_tensor_parallel_size
     if slices is not None and slices not in {1, tp}:
-        yield (*where, "draft_tensor_parallel_size"), f"{slices} is neither 1 nor the target's {tp}; vLLM refuses that"
+        yield (
+            (*where, "draft_tensor_parallel_size"),
+            f"draft_tensor_parallel_size {slices} is neither 1 nor the target's {tp}; vLLM refuses that",
+        )
     elif slices is not None and slices != tp and config.method == "draft_model":
         yield (
             (*where, "draft_tensor_parallel_size"),
@@ -71,7 +74,7 @@ def _of_draft(scenario: Scenario, config: SpeculativeConfig, model: Model) -> It
         draft = drafted(model, config)[0]
     except SpecError as error:
         place = (*where, "model" if config.model else "method")
-        yield from ((place, problem.message) for problem in error.problems)
+        yield from ((place, f"speculative_config: {problem}") for problem in error.problems)
         return
     if draft is None:
         return

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import Strict, Whole
+from moesim.files.quantities import Strict
 
 Part = Annotated[float, Field(ge=0, lt=1)]
-PerLayer = Annotated[tuple[Whole, ...], Field(min_length=1, max_length=4096)]
+Number = Annotated[int, Field(ge=1, le=1 << 20)]
+PerLayer = Annotated[tuple[Number, ...], Field(min_length=1, max_length=4096)]
 
 
 class Variant(Strict):
@@ -25,13 +26,13 @@ class Variant(Strict):
     remain is the scenario's routing over them."""
     pruned_width: Part = 0.0
     """Share of every expert's width that is removed (intra-expert pruning)."""
-    num_experts: Whole | PerLayer | None = None
+    num_experts: Number | PerLayer | None = None
     """Experts of each layer: what pruning or merging leaves, or a pyramid's numbers (PR-MoE)."""
-    moe_intermediate_size: Whole | PerLayer | None = None
+    moe_intermediate_size: Number | PerLayer | None = None
     """Width of each expert."""
-    num_experts_per_tok: Whole | PerLayer | None = None
+    num_experts_per_tok: Number | PerLayer | None = None
     """Experts that a token passes."""
-    residual_intermediate_size: Whole | None = None
+    residual_intermediate_size: Number | None = None
     """Width of a dense branch beside the routed experts, which every token passes (PR-MoE, arXiv 2201.05596)."""
     dropped_layers: Annotated[int, Field(ge=0, le=4096)] | tuple[Annotated[int, Field(ge=0)], ...] = 0
     """Layers left out (MoS): their numbers from 0, or how many, evenly spaced."""
@@ -49,8 +50,8 @@ class Variant(Strict):
     def title(self) -> str:
         """What it does, in a few words."""
         said = {
-            "pruned_experts": f"{self.pruned_experts:.3g} of the experts pruned",
-            "pruned_width": f"{self.pruned_width:.3g} of their width pruned",
+            "pruned_experts": f"{_part(self.pruned_experts)} of the experts pruned",
+            "pruned_width": f"{_part(self.pruned_width)} of their width pruned",
             "num_experts": f"{_text(self.num_experts)} experts",
             "moe_intermediate_size": f"experts {_text(self.moe_intermediate_size)} wide",
             "num_experts_per_tok": f"top-{_text(self.num_experts_per_tok)}",
@@ -59,6 +60,11 @@ class Variant(Strict):
         }
         changed = ", ".join(text for name, text in said.items() if getattr(self, name))
         return f"{self.name} ({changed})" if self.name and changed else self.name or changed or "unchanged"
+
+
+def _part(share: float) -> str:
+    """Never rounded up to all of it."""
+    return f"{share:.3g}" if share < 0.999 else f"{share:g}"
 
 
 def _text(value: int | tuple[int, ...] | None) -> str:

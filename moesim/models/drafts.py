@@ -98,7 +98,8 @@ def drafted(target: Model, config: SpeculativeConfig) -> tuple[Model | None, boo
     if method == "mtp":
         if not target.mtp_layers:
             raise SpecError(
-                f"{target.name} has no layer that predicts further tokens; eagle, draft_model and ngram are accepted"
+                f"{target.name} has no layer that predicts further tokens; eagle, eagle3, draft_model, medusa and "
+                "ngram are accepted"
             )
         layer = Layers(1, (Joined(2), *_last_layer(target)), 3 * target.hidden_size)
         return _of(target, f"{target.name}'s MTP layer", (layer,)), False, ""

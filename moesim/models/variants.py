@@ -100,8 +100,8 @@ def _problems(model: Model, changes: Changes) -> Iterator[str]:
         left = _of_layer(ffn, changes, number)
         if left.num_experts_per_tok > left.num_experts:
             yield (
-                f"{left.num_experts} experts are left and each token passes {left.num_experts_per_tok}; give "
-                "num_experts_per_tok, or prune fewer"
+                f"{left.num_experts} experts are left and each token passes {left.num_experts_per_tok}; a smaller "
+                "num_experts_per_tok, or more experts, are accepted"
             )
             return
 

@@ -56,6 +56,12 @@ class Tower:
     sharded: bool = True
     """Tensor-parallel ranks share it; else each runs all of it."""
     gated: bool = False
+    longest: int = 0
+    """Times the other side that one may be; 0 is any."""
+
+    def refuses(self, width: int, height: int) -> bool:
+        """Whether its processor takes no image of such a shape."""
+        return bool(self.longest) and max(width, height) > self.longest * min(width, height)
 
     def picture(self, width: int, height: int, images: int = 1) -> Picture:
         """What an image of so many pixels becomes, one of several in a prompt."""
@@ -98,13 +104,17 @@ def _deepseek(v: dict[str, Any], text: int) -> Tower:
                  int(v["image_size"]), 9, 2, tuple((n, k) for k, n in merged), sharded=False)  # fmt: skip
 
 
+_LONGEST_OF_QWEN = 200
+"""qwen2_vl/image_processing, smart_resize."""
+
+
 def _qwen(v: dict[str, Any], text: int) -> Tower:
     width, merge = int(v["hidden_size"]), int(v["spatial_merge_size"])
     wide, out = width * merge**2, int(v["out_hidden_size"])
     once = ((wide, wide), (out, wide))
     deep = len(v.get("deepstack_visual_indexes") or ())
     return Tower("qwen", int(v["depth"]), width, int(v["num_heads"]), int(v["intermediate_size"]), int(v["patch_size"]),
-                 0, 16_384, merge, once * (1 + deep))  # fmt: skip
+                 0, 16_384, merge, once * (1 + deep), longest=_LONGEST_OF_QWEN)  # fmt: skip
 
 
 def _llama4(v: dict[str, Any], text: int) -> Tower:

@@ -251,7 +251,7 @@ def test_an_impossible_search_exits_3(capsys):
         (["offload.host_bandwidth=1KB/s"], "is not plausible"),
         (["offload={gpu_memory: 900 KiB}"], "is not plausible"),
         (["offload={missing: cpu, backing: remote_gpu}"], "cannot run what lies on another GPU"),
-        (["offload=5"], "should be a valid dictionary"),
+        (["offload=5"], "a section of keys is expected"),
         (["offload.backing=disk"], "reads nothing from disk"),
         (["offload={system: fiddler, n_gpu_layers: 8}"], "cheaper chooses for experts"),
         (["model=Llama-4-Scout-17B-16E-Instruct", "offload={system: adapmoe, skipped_share: 1}"], "cannot be skipped"),

@@ -163,7 +163,7 @@ def test_a_vllm_command_is_a_scenario():
         ("vllm serve -tp 4", "names no model"),
         ("vllm serve 'x", "cannot be read"),
         ("vllm serve m --cpu-offload-gb 10", "offloaded"),
-        ("vllm serve m --hf-overrides '{x'", "not JSON"),
+        ("vllm serve m --hf-overrides '{x'", "is no map"),
     ],
 )
 def test_commands_that_cannot_be_read(command, said):

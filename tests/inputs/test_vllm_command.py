@@ -285,7 +285,7 @@ def test_variables_are_said_too():
         ("TP=1\nif [ $X ]; then TP=8; fi\nvllm serve m -tp $TP", ["-tp $TP has no value here"]),
         ("if [ $X ]\nthen\n  TP=8\nelse\n  TP=1\nfi\nvllm serve m -tp $TP", ["-tp $TP has no value here"]),
         ("vllm serve m --compilation-config", ["--compilation-config needs a value"]),
-        ("vllm serve m --hf-overrides [1] --cudagraph-capture-sizes a", ["'[1]' is not JSON", "'a' is no list"]),
+        ("vllm serve m --hf-overrides [1] --cudagraph-capture-sizes a", ["'[1]' is no map", "'a' is no list"]),
         ("vllm bench throughput --model m --input-len $ISL", ["--input-len $ISL has no value here"]),
         ("echo hello", ["is no vLLM command; 'vllm serve MODEL"]),
     ],

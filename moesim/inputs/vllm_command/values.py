@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 from moesim.errors import Problem, SpecError
@@ -56,10 +57,19 @@ def sizes(value: Any) -> list[int]:
         raise ValueError(f"'{value}' is no list of numbers; 1,2,4 is") from None
 
 
+def _once(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are written once. Raises SpecError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
+        raise SpecError([Problem(f"{flag}: '{twice}' is written twice; keep one", WHERE)])
+    return found
+
+
 def as_map(text: str, flag: str) -> tuple[dict[str, Any], str]:
     """(a JSON map, a note where vLLM would not take it as it is written). Raises SpecError."""
     try:
-        found, note = json.loads(text), ""
+        found, note = json.loads(text, object_pairs_hook=partial(_once, flag)), ""
     except ValueError:
         note = f"{flag}: '{text}' is not JSON as vLLM takes it, with double quotes; it is read as if it were"
         try:
@@ -69,5 +79,5 @@ def as_map(text: str, flag: str) -> tuple[dict[str, Any], str]:
         if isinstance(found, dict) and not all(value is not None for value in found.values()):
             found = None
     if not isinstance(found, dict):
-        raise SpecError([Problem(f"{flag}: '{text}' is not JSON; a map like '{{\"name\": 1}}' is", WHERE)])
+        raise SpecError([Problem(f"{flag}: '{text}' is no map; one in JSON, like '{{\"name\": 1}}', is", WHERE)])
     return found, note
