@@ -130,6 +130,10 @@ def _check_economy(options: argparse.Namespace) -> None:
         raise SpecError([Problem(message, "--price-per-gpu-hour")])
     if price is not None and options.prices is not None:
         raise SpecError([Problem("a table and a price say the same thing; keep one", "--prices")])
+    if options.prices is not None:
+        from moesim.inputs.prices_file import read_prices
+
+        read_prices(options.prices)
 
 
 def _timeline(path: Path | None) -> Any:

@@ -86,7 +86,9 @@ def _no_kind(section: type[BaseModel], dotted: str, name: str, item: Any) -> str
 
 def said(item: Any) -> str:
     """What pydantic says of a value, as the end of a sentence."""
-    if item["type"] in {"model_type", "dict_type"}:
+    if item["type"] == "too_short":
+        return f"has {item['ctx']['actual_length']} entries; {item['ctx']['min_length']} at least are expected"
+    if item["type"] in {"model_type", "dict_type", "model_attributes_type"}:
         return "a section of keys is expected"
     if item["type"] in {"tuple_type", "list_type"}:
         return "a list is expected"

@@ -30,9 +30,13 @@ class Price:
 
 def prices_of(gpu: str, path: Path | None = None) -> list[Price]:
     """What a table says of a GPU, cheapest first; the project's where none is named. Raises SpecError."""
-    path = require_file(path or SHIPPED)
-    found = [price for price in _read(path, path.stat().st_mtime_ns) if price.gpu == gpu]
+    found = [price for price in read_prices(path or SHIPPED) if price.gpu == gpu]
     return sorted(found, key=lambda price: price.usd_per_gpu_hour)
+
+
+def read_prices(path: Path) -> list[Price]:
+    """All that a table says. Raises SpecError."""
+    return _read(require_file(path), path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)

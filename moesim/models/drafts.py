@@ -101,6 +101,8 @@ def drafted(target: Model, config: SpeculativeConfig) -> tuple[Model | None, boo
                 f"{target.name} has no layer that predicts further tokens; eagle, eagle3, draft_model, medusa and "
                 "ngram are accepted"
             )
+        if config.model and load_model(config.model).name != target.name:
+            raise SpecError(f"mtp drafts with {target.name}'s own layer, not with {config.model}; leave model out")
         layer = Layers(1, (Joined(2), *_last_layer(target)), 3 * target.hidden_size)
         return _of(target, f"{target.name}'s MTP layer", (layer,)), False, ""
     return _eagle(target, config)
