@@ -70,6 +70,8 @@ def as_map(text: str, flag: str) -> tuple[dict[str, Any], str]:
     """(a JSON map, a note where vLLM would not take it as it is written). Raises SpecError."""
     try:
         found, note = json.loads(text, object_pairs_hook=partial(_once, flag)), ""
+    except SpecError:
+        raise
     except ValueError:
         note = f"{flag}: '{text}' is not JSON as vLLM takes it, with double quotes; it is read as if it were"
         try:
