@@ -66,7 +66,14 @@ def price(hardware: Hardware, gpu: GpuNumbers, name: str, op: Any, way: Route | 
     text = HOST_TEXT if isinstance(op, Host) else LINK_TEXT if between else TEXT
     down, up = (_plain(x) for x in around(total, form.half_width))
     return Cost(
-        name, total, {"roofline": (down, up)}, bound, text, f"hwspecs/{hardware.name}:roofline", "assumed", op=op
+        name,
+        total,
+        {"links" if between else "roofline": (down, up)},
+        bound,
+        text,
+        f"hwspecs/{hardware.name}:roofline",
+        "assumed",
+        op=op,
     )
 
 

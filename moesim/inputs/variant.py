@@ -56,7 +56,11 @@ class Variant(Strict):
             "moe_intermediate_size": f"experts {_text(self.moe_intermediate_size)} wide",
             "num_experts_per_tok": f"top-{_text(self.num_experts_per_tok)}",
             "residual_intermediate_size": f"a dense branch {self.residual_intermediate_size} wide",
-            "dropped_layers": f"layers left out: {_text(self.dropped_layers)}",
+            "dropped_layers": (
+                f"layers {_text(self.dropped_layers)} left out"
+                if isinstance(self.dropped_layers, tuple)
+                else f"{self.dropped_layers} layers left out"
+            ),
         }
         changed = ", ".join(text for name, text in said.items() if getattr(self, name))
         return f"{self.name} ({changed})" if self.name and changed else self.name or changed or "unchanged"

@@ -133,7 +133,9 @@ def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, floa
         for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, token), strict=False)
     }
     rates = throughputs(1.0, load.mean_input_len, load.mean_output_len, 1.0 / state.request_rate)
-    return found | {name: rate(value, token) for name, value in rates.items()}
+    # Where arrivals set the pace, an engine of another speed answers as many.
+    share = 0.0 if state.limited_by == "rate" else 1.0
+    return found | {name: rate(value, token, share) for name, value in rates.items()}
 
 
 def _widened(relative: tuple[Any, Any], half_width: float) -> tuple[float, float]:

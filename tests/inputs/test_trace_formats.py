@@ -51,7 +51,7 @@ def sizes(path: str) -> list[tuple[float, int, int]]:
         ("list.json", f"[{LINE}, {LINE}]", [(0, 100, 5)] * 2),
         ("pretty.json", json.dumps([json.loads(LINE)] * 2, indent=2), [(0, 100, 5)] * 2),
         ("object.json", json.dumps(json.loads(LINE), indent=2), [(0, 100, 5)]),
-        ("packed.jsonl.gz", gzip.compress(f"{LINE}\n".encode()), [(0, 100, 5)]),
+        ("packed.jsonl.gz", gzip.compress(f"{LINE}\n".encode(), mtime=0), [(0, 100, 5)]),
         ("date.jsonl", LINE.replace("2000", '"2024-05-10 00:00:00"'), [(0, 100, 5)]),
         ("seconds.jsonl", LINE.replace("2000", "1700000000") + "\n" + LINE.replace("2000", "1700000003"),
          [(0, 100, 5), (3, 100, 5)]),
@@ -171,7 +171,7 @@ def test_epochs_of_any_unit(trace, unit):
         ("a.jsonl", f'{LINE}\n{{"session_id": "s", "delay": 5, "input_length": 5, "output_length": 5}}',
          ":2: this turn of a session has no timestamp: requests of a trace come at times of their own, and none waits"),
         ("a.parquet", b"PAR1....", ": is a Parquet file; a CSV table or JSON lines are read"),
-        ("a.gz", gzip.compress(LINE.encode() * 99)[:40], ": cannot be decompressed"),
+        ("a.gz", gzip.compress(LINE.encode() * 99, mtime=0)[:40], ": cannot be decompressed"),
         ("a.csv", b"\xff\xfe1,2", ": is not UTF-8 text"),
     ],
 )  # fmt: skip
