@@ -48,7 +48,7 @@ ONE, OTHER = json.dumps(VLLM), json.dumps(VLLM | {"max_concurrency": 16})
         ("a.json", f"[{ONE},\r\n{OTHER}]", ["a#1", "a#2"]),
         ("a.jsonl", f"{ONE}\n\n{OTHER}\n", ["a#1", "a#2"]),
         ("a.json", json.dumps(VLLM, indent=2), ["a"]),
-        ("a.json.gz", gzip.compress(ONE.encode()), ["a.json"]),
+        ("a.json.gz", gzip.compress(ONE.encode(), mtime=0), ["a.json"]),
     ],
 )
 def test_results_lie_in_files_as_clients_save_them(imported, name, text, ids):
