@@ -11,7 +11,7 @@ import numpy as np
 from moesim.advice import offload_ways_out, ways_out
 from moesim.assembly import Parts, assemble, offloaded_of, room_of
 from moesim.cost.cost import Cost, summed
-from moesim.errors import DoesNotFit, SpecError
+from moesim.errors import DoesNotFit, Problem, SpecError
 from moesim.inputs.checks import check
 from moesim.inputs.model_of import model_of, seen
 from moesim.inputs.routing import Locality
@@ -24,7 +24,7 @@ from moesim.serving.load_metrics import load_cost, load_metrics, steady_metrics
 from moesim.serving.report import NO_SLO, Slo, Timeline
 from moesim.serving.static import static_batch
 from moesim.serving.static_metrics import metrics
-from moesim.serving.steady import steady_state
+from moesim.serving.steady import cache_seats, steady_state
 from moesim.serving.under_load import memory_side, served
 from moesim.units import bytes_text
 
@@ -106,7 +106,10 @@ def predict_steady(scenario: Scenario) -> Steady:
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     front = front_end(parts.steps.resident, scenario.engine, load)
     settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
-    state = steady_state(parts.steps, settings, parts.limits.block_size, fullest, load, front)
+    state = steady_state(parts.steps, settings, cache_seats(fullest, parts.limits.block_size, load), load, front)
+    if state.doubt:
+        message = f"{state.doubt}, which has no closed form; leave out --steady to simulate it"
+        raise SpecError([Problem(message, "workload")])
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
     knowledge = Knowledge.of(state.cost, _remarks(scenario, parts))
     return Steady(asked, shown(found), state.cost, knowledge, room, state)

@@ -17,8 +17,8 @@ from moesim.inputs.workload import Images
 from moesim.memory import weight_bytes
 from moesim.models.catalogue import load_model
 from moesim.prediction import predict, predict_steady
+from moesim.serving.priced_steps import relative_lengths
 from moesim.serving.requests import requests
-from moesim.serving.steady import relative_lengths
 
 VL2, LLAMA, QWEN, MOLMO = (
     "deepseek-vl2-tiny", "Llama-4-Scout-17B-16E-Instruct", "Qwen3-VL-30B-A3B-Instruct", "MolmoE-1B-0924",

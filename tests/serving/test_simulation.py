@@ -22,9 +22,10 @@ from moesim.report.as_json import prediction_data
 from moesim.report.timeline import ChromeTimeline
 from moesim.serving.engine import simulated, step_table
 from moesim.serving.measures import Distribution
+from moesim.serving.priced_steps import relative_lengths
 from moesim.serving.report import LoadReport, Slo
 from moesim.serving.requests import requests
-from moesim.serving.steady import most_of, relative_lengths
+from moesim.serving.steady import most_of
 from moesim.steps.table import Composition
 
 
