@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from moesim.errors import CalibrationError, DoesNotFit, MoesimError, SpecError
     from moesim.explore.capacity import Capacity, capacity
     from moesim.explore.plans import Candidate, plans
+    from moesim.explore.recommend import Finalist, Recommendation, recommend
     from moesim.explore.search.best import SearchResult, search
     from moesim.explore.sweep import sweep
     from moesim.explore.validate import validate
@@ -39,6 +40,7 @@ _HOMES = {
     "Metric": "moesim.metrics",
     "Slo": "moesim.serving.report",
     **dict.fromkeys(("plans", "Candidate"), "moesim.explore.plans"),
+    **dict.fromkeys(("recommend", "Recommendation", "Finalist"), "moesim.explore.recommend"),
     "capacity": "moesim.explore.capacity",
     "Capacity": "moesim.explore.capacity",
     "validate": "moesim.explore.validate",
@@ -49,9 +51,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "CalibrationError", "Candidate", "Capacity", "DoesNotFit", "Metric", "MoesimError", "Offloaded", "Prediction",
-    "Scenario", "SearchResult", "Served", "Slo", "SpecError", "Static", "Steady", "capacity", "load", "load_hardware",
-    "load_model", "plans", "predict", "predict_steady", "search", "sweep", "validate",
+    "CalibrationError", "Candidate", "Capacity", "DoesNotFit", "Finalist", "Metric", "MoesimError", "Offloaded",
+    "Prediction", "Recommendation", "Scenario", "SearchResult", "Served", "Slo", "SpecError", "Static",
+    "Steady", "capacity", "load", "load_hardware", "load_model", "plans", "predict", "predict_steady",
+    "recommend", "search", "sweep", "validate",
 ]  # fmt: skip
 
 

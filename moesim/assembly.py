@@ -39,12 +39,12 @@ class Parts:
     """What stays on the GPU, where not everything does."""
 
 
-def assemble(scenario: Scenario) -> Parts:
-    """Look up the model, the GPU and the calibration a scenario names."""
+def assemble(scenario: Scenario, central: bool = False) -> Parts:
+    """Look up the model, the GPU and the calibration a scenario names; ``central`` prices leave intervals out."""
     hardware = load_hardware(scenario.hardware)
     engine = engine_of(scenario)
     rank = _rank(scenario, engine, hardware)
-    machine = machine_of(hardware, engine, scenario.calibration)
+    machine = machine_of(hardware, engine, scenario.calibration, central)
     limits = limits_of(scenario, hardware)
     limits = replace(limits, block_size=cache_block(rank, limits.block_size))
     if scenario.offload is not None:
@@ -153,9 +153,13 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
 
 
 @lru_cache(maxsize=32)
-def machine_of(hardware: Hardware, engine: Engine, calibration: str) -> Machine:
-    """The GPU and its fits, looked up once."""
-    return Machine(hardware, engine, calibration)
+def machine_of(hardware: Hardware, engine: Engine, calibration: str, central: bool = False) -> Machine:
+    """The GPU and its fits, looked up once; ``central`` leaves intervals out."""
+    if not central:
+        return Machine(hardware, engine, calibration)
+    from moesim.cost.central import CentralMachine
+
+    return CentralMachine(hardware, engine, calibration)
 
 
 def limits_of(scenario: Scenario, hardware: Hardware) -> Limits:

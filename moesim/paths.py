@@ -30,6 +30,11 @@ def stored_fits() -> dict[str, Path]:
     return {f"{p.parent.name}/{p.stem}": p for p in sorted(FITS.glob("*/*.json")) if p.stem != "tiles"}
 
 
+def shipped_scenarios() -> list[Path]:
+    """Every scenario that ships."""
+    return sorted(path for path in SCENARIOS.rglob("*.yaml") if MODELS not in path.parents)
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write into; it takes the place of ``path`` once the block ends well."""

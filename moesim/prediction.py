@@ -72,7 +72,7 @@ def _predicted(
     parts = assemble(side)
     if parts.offload is not None and not parts.offload.plain:
         return _offloaded(scenario, parts, parts.offload)
-    room = _fitting(side, parts)
+    room = fitting(side, parts)
     if scenario.workload.arrivals == "batch":
         return _static(scenario, parts, room)
     report, steps = served(scenario, parts, slo, timeline, progress)
@@ -102,7 +102,7 @@ def predict_steady(scenario: Scenario) -> Steady:
     asked, scenario = scenario, seen(scenario)
     load = scenario.workload
     parts = assemble(scenario)
-    room = _fitting(scenario, parts)
+    room = fitting(scenario, parts)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     front = front_end(parts.steps.resident, scenario.engine, load)
     settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
@@ -122,8 +122,8 @@ def _problems(scenario: Scenario) -> list[str]:
     return [message for _, message in check(scenario)]
 
 
-def _fitting(scenario: Scenario, parts: Parts) -> Room:
-    """The scenario's memory. Raises DoesNotFit."""
+def fitting(scenario: Scenario, parts: Parts) -> Room:
+    """The scenario's memory, where its load fits and the engine starts. Raises DoesNotFit."""
     room = room_of(scenario, parts)
     if not room.fits:
         require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(scenario))

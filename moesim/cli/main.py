@@ -16,6 +16,7 @@ from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
+from moesim.cli.recommend import recommend_command
 from moesim.cli.routing import routing_command
 from moesim.cli.scenarios import quoted
 from moesim.errors import CalibrationError, SpecError
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(quoted(sys.argv[1:] if arguments is None else arguments))
-    if rest and options.command not in {"predict", "sweep", "plan", "capacity", "search"}:
+    if rest and options.command not in {"predict", "sweep", "plan", "capacity", "search", "recommend"}:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return options.run(options, rest)
@@ -37,10 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"moesim: {error}", file=sys.stderr)
         return BAD_INPUT
     except ModuleNotFoundError as error:
-        print(
-            f"moesim: this needs the package '{error.name}'; install moesim[{_extra(options)}]",
-            file=sys.stderr,
-        )
+        print(f"moesim: this needs the package '{error.name}'; install moesim[{_extra(error)}]", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("moesim: stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
@@ -53,10 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _extra(options: argparse.Namespace) -> str:
-    drawing = ("plan", "study", "validate", "predict", "search", "offload-study", "routing", "claims")
-    plots = dict.fromkeys(drawing, "plots")
-    return {"sweep": "sweep", **plots}.get(options.command, "calibrate")
+_EXTRAS = {
+    "pandas": "sweep", "pyarrow": "sweep", "matplotlib": "plots", "joblib": "joblib", "distributed": "dask",
+    "dask": "dask", "ray": "ray", "starlette": "web", "uvicorn": "web", "torch": "bench", "pynvml": "bench",
+}  # fmt: skip
+"""Package -> the extra that brings it."""
+
+
+def _extra(error: ModuleNotFoundError) -> str:
+    return _EXTRAS.get((error.name or "").partition(".")[0], "calibrate")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep_command(commands)
     plan_command(commands)
     study_command(commands)
+    recommend_command(commands)
     search_command(commands)
     offload_study_command(commands)
     capacity_command(commands)

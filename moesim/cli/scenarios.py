@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from moesim.cli.values import EPILOG, overrides, positional
@@ -37,39 +36,77 @@ def quoted(arguments: list[str]) -> list[str]:
     return [*arguments[:start], shlex.join(arguments[start:end]), *arguments[end:]]
 
 
-def scenario_of(options: argparse.Namespace, rest: list[str], notes: list[str] | None = None) -> Scenario:
-    """The scenario a command line means. Raises SpecError.
+_LENGTHS = {"input_len": 1024, "output_len": 256}
+"""Assumed, and said so, where a command line names no file and no lengths."""
+
+
+def scenario_of(
+    options: argparse.Namespace, rest: list[str], notes: list[str] | None = None, load: bool = False
+) -> Scenario:
+    """The scenario a command line means: a file's, a vLLM command's, or that of ``--model`` and ``--hardware``.
 
     Parameters
     ----------
     notes : list, optional
-        Takes what ``--from-vllm`` says that no setting holds; else it is printed to stderr.
+        Takes what ``--from-vllm`` says that no setting holds, and what is assumed; else it is printed to stderr.
+    load : bool
+        Without a file, clients in a closed loop are meant where nothing says when requests come.
+
+    Raises
+    ------
+    SpecError
+        Every problem.
     """
-    from moesim.inputs.loading import from_data, load
+    from moesim.inputs.loading import from_data, load_named
 
     files, rest = positional(rest)
     if len(files) > 1:
         raise SpecError([Problem(f"'{files[1]}' is not expected here", "command line")])
-    path = Path(files[0]) if files else None
-    changes = overrides(options.set, rest)
-    if options.from_vllm is None:
-        if path is None:
-            raise SpecError([Problem("no scenario: give a file, or --from-vllm 'vllm serve ...'", "command line")])
-        return load(path, changes)
-    from moesim.inputs.vllm_command import scenario_from_vllm
+    path = files[0] if files else None
+    changes, found = overrides(options.set, rest), list[str]()
+    if options.from_vllm is not None:
+        from moesim.inputs.vllm_command import scenario_from_vllm
 
-    data, found = scenario_from_vllm(options.from_vllm)
-    if path is None and "hardware" not in changes:
-        message = "--from-vllm says no GPU; give --hardware h100-sxm, or a scenario file to start from"
-        raise SpecError([Problem(message, "command line")])
-    if "hardware" in changes:
-        data["hardware"] = changes.pop("hardware")
-    scenario = from_data(data, "--from-vllm", changes, path)
+        data, found = scenario_from_vllm(options.from_vllm)
+        if path is None and not _HARDWARE & changes.keys():
+            message = "--from-vllm says no GPU; give --hardware h100-sxm, or a scenario file to start from"
+            raise SpecError([Problem(message, "command line")])
+        for name in _HARDWARE & changes.keys():
+            data["hardware"] = changes.pop(name)
+        scenario = from_data(data, "--from-vllm", changes, path)
+    elif path is not None:
+        scenario = load_named(path, changes)
+    else:
+        scenario = _of_settings(changes, found, load)
     if notes is None:
         say(found)
     else:
         notes += found
     return scenario
+
+
+_HARDWARE = {"hardware", "gpu"}
+
+
+def _of_settings(changes: dict[str, Any], notes: list[str], load: bool) -> Scenario:
+    """A scenario of nothing but settings. Raises SpecError."""
+    from moesim.inputs.loading import from_data, setting
+
+    named = {setting(name): name for name in changes}
+    if "model" not in named or "hardware" not in named:
+        message = (
+            "no scenario: give a file or a shipped name, --model NAME --hardware GPU, or --from-vllm 'vllm serve ...'"
+        )
+        raise SpecError([Problem(message, "command line")])
+    of_load = {f"workload.{name}" for name in ("trace_file", "lengths.file")} & named.keys()
+    missing = {} if of_load else {n: v for n, v in _LENGTHS.items() if f"workload.{n}" not in named}
+    if load and not {f"workload.{n}" for n in ("max_concurrency", "request_rate", "batch_size")} & named.keys():
+        missing["max_concurrency"] = 16
+    if missing:
+        told = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in missing.items())
+        notes.append(f"assumed: {told}; give your own")
+    data = {key: changes.pop(named[key]) for key in ("model", "hardware")}
+    return from_data({**data, "workload": missing}, "command line", changes)
 
 
 def say(notes: list[str]) -> None:

@@ -161,7 +161,7 @@ class Machine:
         width = family.residuals.interval(seconds)
         # Where tables of a relative were priced by these constants, shapes beyond the fit are in what was seen.
         width = width if relative is None else np.maximum(width, relative.half_width)
-        width = of_experts(width, choice.map_widening, choice.spread)
+        width = of_experts(width, choice.map_widening, choice.spread() if choice.spread else None)
         reasons: list[Reason] = [] if choice.map_widening is None else [EXPERT_MAP]
         octaves, outside = octaves_outside(family, op, form) if relative is None else (0.0, "")
         if outside:
@@ -184,7 +184,7 @@ class Machine:
         if self.engine.file.kernel_distance and choice.family != "host":
             terms[VERSIONS] = self.engine.file.kernel_distance
         spread |= {term: _within(seconds, least, half_width) for term, half_width in terms.items()}
-        deviation = choice.deviation
+        deviation = choice.deviation() if choice.deviation else None
         return Cost(
             name,
             seconds,

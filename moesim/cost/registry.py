@@ -34,9 +34,9 @@ class Choice:
     """Instead of the family's own."""
     map_widening: float | None = None
     """Widening where the rank holds a part of the experts; None where it does not."""
-    spread: Any = None
-    """Half-width, in the logarithm, of draws that are independent of the kernel's error."""
-    deviation: Any = None
+    spread: Callable[[], Any] | None = None
+    """Half-width, in the logarithm, of draws that are independent of the kernel's error; asked where intervals are."""
+    deviation: Callable[[], Any] | None = None
     """Standard deviation of the work beyond launches, from draw to draw, relative."""
 
 

@@ -27,6 +27,12 @@ QuantizationName = Literal[
 """vLLM's names for ``--quantization``, formats of ours beside them (``models/quantization/schemes.py``)."""
 
 
+_TYPES = {
+    "auto": None, "bf16": "none", "bfloat16": "none", "fp16": "none", "float16": "none", "half": "none",
+}  # fmt: skip
+"""What people call the type of weights that are not quantised."""
+
+
 class EngineSettings(Strict):
     """Engine settings under vLLM's names and meanings."""
 
@@ -118,6 +124,11 @@ class EngineSettings(Strict):
     @classmethod
     def _no_switch(cls, value: Any) -> Any:
         return str(value) if isinstance(value, bool) else value
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _as_types_are_called(cls, value: Any) -> Any:
+        return _TYPES.get(value.lower(), value) if isinstance(value, str) else value
 
     @field_validator("moe_backend", mode="before")
     @classmethod

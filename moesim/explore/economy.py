@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moesim.assembly import Parts, assemble
+from moesim.cost.cost import Cost
 from moesim.cost.power import Utilisation, idle_w, interval_w, power_fit, power_w, utilisation
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.model_of import seen
@@ -14,7 +15,7 @@ from moesim.inputs.prices_file import Price, prices_of
 from moesim.metrics import Metric
 from moesim.outcome import Prediction, Served, Steady
 from moesim.serving.engine import scheduler_limits
-from moesim.serving.steady import mean_step
+from moesim.serving.steady import SteadyState, mean_step
 from moesim.serving.under_load import gpus_of, memory_side, sides
 
 _HOUR_S, _MILLION = 3600.0, 1e6
@@ -115,6 +116,35 @@ def economy(prediction: Prediction, prices: Path | None = None) -> Economy:
         tuple(prices_of(kinds.pop(), prices)) if len(kinds) == 1 else (), share, gpus * share / input_rate,
         gpus * (1 - share) / out.value, gpus / all_tokens.value,
     )  # fmt: skip
+
+
+def apart_w(parts: Parts, step: Cost, prefill: tuple[int, float], decode_gpus: int) -> float:
+    """What engines apart draw in a steady state: GPUs that compute prompts and their busy share, GPUs that decode. [W]
+
+    Parameters
+    ----------
+    step : Cost
+        A mean step, with a part for each phase.
+    """
+    kinds = {part.name: utilisation(part, parts.steps.machine) for part in step.children}
+    gpus, busy = prefill
+    return (
+        gpus * _Pool(1, parts.hardware, (_Work(busy, kinds["prefill"]),)).watts(0.0)[0]
+        + decode_gpus * (_Pool(1, parts.hardware, (_Work(1.0, kinds["decode"]),)).watts(0.0)[0])
+    )
+
+
+def steady_gpu_w(parts: Parts, state: SteadyState) -> float:
+    """What one GPU of an engine draws in a steady state, means alone; its stages work in turn. [W]"""
+    plan = parts.rank.plan
+    whole = max(float(state.cost.seconds), 1e-30)
+    turns = {"decode": min(max(state.running, 1.0) / plan.pp, 1.0)}
+    work = tuple(
+        _Work((1.0 - state.idle_share) * float(part.seconds) / whole * turns.get(part.name, 1.0),
+              utilisation(part, parts.steps.machine))
+        for part in state.cost.children
+    )  # fmt: skip
+    return _Pool(1, parts.hardware, work).watts(0.0)[0]
 
 
 def _pools(prediction: Prediction) -> list[_Pool]:

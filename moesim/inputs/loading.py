@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.files import yaml
 from moesim.files.validation import is_below, validated
@@ -28,6 +29,19 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
         raise TypeError("load takes the path of a scenario file")
     path = Path(path)
     return _loaded(yaml.read(path), path.parent, overrides)
+
+
+def load_named(name: str, overrides: dict[str, Any] | None = None) -> Scenario:
+    """The same by a file's path, or by the name of a scenario that ships (``mixtral_tp4``)."""
+    path = Path(name)
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return load(path, overrides)
+    shipped = {found.stem: found for found in paths.shipped_scenarios()}
+    if name in shipped:
+        return load(shipped[name], overrides)
+    near = difflib.get_close_matches(name, list(shipped), 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "a path, or a shipped scenario's name, is accepted"
+    raise SpecError([Problem(f"'{name}' is neither a file nor a scenario that ships; {hint}", "command line")])
 
 
 def from_data(

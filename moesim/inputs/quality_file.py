@@ -11,8 +11,15 @@ from moesim.files.table import read_table, require_file
 COLUMNS = ("model", "experts_format", "attention_format", "metric", "value", "source")
 _VARIANT = "variant"
 """A column that a table may have behind the model's."""
+_HIGHER = ("throughput", "accuracy", "score", "mmlu", "pass")
+"""Words in the names of metrics that are better the higher they are."""
 Quality = dict[tuple[str, str, str], float]
 """(experts' format, the other matrices' format, metric) -> value."""
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric is better the higher it is, told by its name; perplexity is not."""
+    return any(word in metric.lower() for word in _HIGHER)
 
 
 def shipped_quality(model: str, variant: str = "") -> Quality:

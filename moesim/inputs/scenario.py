@@ -23,6 +23,9 @@ ALIASES = {
     "isl": "workload.input_len",
     "osl": "workload.output_len",
     "conc": "workload.max_concurrency",
+    "users": "workload.max_concurrency",
+    "gpu": "hardware",
+    "dtype": "engine.quantization",
     "engine_version": "engine.version",
 }
 """Short names people type, accepted on input."""

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from moesim.explore.search import Configuration, SearchResult
-from moesim.explore.search.constraints import METRICS
+from moesim.explore.search.evaluate import METRICS
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.offload import AMOUNTS
 from moesim.inputs.scenario import Scenario

@@ -17,14 +17,19 @@ from moesim.steps.step import Steps
 
 Array = np.ndarray[Any, Any]
 
-_NODES = 24
+_NODES, _SIDE_BY_SIDE = 24, 4
 _LENGTHS = 6
 """Prompts of different length that a mean is taken over: what a step takes jumps where it leaves the CUDA graphs."""
 
 
-def nodes_up_to(most: float) -> Array:
+def nodes_up_to(most: float, count: int = _NODES) -> Array:
     """Numbers of sequences that decode at once, at which steps are priced."""
-    return np.unique(np.rint(np.geomspace(1, max(most, 1), _NODES))).astype(np.int64)
+    return np.unique(np.rint(np.geomspace(1, max(most, 1), count))).astype(np.int64)
+
+
+def _numbers_up_to(most: float) -> Array:
+    """Of whole prompts in a step: one, as many as fit, and some between."""
+    return np.unique(np.rint(np.geomspace(1, max(int(most), 1), _SIDE_BY_SIDE))).astype(np.int64)
 
 
 class _Mixed(NamedTuple):
@@ -62,19 +67,23 @@ class PricedSteps:
         context = np.full(len(nodes), int(prompt + output / 2))
         decodes = steps.load((steps.rank.decoding(each, context),))
         self._decode = decode_cycle(steps, decodes, each, together)
-        # A row a length of prompt; steps are priced as one array.
-        decoding, contexts = (np.broadcast_to(x, chunks.shape).ravel() for x in (each, context))
-        prefill = Group(np.ones_like(decoding), size.ravel(), before.ravel())
-        mixed_load = steps.load((prefill, steps.rank.decoding(decoding, contexts)))
+        # A row a length of prompt, and then steps of several whole prompts; all are priced as one array.
+        self._side_by_side = _numbers_up_to(budget[0] / self._new)
+        many, rows = self._side_by_side, chunks.size
+        decoding, contexts, prompts, query, cached = (
+            np.concatenate([np.broadcast_to(x, chunks.shape).ravel(), np.broadcast_to(y, many.shape)]).astype(np.int64)
+            for x, y in ((each, 1), (context, context[0]), (1, many), (size, round(self._new)), (before, past.mean()))
+        )
+        mixed_load = steps.load((Group(prompts, query, cached), steps.rank.decoding(decoding, contexts)))
         if load.images is not None:
             # A chunk encodes as many images as its share of the prompt holds.
-            mixed_load = replace(mixed_load, images=size.ravel() / self._new * load.images.per_request)
-        mixed = _mixed_step(steps, mixed_load, decoding + 1)
-        self._mixed = mixed.cost
+            mixed_load = replace(mixed_load, images=prompts * query / self._new * load.images.per_request)
+        mixed = _mixed_step(steps, mixed_load, decoding + prompts)
+        self._mixed, self._rows = mixed.cost, rows
         self._alone = np.broadcast_to(self._decode.seconds, nodes.shape)
-        through, slowest = (
-            np.broadcast_to(x, decoding.shape).reshape(chunks.shape) for x in (mixed.cost.seconds, mixed.slowest)
-        )
+        all_through, all_slowest = (np.broadcast_to(x, decoding.shape) for x in (mixed.cost.seconds, mixed.slowest))
+        self._full = all_slowest[rows:]
+        through, slowest = (x[:rows].reshape(chunks.shape) for x in (all_through, all_slowest))
         # An engine of one stage decodes in the same time; the slowest stage of several has its part of a cycle.
         busy = self._alone / together
         self._own = (chunks * through).mean(0)
@@ -109,22 +118,39 @@ class PricedSteps:
         """The steps that compute a prompt beside the decodes. [s]"""
         return self._between(self._own, running)
 
-    def burst(self, prompts: int, budget: int, request_s: float, turn_s: float) -> float:
-        """Mean time to first token of ``prompts`` that come at once: read one by one, computed a step full at a time.
+    def burst(self, prompts: int, budget: int, request_s: float, turn_s: float) -> Array:
+        """Times to first token of ``prompts`` that come at once: read one by one, computed a step full at a time. [s]
 
         Those whose prompts are done decode beside the others.
         """
         together = min(max(budget / self._new, 1.0), prompts)
         before = np.arange(prompts)
-        # One after the other, the decodes of a step shared by its prompts.
-        each = np.interp(np.maximum(before, 1.0), self._nodes, self._extra)
-        each = each + np.interp(before, self._nodes, self._alone) * (before > 0) / together
+        decodes = np.interp(before, self._nodes, self._alone) * (before > 0)
+        if together >= 2.0:
+            # A step's prompts read weights once, and so do the decodes beside them.
+            step = float(np.interp(together, self._side_by_side, self._full))
+            each = (step + np.maximum(decodes - self._alone[0], 0.0)) / together
+        else:
+            each = np.interp(np.maximum(before, 1.0), self._nodes, self._extra) + decodes / together
         read = request_s + turn_s * (before + 1.0)
         passed = np.cumsum(each)
         ends = passed + np.maximum.accumulate(np.maximum(read + each - passed, 0.0))
         # A token comes when its step ends; where more than one step is needed, the first takes the first prompt alone.
         rest_of_step = (together - 1.0) / 2.0 * float(each.mean())
-        return float(ends.mean()) + rest_of_step + (0.0 if together >= prompts else self.own(1))
+        return ends + rest_of_step + (0.0 if together >= prompts else self.own(1))
+
+    def in_a_row(self, running: float) -> float:
+        """What each of a row of prompts adds: beside decodes, or less where a step takes several of them whole. [s]"""
+        extra, most = self._between(self._extra, running), float(self._side_by_side[-1])
+        return min(extra, float(self._full[-1]) / most) if most >= 2.0 else extra
+
+    def joined(self, others: float, running: float) -> float:
+        """What a prompt waits longer where ``others`` share its step: whole ones read weights once. [s]"""
+        most = float(self._side_by_side[-1])
+        if most < 2.0:
+            return others * self._between(self._extra, running)
+        whole = float(np.interp(others + 1.0, self._side_by_side, self._full)) * max((others + 1.0) / most, 1.0)
+        return max(whole - float(self._full[0]), 0.0)
 
     def _between(self, values: Array, running: float) -> float:
         return float(np.interp(running, self._nodes, values))
@@ -139,7 +165,10 @@ class PricedSteps:
 
         def one(x: Any, share: float) -> float:
             x = np.asarray(x, float)
-            return share * float(x.reshape(-1, len(self._nodes)).mean(0)[place] if x.size > 1 else x.reshape(-1)[0])
+            if x.size == 1:
+                return share * float(x.reshape(-1)[0])
+            own = x[: self._rows] if x.size > len(self._nodes) else x
+            return share * float(own.reshape(-1, len(self._nodes)).mean(0)[place])
 
         kinds = ((self._decode, 1.0 - mixed), (self._mixed, mixed))
         return summed("step", [reduced(cost, lambda x, share=share: one(x, share)) for cost, share in kinds])

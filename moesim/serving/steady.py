@@ -16,7 +16,8 @@ simulation does see them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -43,7 +44,8 @@ _LEAST_TOKENS = 0.05
 """Stands for the decode steps of an answer of one token, which has none."""
 
 
-class SteadyState(NamedTuple):
+@dataclass(frozen=True)
+class SteadyState:
     """Means over requests, and what holds them back."""
 
     ttft_s: float
@@ -61,10 +63,42 @@ class SteadyState(NamedTuple):
     """``clients``, ``rate``, or ``engine`` where more is asked for than it has seats or cache for."""
     idle_share: float
     """Of the time, an engine has nothing to do."""
-    cost: Cost
-    """A mean step: its share of those that only decode, and of those with a prompt. [s]"""
     doubt: str
     """Why these means are an estimate that simulations were not compared with; else empty."""
+    together: float
+    """Sequences that decode at once while any do."""
+    tokens: float
+    """Decode steps of an answer."""
+    priced: PricedSteps = field(repr=False)
+    later_ttft_s: float = float("nan")
+    """Mean over requests behind each client's first."""
+    clients: float = float("inf")
+    """Of a replica."""
+
+    def ttft_quantile_s(self, chance: float, limits: SchedulerLimits, load: Workload, front: FrontEnd) -> float:
+        """Time to first token that a share ``chance`` of requests keeps: an estimate. [s]
+
+        Of clients that begin at once the last of the first round wait longest; of Poisson arrivals, waits beyond the
+        prompt's own steps fall off exponentially.
+        """
+        own = min(self.priced.own(self.together), self.ttft_s)
+        if not load.max_concurrency:
+            return own - (self.ttft_s - own) * float(np.log1p(-chance))
+        first_round, later = 1.0 / _rounds(load), max(self.later_ttft_s, own)
+        if chance <= 1.0 - first_round:
+            return max(later, self.ttft_s if self.limited_by == "engine" else 0.0)
+        turn = front.reading_s(load.mean_input_len - load.picture_len, load.images.per_request if load.images else 0)
+        clients = max(int(self.clients), 1)
+        burst = self.priced.burst(clients, limits.max_num_batched_tokens, front.request_s, turn)
+        # Those behind the last seat wait until answers before them are whole.
+        for_seats = max(clients / max(self.together, 1.0) - 1.0, 0.0) * (self.e2el_s - self.ttft_s)
+        seatless = for_seats if self.limited_by == "engine" else 0.0
+        return max(float(np.quantile(burst, 1.0 - (1.0 - chance) / first_round)) + seatless, later)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """A mean step: its share of those that only decode, and of those with a prompt. [s]"""
+        return self.priced.cost(self.together, self.tokens)
 
 
 def cache_seats(fullest: tuple[Rank, Room], block_size: int, load: Workload) -> float:
@@ -106,7 +140,7 @@ def steady_state(
     else:
         step, rate, share, first = at.mean(running)
     limited = at.limited_by(running, rate)
-    doubt = _doubt(at, limits, load, running, rate, share, limited)
+    doubt, later = _doubt(at, limits, load, running, rate, share, limited), first
     if np.isfinite(clients):
         # A sequence sees the prompts of the others: its own came before.
         step -= priced.at(running)[1] * at.prompts(running) / (clients * at.lockstep)
@@ -115,16 +149,20 @@ def steady_state(
         first = max(clients / rate - tokens * step, first)
     elif limited == "clients":
         burst = priced.burst(max(int(clients), 1), limits.max_num_batched_tokens, front.request_s, at.turn)
-        first = _over_rounds(load, clients, first, burst, step, tokens, priced.at(running))
+        first = _over_rounds(load, clients, first, float(burst.mean()), step, tokens, priced, running)
+        rounds = _rounds(load)
+        later = (rounds * first - max(float(burst.mean()), later)) / (rounds - 1) if rounds > 1 else first
         rate = clients / (first + tokens * step)
     idle = priced.idle if limited == "rate" else min(at.reading * rate / clients, 1.0) ** clients
-    cost, output = priced.cost(running / max(1.0 - idle, 1e-6), tokens), load.mean_output_len
+    output = load.mean_output_len
     itl = step if output > 1 else float("nan")
     tpot = itl * (tokens / (output - 1)) if output > 1 else itl
     whole = first + (tokens if output > 1 else 0.0) * step
+    together = running / max(1.0 - idle, 1e-6)
     return SteadyState(
-        first, tpot, itl, whole, rate * at.replicas, running, share, limited, idle**at.lockstep, cost, doubt
-    )
+        first, tpot, itl, whole, rate * at.replicas, running, share, limited, idle**at.lockstep, doubt, together,
+        tokens, priced, later, clients,
+    )  # fmt: skip
 
 
 class _Balance:
@@ -151,10 +189,14 @@ class _Balance:
         self.reading = front.request_s + self.turn
         self.stages, self.drafts = plan.pp, len(steps.rank.kept)
         self._depth, self._in_step = limits.depth, bool(load.max_concurrency) and not load.request_rate
+        self._one_length = self._in_step and relative_spread(load) == 0.0
         self.priced = priced or PricedSteps(steps, limits, nodes_up_to(self.most), load)
 
     def prompts(self, running: float) -> float:
         """That replicas in lockstep take in a step: they run side by side, so the most of any counts."""
+        if self._one_length:
+            # Requests of one length that began together stay together: replicas take their prompts in the same steps.
+            return running / self.tokens
         return most_of(self.lockstep, running / self.tokens)
 
     def mean(self, running: float) -> tuple[float, float, float, float]:
@@ -163,7 +205,7 @@ class _Balance:
         prompts = self.prompts(running)
         step = decode + extra * prompts
         rate = running / (self.tokens * step)
-        others = most_of(self.lockstep, running / self.tokens, mine=1) - 1.0
+        others = self.prompts(running) if self._one_length else most_of(self.lockstep, running / self.tokens, 1) - 1.0
         own = self.priced.own(running)
         first = self.reading + self._queued(rate) + self._waits(running, step) + own + extra * others
         return step, rate, extra * prompts / step, first
@@ -261,18 +303,23 @@ def _boundary(too_many: Callable[[float], bool], most: float) -> float:
     return low
 
 
+def _rounds(load: Workload) -> int:
+    """Requests of each client of a closed loop."""
+    return max(round((request_count(load) or 0) / max(load.max_concurrency or 1, 1)), 1)
+
+
 def _over_rounds(
-    load: Workload, clients: float, first: float, burst: float, step: float, tokens: float, priced: tuple[float, float]
-) -> float:
+    load: Workload, clients: float, first: float, burst: float, step: float, tokens: float, priced: PricedSteps,
+    running: float,
+) -> float:  # fmt: skip
     """Mean time to first token of a closed loop whose clients all begin at once and drift apart.
 
     The first round is a burst. Later ones come as spread out as the burst left them and as answers' lengths differ:
     prompts that come close together share steps. Of Gaussian arrival times ``n / (2 sqrt(pi) sigma)`` others come a
     second around one of them. [s]
     """
-    count = request_count(load) or 0
-    rounds = max(round(count / max(load.max_concurrency or 1, 1)), 1)
-    decode, extra = priced
+    rounds = _rounds(load)
+    decode, extra = priced.at(running)[0], priced.in_a_row(running)
     cycle = first + tokens * step
     spread = relative_spread(load) * tokens * step
     apart = clients / cycle * decode / max(1.0 - extra * clients / cycle, 0.1)
@@ -284,7 +331,7 @@ def _over_rounds(
         # that come before their turn where they come faster.
         together = a_second * decode / max(1.0 - a_second * extra, clients**-0.5)
         behind = max(clients * extra - np.sqrt(12.0) * deviation, 0.0) / (2.0 * extra) if extra else 0.0
-        total += first + extra * max(min(together + behind, (clients - 1.0) / 2.0) - apart, 0.0)
+        total += first + priced.joined(max(min(together + behind, (clients - 1.0) / 2.0) - apart, 0.0), running)
     return total / rounds
 
 

@@ -154,12 +154,13 @@ def _apart(
         schedulers = [empty_scheduler(side.engine, mine.limits, fullest) for _ in range(count)]
         engines[name] = [Instance(scheduler, prices) for scheduler in schedulers]
     steps: Pricers = {name: mine.steps for name, mine in parts.items()}
-    transfer = _transfer(apart, parts["prefill"])
+    transfer = transfer_of(apart, parts["prefill"])
     clients = clients_of(scenario.workload, parts["prefill"].steps.resident, scenario.engine)
     return Disaggregated(engines["prefill"], engines["decode"], transfer, clients, report).run(progress), steps
 
 
-def _transfer(apart: Disaggregation, prefill: Parts) -> Transfer:
+def transfer_of(apart: Disaggregation, prefill: Parts) -> Transfer:
+    """How a prompt's keys and values leave a prefill engine."""
     links: Any = prefill.hardware.links
     rate = apart.kv_transfer_bandwidth or (links.nic or links.gpu_to_gpu).value
     rank = prefill.rank

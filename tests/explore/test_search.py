@@ -6,7 +6,7 @@ import pytest
 
 from moesim import SpecError, paths, predict, search
 from moesim.cli import main
-from moesim.explore.search.constraints import parsed
+from moesim.explore.constraints import parsed
 from moesim.explore.search.space import amounts, space
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.loading import load
@@ -181,7 +181,7 @@ def test_spaces_hold_whole_ranges():
     ],
 )
 def test_bad_constraints(text, said):
-    known = ("gpu_memory", "tpot", "perplexity")
+    known = {"gpu_memory": "B", "tpot": "s", "perplexity": ""}
     with pytest.raises(SpecError) as error:
         parsed(text, known)
     assert said in str(error.value)

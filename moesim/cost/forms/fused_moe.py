@@ -189,8 +189,8 @@ def choose(machine: Any, name: str, op: FusedExperts) -> Choice:
         relative=relative,
         parameters=own.get("parameters"),
         map_widening=kernel.map_widening if parallel else None,
-        spread=op.loads.spread(op.drawn),
-        deviation=op.loads.deviation(op.drawn) if parallel else None,
+        spread=lambda: op.loads.spread(op.drawn),
+        deviation=(lambda: op.loads.deviation(op.drawn)) if parallel else None,
     )
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
-from moesim.explore.search.constraints import METRICS, Constraint, parsed, value_text
-from moesim.explore.search.evaluate import Figures, figures
+from moesim.explore.constraints import Constraint, parsed, value_text
+from moesim.explore.search.evaluate import METRICS, Figures, figures
 from moesim.explore.search.space import space
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
-from moesim.inputs.quality_file import Quality, quality_of, shipped_quality
+from moesim.inputs.quality_file import Quality, higher_is_better, quality_of, shipped_quality
 from moesim.inputs.scenario import Scenario
 from moesim.units import bytes_text
 
@@ -88,7 +88,7 @@ def search(
     of = scenario.variant.name if scenario.variant else ""
     table = quality_of(model.name, quality, of) if quality else shipped_quality(model.name, of)
     of_quality = tuple(dict.fromkeys(metric for _, _, metric in table))
-    known = (*METRICS, *of_quality)
+    known = METRICS | dict.fromkeys(of_quality, "")
     if minimize not in known:
         raise SpecError([Problem(f"'{minimize}' is not a metric; there are {', '.join(known)}", "--minimize")])
     if minimize == "tpot" and scenario.workload.output_len == 1:
@@ -103,7 +103,7 @@ def search(
         raise SpecError([Problem(f"no system can run this scenario{why}", "search")])
     axis = next((c.metric for c in constraints if c.metric in of_quality), of_quality[0] if of_quality else None)
     found = _with_front(found, axis)
-    sign = -1.0 if _higher_is_better(minimize) else 1.0
+    sign = -1.0 if higher_is_better(minimize) else 1.0
 
     def order(c: Configuration) -> tuple[bool, float, float]:
         value = c.values[minimize]
@@ -115,14 +115,10 @@ def search(
     return SearchResult(minimize, constraints, axis, tuple(found), kept, advice)
 
 
-def _higher_is_better(metric: str) -> bool:
-    return any(word in metric for word in ("throughput", "accuracy", "score"))
-
-
 def _enough(constraint: Constraint, value: float) -> str:
     """A limit that ``value`` keeps, in the digits shown."""
     room = 1 + _MARGIN if constraint.upper else 1 - _MARGIN
-    return f"{constraint.metric} {constraint.sign[0]}= {value_text(constraint.metric, value * room)}"
+    return f"{constraint.metric} {constraint.sign[0]}= {value_text(value * room, constraint.unit)}"
 
 
 def _configuration(
@@ -143,7 +139,7 @@ def _keeps(configuration: Configuration, constraints: Sequence[Constraint]) -> b
 
 def _with_front(found: list[Configuration], quality: str | None) -> list[Configuration]:
     """Mark what no other beats in time a token, GPU memory and quality together."""
-    worse = -1.0 if quality and _higher_is_better(quality) else 1.0
+    worse = -1.0 if quality and higher_is_better(quality) else 1.0
 
     def place(c: Configuration) -> tuple[float, float, float] | None:
         value = c.values[quality] if quality else 0.0

@@ -21,6 +21,10 @@ from moesim.offload.steps import OffloadedSteps
 from moesim.ops.load import Load
 from moesim.serving.static import static_batch
 
+METRICS = {
+    "tpot": "s", "ttft": "s", "gpu_memory": "B", "main_memory": "B", "disk": "B", "output_throughput": "tok/s",
+}  # fmt: skip
+"""What every configuration has, with the unit a constraint is written in; quality metrics have none."""
 _SAMPLES = 2
 
 

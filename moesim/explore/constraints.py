@@ -1,19 +1,15 @@
-"""What a user asks of a configuration: ``gpu_memory <= 16 GiB``, ``perplexity <= 5``."""
+"""Limits as a user writes them: ``gpu_memory <= 16 GiB``, ``p99_ttft <= 1 s``, ``perplexity <= 5``."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from moesim import units
 from moesim.errors import Problem, SpecError
 
-METRICS = {
-    "tpot": "s", "ttft": "s", "gpu_memory": "B", "main_memory": "B", "disk": "B", "output_throughput": "tok/s",
-}  # fmt: skip
-"""What every configuration has, with the unit a constraint is written in; quality metrics have none."""
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
@@ -27,6 +23,7 @@ class Constraint:
     metric: str
     sign: str
     limit: float
+    unit: str = ""
 
     def keeps(self, value: float | None) -> bool:
         """Whether a value is within the limit; what is unknown is not."""
@@ -44,47 +41,52 @@ class Constraint:
         return max(over, 0.0) / max(abs(self.limit), 1e-12)
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sign} {value_text(self.metric, self.limit)}"
+        return f"{self.metric} {self.sign} {value_text(self.limit, self.unit)}"
 
 
-def value_text(metric: str, value: float) -> str:
+def value_text(value: float, unit: str) -> str:
     """A metric's value as a constraint would be written."""
-    unit = METRICS.get(metric, "")
     if unit == "B":
         return units.bytes_text(value)
     if unit == "s":
-        return f"{1e3 * value:.4g} ms"
+        return f"{value:.4g} s" if value >= 1 else f"{1e3 * value:.4g} ms"
+    if unit == "$":
+        return f"${value:.4g}"
     return f"{value:.4g} {unit}".rstrip()
 
 
 def _plain(value: str, unit: str) -> float:
-    """A number, with its unit behind it or without."""
+    """A number, with its unit behind it (dollars: before it) or without."""
     try:
-        return float(value.removesuffix(unit).strip())
+        return float(value.removesuffix(unit).removeprefix("$" if unit == "$" else "").strip())
     except ValueError:
         accepted = f"a number, in {unit}" if unit else "a plain number"
         raise ValueError(f"{value!r} is not {accepted}") from None
 
 
-def parsed(text: str, known: tuple[str, ...]) -> Constraint:
+def parsed(text: str, known: Mapping[str, str]) -> Constraint:
     """One constraint as written. Raises SpecError.
 
     Parameters
     ----------
-    known : tuple of str
-        Metrics that can be limited: those of ``METRICS``, and the quality table's.
+    known : mapping
+        Metrics that can be limited -> the unit of their values; empty where a plain number is meant.
     """
     match = _CONSTRAINT.match(text) if isinstance(text, str) else None
     if not match:
-        raise SpecError([Problem(f"'{text}' is not METRIC <= VALUE, like 'gpu_memory <= 16 GiB'", "--where")])
+        raise SpecError([Problem(f"'{text}' is not METRIC <= VALUE, like '{_example(known)}'", "--where")])
     name, sign, value = match.groups()
     if name not in known:
         raise SpecError([Problem(f"'{name}' is not a metric; there are {', '.join(known)}", "--where")])
-    unit = METRICS.get(name, "")
+    unit = known[name]
     try:
         limit = units.parse(value, unit) if unit in units.UNITS else _plain(value, unit)
     except ValueError as error:
         raise SpecError([Problem(f"'{text}': {error}", "--where")]) from None
     if not 0 <= limit < float("inf"):
         raise SpecError([Problem(f"'{text}': a limit from 0 is accepted", "--where")])
-    return Constraint(name, sign, limit)
+    return Constraint(name, sign, limit, unit)
+
+
+def _example(known: Mapping[str, str]) -> str:
+    return "gpu_memory <= 16 GiB" if "gpu_memory" in known else f"{next(iter(known))} <= 1"

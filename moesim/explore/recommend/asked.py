@@ -1,0 +1,151 @@
+"""A user's question checked: every problem at once, defaults filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from moesim.engines.settings import QuantizationName
+from moesim.errors import Problem, SpecError
+from moesim.explore.recommend.measures import limit, objective
+from moesim.explore.recommend.question import Question
+from moesim.explore.recommend.space import Space
+from moesim.hardware.catalogue import load_hardware
+from moesim.inputs.prices_file import SHIPPED, Price, prices_of, read_prices
+from moesim.inputs.quality_file import Quality, quality_of, shipped_quality
+from moesim.inputs.scenario import Scenario
+from moesim.models.catalogue import load_model
+
+T = TypeVar("T")
+FORMATS = ("published", "fp8", "int4")
+_MOST_GPUS = 1024
+_DRAFTS = (0, 1, 2, 3, 4, 5)
+
+
+def asked(
+    scenario: Scenario,
+    minimize: str | None,
+    maximize: str | None,
+    where: Sequence[str],
+    models: Sequence[str],
+    hardware: Sequence[str],
+    gpus: tuple[int, int],
+    formats: Sequence[str],
+    drafts: Sequence[int],
+    apart: bool,
+    prices: Path | None,
+    usd_per_gpu_hour: float | None,
+    quality: Path | None,
+) -> Question:
+    """See ``recommend``. Raises SpecError."""
+    problems: list[Problem] = []
+
+    def tried(act: Callable[[], T], at: str = "") -> T | None:
+        try:
+            return act()
+        except SpecError as error:
+            problems.extend(Problem(p.message, p.where or at) for p in error.problems)
+        return None
+
+    _check_base(scenario, problems)
+    names = [models] if isinstance(models, str) else list(models) or [scenario.model]
+    for name in names:
+        tried(lambda name=name: load_model(name), "--model")
+    table = tried(lambda: read_prices(prices or SHIPPED)) or []
+    cards = _cards(hardware, table, tried)
+    fewest, most = gpus
+    if not 1 <= fewest <= most <= _MOST_GPUS:
+        problems.append(Problem(f"{fewest}-{most} is no range of GPUs; from 1 to {_MOST_GPUS} is accepted", "--gpus"))
+    found: dict[str, Quality] = {}
+    for name in names:
+        found[name] = tried(lambda name=name: _quality(name, quality)) or {}
+    metrics = tuple(dict.fromkeys(metric for rows in found.values() for _, _, metric in rows))
+    wanted = _objective(minimize, maximize, metrics, tried, problems)
+    limits = [tried(lambda text=text: limit(text, metrics)) for text in ([where] if isinstance(where, str) else where)]
+    space = Space(
+        tuple(names), _formats(formats, problems), tuple(dict.fromkeys(cards)), fewest, most,
+        _drafts(scenario, drafts, problems), apart and scenario.workload.arrivals != "batch",
+    )  # fmt: skip
+    dollars, sources = _prices(cards, prices, usd_per_gpu_hour)
+    of_money = any(name.startswith("usd") for name in (wanted or "", *(one.metric for one in limits if one)))
+    if of_money and cards and not dollars:
+        problems.append(Problem(f"no price is known of {', '.join(cards)}; give --price-per-gpu-hour", "--prices"))
+    if problems:
+        raise SpecError(problems)
+    kept = tuple(one for one in limits if one is not None)
+    return Question(scenario, space, wanted or "", kept, dollars, sources, found)
+
+
+def _check_base(scenario: Scenario, problems: list[Problem]) -> None:
+    load = scenario.workload
+    if load.trace_file or load.lengths.kind == "file":
+        message = "a trace and a file of lengths are simulated alone; give max_concurrency or request_rate and lengths"
+        problems.append(Problem(message, "workload"))
+    if load.arrivals == "batch":
+        message = (
+            "a static batch is one step of an engine, not a load; give --users (max_concurrency) or --request-rate"
+        )
+        problems.append(Problem(message, "workload"))
+    for name in ("disaggregation", "offload", "policies"):
+        if getattr(scenario, name) is not None:
+            problems.append(Problem(f"{name} is not varied here; leave it out", name))
+
+
+def _cards(hardware: Sequence[str], table: list[Price], tried: Any) -> list[str]:
+    """GPUs by their own names: those named, or those with a price whose kernels are known."""
+    names = [hardware] if isinstance(hardware, str) else list(hardware)
+    if names:
+        return [found.name for name in names if (found := tried(lambda name=name: load_hardware(name), "--hardware"))]
+    return [name for name in dict.fromkeys(price.gpu for price in table) if load_hardware(name).has_sms]
+
+
+def _objective(
+    minimize: str | None, maximize: str | None, metrics: tuple[str, ...], tried: Any, problems: list[Problem]
+) -> str | None:
+    if minimize and maximize:
+        problems.append(Problem("one thing can be at its best; make the other a limit (--where)", "--maximize"))
+        return None
+    if maximize:
+        return tried(lambda: objective(maximize, metrics, "--maximize"))
+    return tried(lambda: objective(minimize or "cost", metrics, "--minimize"))
+
+
+def _formats(formats: Sequence[str], problems: list[Problem]) -> tuple[str | None, ...]:
+    found: list[str | None] = []
+    for name in [formats] if isinstance(formats, str) else formats or FORMATS:
+        if name != "published" and name not in get_args(QuantizationName):
+            known = ", ".join(("published", *get_args(QuantizationName)))
+            problems.append(Problem(f"'{name}' is not a weight format; there are {known}", "--formats"))
+        found.append(None if name == "published" else name)
+    return tuple(dict.fromkeys(found))
+
+
+def _drafts(scenario: Scenario, drafts: Sequence[int], problems: list[Problem]) -> tuple[int, ...]:
+    if scenario.engine.speculative_config is None:
+        if any(drafts):
+            message = "needs a speculative_config with how many drafts are accepted, which is measured, not predicted"
+            problems.append(Problem(message, "--drafts"))
+        return (0,)
+    if any(not 0 <= number <= 32 for number in drafts):
+        problems.append(Problem("numbers of drafts from 0 to 32 are accepted", "--drafts"))
+    rates = scenario.engine.speculative_config.acceptance_rates
+    most = len(rates) if rates is not None else 32
+    return tuple(n for n in drafts or _DRAFTS if n <= most)
+
+
+def _quality(name: str, table: Path | None) -> Quality:
+    model = load_model(name)
+    return quality_of(model.name, table) if table else shipped_quality(model.name)
+
+
+def _prices(cards: Sequence[str], table: Path | None, one: float | None) -> tuple[dict[str, float], dict[str, str]]:
+    """(dollars a GPU hour, where that stands), by GPU."""
+    if one is not None:
+        return dict.fromkeys(cards, one), dict.fromkeys(cards, "as given")
+    dollars, sources = {}, {}
+    for card in cards:
+        if found := prices_of(card, table):
+            dollars[card] = found[0].usd_per_gpu_hour
+            sources[card] = f"{found[0].provider} {found[0].instance}, {found[0].date}"
+    return dollars, sources

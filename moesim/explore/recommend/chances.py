@@ -1,0 +1,74 @@
+"""How sure the choice among simulated deployments is: errors that two share do not tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.explore.likelihood import Draws, Terms, better, terms, worth_knowing
+from moesim.explore.recommend.measures import higher
+from moesim.explore.recommend.question import Question
+from moesim.explore.recommend.simulate import Simulated
+
+_TIE = 1e-9
+"""Of a value's size: deployments of one price are told apart by their latency."""
+_WORTH = 0.01
+"""Least gain in the chance of choosing right, for which a measurement is named."""
+
+
+class Chances(NamedTuple):
+    """Of each run, in order."""
+
+    best: tuple[float, ...]
+    kept: tuple[float, ...]
+    """That it keeps every limit."""
+    worth: tuple[tuple[str, float], ...]
+    """(error term, chance of choosing right once it is measured), the most telling first."""
+
+
+def chances(question: Question, runs: Sequence[Simulated]) -> Chances:
+    """Draw every error of every run."""
+    if not runs:
+        return Chances((), (), ())
+    draws, up = Draws(), higher(question.objective)
+    values, kept, seen = [], [], []
+    for run in runs:
+        of: dict[str, Terms] = {}
+        ok = np.ones(draws.count, bool)
+        for limit in question.limits:
+            drawn = _drawn(run, limit.metric, draws, of)
+            ok &= drawn <= limit.limit if limit.upper else drawn >= limit.limit
+        worst = -np.inf if up else np.inf
+        value = _drawn(run, question.objective, draws, of)
+        # Of equal ones the faster is better.
+        value = value * (1.0 + (-_TIE if up else _TIE) * _drawn(run, "mean_e2el", draws, of))
+        values.append(np.where(ok, value, worst))
+        kept.append(float(ok.mean()))
+        seen += of.values()
+    best = better(values, up)
+    shares = tuple(float(np.mean(best == i)) for i in range(len(runs)))
+    now, ranked = max(shares), worth_knowing(values, up, draws, seen)
+    return Chances(shares, tuple(kept), tuple((term, chance) for term, chance in ranked if chance > now + _WORTH))
+
+
+def _drawn(run: Simulated, measure: str, draws: Draws, seen: dict[str, Terms]) -> Any:
+    """A measure of a run in every draw; what no kernel decides has none."""
+    metric = run.values.get(measure)
+    if metric is None:
+        return np.full(draws.count, np.nan)
+    if metric.low == metric.high or run.prediction is None:
+        return np.full(draws.count, metric.value)
+    of = _metric_of(measure)
+    found = seen.setdefault(measure, terms(run.prediction, of))
+    if of == "output_throughput" and not measure.endswith(("throughput", "per_gpu")):
+        return metric.value / draws.factors(found)
+    return metric.value * draws.factors(found)
+
+
+def _metric_of(measure: str) -> str:
+    """The prediction's metric whose errors a measure has; dollars and joules a token have a throughput's, reversed."""
+    if measure.startswith(("usd", "joules")) or measure.endswith("per_gpu"):
+        return "output_throughput"
+    return measure if measure.endswith("throughput") else f"{measure}_ms"
