@@ -235,18 +235,21 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _unaliased(data: dict[str, Any], document: yaml.Document) -> tuple[dict[str, Any], list[Problem]]:
-    """Replace short names inside sections (tp, isl, osl) by the field's own."""
+    """Replace short names, of the scenario (gpu) or inside its sections (tp, isl, osl), by the field's own."""
     data, problems = dict(data), []
     for alias, dotted in dotted_fields().items():
-        section, _, leaf = dotted.partition(".")
-        inner = data.get(section)
-        if not leaf or "." in leaf or alias == leaf or not isinstance(inner, dict) or alias not in inner:
+        section, _, leaf = dotted.rpartition(".")
+        inner = data.get(section) if section else data
+        if alias == leaf or "." in section or not isinstance(inner, dict) or alias not in inner:
             continue
-        inner = dict(inner)
+        inner, above = dict(inner), (section,) if section else ()
         if leaf in inner:
-            where = document.where((section, alias))
+            where = document.where((*above, alias))
             problems.append(Problem(f"'{alias}' and '{leaf}' say the same thing; keep one", where))
         inner[leaf] = inner.pop(alias)
-        data[section] = inner
-        document.lines.setdefault((section, leaf), document.lines[(section, alias)])
+        if section:
+            data[section] = inner
+        else:
+            data = inner
+        document.lines.setdefault((*above, leaf), document.lines.get((*above, alias), 1))
     return data, problems
