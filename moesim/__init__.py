@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moesim.errors import CalibrationError, DoesNotFit, MoesimError, SpecError
     from moesim.explore.capacity import Capacity, capacity
+    from moesim.explore.compare import Compared, compare
     from moesim.explore.plans import Candidate, plans
     from moesim.explore.recommend import Finalist, Recommendation, recommend
     from moesim.explore.search.best import SearchResult, search
     from moesim.explore.sweep import sweep
+    from moesim.explore.tornado import Tornado, tornado
     from moesim.explore.validate import validate
     from moesim.hardware.catalogue import load_hardware
     from moesim.inputs.loading import load
@@ -44,6 +46,8 @@ _HOMES = {
     "capacity": "moesim.explore.capacity",
     "Capacity": "moesim.explore.capacity",
     "validate": "moesim.explore.validate",
+    **dict.fromkeys(("compare", "Compared"), "moesim.explore.compare"),
+    **dict.fromkeys(("tornado", "Tornado"), "moesim.explore.tornado"),
     "search": "moesim.explore.search.best",
     "SearchResult": "moesim.explore.search.best",
     "sweep": "moesim.explore.sweep",
@@ -51,10 +55,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "CalibrationError", "Candidate", "Capacity", "DoesNotFit", "Finalist", "Metric", "MoesimError", "Offloaded",
-    "Prediction", "Recommendation", "Scenario", "SearchResult", "Served", "Slo", "SpecError", "Static",
-    "Steady", "capacity", "load", "load_hardware", "load_model", "plans", "predict", "predict_steady",
-    "recommend", "search", "sweep", "validate",
+    "CalibrationError", "Candidate", "Capacity", "Compared", "DoesNotFit", "Finalist", "Metric", "MoesimError",
+    "Offloaded", "Prediction", "Recommendation", "Scenario", "SearchResult", "Served", "Slo", "SpecError",
+    "Static", "Steady", "Tornado", "capacity", "compare", "load", "load_hardware", "load_model", "plans",
+    "predict", "predict_steady", "recommend", "search", "sweep", "tornado", "validate",
 ]  # fmt: skip
 
 

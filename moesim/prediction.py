@@ -12,6 +12,7 @@ from moesim.advice import offload_ways_out, ways_out
 from moesim.assembly import Parts, assemble, offloaded_of, room_of
 from moesim.cost.cost import Cost, summed
 from moesim.errors import DoesNotFit, Problem, SpecError
+from moesim.hardware.changed import parted
 from moesim.inputs.checks import check
 from moesim.inputs.model_of import model_of, seen
 from moesim.inputs.routing import Locality
@@ -176,6 +177,8 @@ def _image_note(load: Workload, picture: Picture, image_s: float) -> str:
 def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
     """What else to know: a routing that no one measured, an engine version that stands in."""
     remarks = [*parts.rank.engine.notes, *parts.rank.model.notes]
+    if parted(scenario.hardware) is not None:
+        remarks.append(f"{scenario.hardware} does not exist: its constants are taken to stay as the GPU's are")
     if scenario.engine.drafts is not None:
         remarks += [scenario.engine.drafts.note, *(parts.rank.draft.model.notes if parts.rank.draft else ())]
     images, tower = scenario.workload.images, parts.rank.model.tower

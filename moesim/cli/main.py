@@ -11,6 +11,7 @@ from moesim.cli.calibration import calibration_commands
 from moesim.cli.campaign import campaign_command
 from moesim.cli.claims import claims_command
 from moesim.cli.codes import BAD_INPUT, STOPPED
+from moesim.cli.compare import compare_command, tornado_command
 from moesim.cli.load import bench_command, capacity_command, validate_command
 from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
@@ -21,12 +22,24 @@ from moesim.cli.routing import routing_command
 from moesim.cli.scenarios import quoted
 from moesim.errors import CalibrationError, SpecError
 
+_WITH_SETTINGS = {"predict", "sweep", "plan", "capacity", "search", "recommend", "compare", "tornado"}
+"""Commands that take settings of a scenario as words of their own."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(quoted(sys.argv[1:] if arguments is None else arguments))
-    if rest and options.command not in {"predict", "sweep", "plan", "capacity", "search", "recommend"}:
+    if rest and options.command not in {
+        "predict",
+        "sweep",
+        "plan",
+        "capacity",
+        "search",
+        "recommend",
+        "compare",
+        "tornado",
+    }:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return options.run(options, rest)
@@ -71,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     plan_command(commands)
     study_command(commands)
     recommend_command(commands)
+    compare_command(commands)
+    tornado_command(commands)
     search_command(commands)
     offload_study_command(commands)
     capacity_command(commands)

@@ -57,7 +57,7 @@ def scenario_of(
     SpecError
         Every problem.
     """
-    from moesim.inputs.loading import from_data, load_named
+    from moesim.inputs import loading
 
     files, rest = positional(rest)
     if len(files) > 1:
@@ -73,9 +73,9 @@ def scenario_of(
             raise SpecError([Problem(message, "command line")])
         for name in _HARDWARE & changes.keys():
             data["hardware"] = changes.pop(name)
-        scenario = from_data(data, "--from-vllm", changes, path)
+        scenario = loading.from_data(data, "--from-vllm", changes, path)
     elif path is not None:
-        scenario = load_named(path, changes)
+        scenario = loading.load(path, changes)
     else:
         scenario = _of_settings(changes, found, load)
     if notes is None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from moesim.cost.cost import Cost, leaf_seconds
 from moesim.engines.settings import EngineSettings
 from moesim.errors import DoesNotFit, SpecError
+from moesim.explore.compare import operation_seconds
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
 from moesim.inputs.scenario import Scenario
@@ -140,18 +140,9 @@ def _ranked(found: list[tuple[Scenario, OnGpu | None, str]], metric: str) -> lis
 
 def deciding_term(loser: OnGpu, best: OnGpu) -> str:
     """The operation that costs the loser most over the best plan, of the whole batch's or run's time."""
-    mine, theirs = _by_operation(loser.cost), _by_operation(best.cost)
+    mine, theirs = operation_seconds(loser.cost), operation_seconds(best.cost)
     gap = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in mine.keys() | theirs.keys()}
     name = max(gap, key=lambda n: gap[n])
     total = loser.cost.seconds - best.cost.seconds
     text = f"{name} +{gap[name]:.3g} s" if gap[name] < 100 else f"{name} +{gap[name]:,.0f} s"
     return text if total <= 0 else f"{text} of {total:+.3g} s"
-
-
-def _by_operation(cost: Cost) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for phase in cost.children:
-        for leaf, value in leaf_seconds(phase):
-            key = f"{leaf.name} in {phase.name}"
-            seconds[key] = seconds.get(key, 0.0) + value
-    return seconds

@@ -10,6 +10,7 @@ from moesim.errors import Problem, SpecError
 from moesim.files import yaml
 from moesim.files.names import names_of, own_file, squeezed, unknown
 from moesim.files.validation import read_as
+from moesim.hardware.changed import changed, parted
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.counted import cluster_of, readings
 from moesim.hardware.hardware import Hardware
@@ -42,7 +43,12 @@ def _named(name: str) -> Path | None:
 
 
 def load_hardware(name: str) -> Hardware:
-    """A GPU or a cluster of them by name, alias, file, or count and card ("8xH100"). Raises SpecError."""
+    """A GPU or a cluster of them by name, alias, file, or count and card ("8xH100"), changed as it says.
+
+    Raises SpecError.
+    """
+    if "[" in name and (apart := parted(name)) is not None:
+        return _changed(load_hardware(apart[0]), tuple(apart[1].items()))
     path = _named(name)
     if path is None:
         for count, card in readings(name):
@@ -53,6 +59,11 @@ def load_hardware(name: str) -> Hardware:
         spelled = [bare(one) for one in (name, *(card for _, card in readings(name)))]
         raise unknown(name, spelled, _hardware_names(), "hardware")
     return _load(path)
+
+
+@lru_cache(maxsize=256)
+def _changed(hardware: Hardware, factors: tuple[tuple[str, float], ...]) -> Hardware:
+    return changed(hardware, dict(factors))
 
 
 def _load(path: Path) -> Hardware:

@@ -20,6 +20,11 @@ from moesim.inputs.scenario import Scenario, dotted_fields
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
     """Read a scenario file, replace ``overrides`` (dotted or bare names), and check it.
 
+    Parameters
+    ----------
+    path : str or Path
+        A file, or the name of a scenario that ships (``mixtral_tp4``).
+
     Raises
     ------
     SpecError
@@ -27,21 +32,20 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
     """
     if not isinstance(path, (str, Path)):
         raise TypeError("load takes the path of a scenario file")
-    path = Path(path)
+    path = _found(Path(path))
     return _loaded(yaml.read(path), path.parent, overrides)
 
 
-def load_named(name: str, overrides: dict[str, Any] | None = None) -> Scenario:
-    """The same by a file's path, or by the name of a scenario that ships (``mixtral_tp4``)."""
-    path = Path(name)
-    if path.is_file() or path.suffix or len(path.parts) > 1:
-        return load(path, overrides)
+def _found(path: Path) -> Path:
+    """The file a path or a shipped scenario's name means. Raises SpecError."""
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
     shipped = {found.stem: found for found in paths.shipped_scenarios()}
-    if name in shipped:
-        return load(shipped[name], overrides)
-    near = difflib.get_close_matches(name, list(shipped), 3, 0.5)
+    if path.name in shipped:
+        return shipped[path.name]
+    near = difflib.get_close_matches(path.name, list(shipped), 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "a path, or a shipped scenario's name, is accepted"
-    raise SpecError([Problem(f"'{name}' is neither a file nor a scenario that ships; {hint}", "command line")])
+    raise SpecError([Problem(f"'{path}' is neither a file nor a scenario that ships; {hint}")])
 
 
 def from_data(

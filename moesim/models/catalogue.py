@@ -52,6 +52,16 @@ def load_model(name: str, overrides: dict[str, Any] | None = None) -> Model:
     return _load_model(path, beside, stamps, changes, found.quantization, found.note)
 
 
+def config_of(name: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The fields of a model's config.json, of its text model where it has several. Raises as ``load_model``."""
+    load_model(name, overrides)
+    path, found = _config_path(name)
+    config = yaml.read_json(path)
+    _override(config, {**found.overrides, **(overrides or {})}, str(path))
+    inner = next((config[n] for n in ("text_config", "language_config") if isinstance(config.get(n), dict)), {})
+    return {**config, **inner}
+
+
 def _config_path(name: str) -> tuple[Path, Resolved]:
     path = _snapshot(Path(name).expanduser())
     if path.is_dir() and (path / "config.json").is_file():
