@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moesim.explore.plans import Candidate, plans
     from moesim.explore.recommend import Finalist, Recommendation, recommend
     from moesim.explore.search.best import SearchResult, search
-    from moesim.explore.sweep import sweep
+    from moesim.explore.sweeps import sweep, sweep_into
     from moesim.explore.tornado import Tornado, tornado
     from moesim.explore.validate import validate
     from moesim.hardware.catalogue import load_hardware
@@ -50,7 +50,7 @@ _HOMES = {
     **dict.fromkeys(("tornado", "Tornado"), "moesim.explore.tornado"),
     "search": "moesim.explore.search.best",
     "SearchResult": "moesim.explore.search.best",
-    "sweep": "moesim.explore.sweep",
+    **dict.fromkeys(("sweep", "sweep_into", "sweep_into"), "moesim.explore.sweeps"),
     **dict.fromkeys(("MoesimError", "SpecError", "DoesNotFit", "CalibrationError"), "moesim.errors"),
 }
 
@@ -58,7 +58,7 @@ __all__ = [
     "CalibrationError", "Candidate", "Capacity", "Compared", "DoesNotFit", "Finalist", "Metric", "MoesimError",
     "Offloaded", "Prediction", "Recommendation", "Scenario", "SearchResult", "Served", "Slo", "SpecError",
     "Static", "Steady", "Tornado", "capacity", "compare", "load", "load_hardware", "load_model", "plans",
-    "predict", "predict_steady", "recommend", "search", "sweep", "tornado", "validate",
+    "predict", "predict_steady", "recommend", "search", "sweep", "sweep_into", "tornado", "validate",
 ]  # fmt: skip
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from moesim.errors import Problem, SpecError
 
-_NEEDS = {".parquet": "pyarrow", ".png": "matplotlib", ".svg": "matplotlib"}
+_NEEDS = {".parquet": ("pandas", "pyarrow"), ".csv": ("pandas",), ".png": ("matplotlib",), ".svg": ("matplotlib",)}
+"""Packages that write a format."""
 
 
 def check_output(path: Path, suffixes: set[str], option: str) -> None:
     """Raise SpecError for a name or folder that cannot be written, ModuleNotFoundError where a package is missing."""
-    import importlib.util
     import os
 
     if path.suffix not in suffixes:
@@ -20,6 +20,13 @@ def check_output(path: Path, suffixes: set[str], option: str) -> None:
         raise SpecError([Problem(f"there is no folder '{path.parent}' to write into", option)])
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise SpecError([Problem(f"'{path}' cannot be written", option)])
-    package = _NEEDS.get(path.suffix)
-    if package and importlib.util.find_spec(package) is None:
-        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+    require(*_NEEDS.get(path.suffix, ()))
+
+
+def require(*packages: str) -> None:
+    """Raise ModuleNotFoundError for a package that is not installed, before anything is computed."""
+    import importlib.util
+
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named '{package}'", name=package)

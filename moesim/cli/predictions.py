@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.checks import check_output, require
 from moesim.cli.codes import DOES_NOT_FIT, EXTRAPOLATED
 from moesim.cli.offload import check_lanes
-from moesim.cli.progress import progress_of
+from moesim.cli.parallel import parallel_arguments
+from moesim.cli.progress import counted, progress_of
 from moesim.cli.scenarios import say, scenario_arguments, scenario_of
-from moesim.cli.values import EPILOG, axis, overrides, slo_of
+from moesim.cli.values import EPILOG, axis, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
 
 _REASONS = 5
@@ -42,13 +44,16 @@ def predict_command(commands: Any) -> None:
 def sweep_command(commands: Any) -> None:
     about = "predict every combination of settings into a CSV or Parquet file"
     command = commands.add_parser("sweep", help=about, description=about, epilog=EPILOG)
-    command.add_argument("scenario", type=Path)
+    scenario_arguments(command)
     command.add_argument(
         "--axis", action="append", default=[], required=True, metavar="NAME=VALUES",
         help="values to try: 1,2,4 or 64:1024:64 (first:last:step)",
     )  # fmt: skip
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
-    command.add_argument("-o", "--output", type=Path, required=True, help="a .csv or .parquet file")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="a .csv or .parquet file; what was stopped goes on"
+    )
+    command.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parallel_arguments(command)
     command.set_defaults(run=_sweep)
 
 
@@ -160,33 +165,32 @@ def _print_does_not_fit(error: DoesNotFit, as_json: bool) -> None:
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.explore.sweep import sweep
-    from moesim.inputs.loading import load
-    from moesim.paths import whole
+    from moesim.explore.pool import check_pool
+    from moesim.explore.sweeps import sweep_into
 
-    if options.output.suffix not in {".csv", ".parquet"}:
-        raise SpecError([Problem(f"'{options.output}' must end in .csv or .parquet", "--output")])
-    if not options.output.parent.is_dir():
-        raise SpecError([Problem(f"there is no folder '{options.output.parent}' to write into", "--output")])
-    scenario = load(options.scenario, overrides(options.set, rest))
+    check_output(options.output, {".csv", ".parquet"}, "--output")
+    require("pandas", "pyarrow")
+    check_pool(options.jobs, options.backend, options.scheduler)
     axes: dict[str, list[Any]] = {}
     for text in options.axis:
         name, values = axis(text)
         if name in axes:
             raise SpecError([Problem(f"'{name}' is given twice; put its values into one axis", "--axis")])
         axes[name] = values
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("points", total=None)
-        table = sweep(scenario, axes, lambda done, total: bar.update(task, completed=done, total=total))
-    with whole(options.output) as half:
-        if options.output.suffix == ".csv":
-            table.to_csv(half, index=False)
-        else:
-            table.to_parquet(half, index=False)
-    print(f"{len(table)} points, {int(table['fits'].sum())} of them fit: {options.output}")
-    for problem, many in table.loc[~table["fits"].astype(bool), "problem"].value_counts().head(_REASONS).items():
+    scenario = scenario_of(options, rest)
+    with counted() as told:
+        found = sweep_into(
+            options.output, scenario, axes, lambda done, of: told("points", done, of), options.jobs, options.backend,
+            options.scheduler,
+        )  # fmt: skip
+    most = found.problems.most_common(_REASONS)
+    if options.json:
+        problems = [{"problem": problem, "points": many} for problem, many in found.problems.most_common()]
+        data = {"output": str(found.path), "points": found.points, "fit": found.fit, "problems": problems}
+        print(json.dumps(data, indent=1))
+        return 0
+    again = f" ({found.resumed:,} of an earlier run)" if found.resumed else ""
+    print(f"{found.points} points, {found.fit} of them fit: {found.path}{again}")
+    for problem, many in most:
         print(f"  {many} not: {problem}")
     return 0

@@ -10,7 +10,7 @@ import pytest
 from moesim.assembly import assemble
 from moesim.engines.request import Request
 from moesim.errors import SpecError
-from moesim.explore.sweep import sweep
+from moesim.explore.sweeps import sweep
 from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario, Workload
 from moesim.inputs.workload import Images

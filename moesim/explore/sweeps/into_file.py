@@ -1,0 +1,159 @@
+"""A sweep into one Parquet or CSV file: blocks are kept as they come, so that what is stopped goes on.
+
+Blocks lie in a folder beside the target until all are there, each written whole; then they become the file, in their
+order, and the folder goes. The file's bytes depend on the grid alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moesim import paths
+from moesim.errors import Problem, SpecError
+from moesim.explore.pool import pool
+from moesim.explore.sweeps.blocks import Block, Grid, blocks, priced
+from moesim.explore.sweeps.sweep import grid_of, units_of
+from moesim.inputs.scenario import Scenario
+from moesim.inputs.scenario_file import scenario_data
+
+
+class Swept(NamedTuple):
+    """What a sweep wrote."""
+
+    path: Path
+    points: int
+    fit: int
+    problems: Counter[str]
+    """Why others do not, with how many."""
+    resumed: int
+    """Points that an earlier run had left."""
+
+
+def sweep_into(
+    path: str | Path,
+    scenario: Scenario,
+    axes: Mapping[str, Iterable[Any]],
+    progress: Callable[[int, int], None] | None = None,
+    jobs: int = 1,
+    backend: str = "processes",
+    scheduler: str | None = None,
+) -> Swept:
+    """``sweep`` into a .parquet or .csv file, in flat memory; run again after a stop, it goes on.
+
+    Raises
+    ------
+    SpecError
+        As ``sweep``; a name that is neither, or blocks of another sweep beside the target.
+    """
+    path, grid = Path(path), grid_of(scenario, axes)
+    if path.suffix not in {".parquet", ".csv"}:
+        raise SpecError([Problem(f"'{path}' must end in .csv or .parquet", "--output")])
+    folder = _folder(path, grid)
+    done, resumed = 0, 0
+    missing = []
+    for block in blocks(grid):
+        if (size := _kept(folder, block)) is None:
+            missing.append(block)
+        else:
+            resumed += size
+    done = resumed
+    with pool(jobs, backend, scheduler) as workers:
+        for size in workers.map(partial(_stored, grid, folder), missing):
+            done += size
+            if progress:
+                progress(done, grid.points)
+    fit, problems = _together(path, grid, folder)
+    shutil.rmtree(folder)
+    return Swept(path, grid.points, fit, problems, resumed)
+
+
+def _folder(path: Path, grid: Grid) -> Path:
+    """Where blocks lie: beside the target, for this grid alone. Raises SpecError."""
+    folder, told = path.with_name(f"{path.name}.blocks"), _fingerprint(grid)
+    mark = folder / "grid"
+    if folder.exists():
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != told:
+            raise SpecError(
+                [Problem(f"'{folder}' holds blocks of another sweep; remove it, or name another", "--output")]
+            )
+        return folder
+    folder.mkdir()
+    paths.write_whole(mark, told)
+    return folder
+
+
+def _fingerprint(grid: Grid) -> str:
+    """What the blocks depend on."""
+    from moesim import __version__
+
+    data = {"version": __version__, "scenario": scenario_data(grid.scenario), "kind": grid.kind,
+            "axes": {name: [str(value) for value in options] for name, options in grid.values.items()}}  # fmt: skip
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _place(folder: Path, block: Block) -> Path:
+    return folder / f"{block.number:06d}.parquet"
+
+
+def _kept(folder: Path, block: Block) -> int | None:
+    """Points of a block that is there; None where it is not."""
+    return block.stop - block.start if _place(folder, block).is_file() else None
+
+
+def _stored(grid: Grid, folder: Path, block: Block) -> int:
+    """Price a block and keep it. A worker of a cluster shares the folder's file system."""
+    table = priced(grid, block)
+    with paths.whole(_place(folder, block)) as half:
+        table.to_parquet(half, index=False)
+    return len(table)
+
+
+def _tables(grid: Grid, folder: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    for block in blocks(grid):
+        yield pq.read_table(_place(folder, block))
+
+
+def _together(path: Path, grid: Grid, folder: Path) -> tuple[int, Counter[str]]:
+    """Write the file out of its blocks, one at a time. (points that fit, why others do not)."""
+    fit, problems = 0, Counter[str]()
+    with paths.whole(path) as half:
+        write = _parquet if path.suffix == ".parquet" else _csv
+        for table in write(half, grid, _tables(grid, folder)):
+            fit += sum(table["fits"].to_pylist())
+            problems.update(table["problem"].to_pylist())
+    del problems[""]
+    return fit, problems
+
+
+def _parquet(half: Path, grid: Grid, tables: Iterator[Any]) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer, units = None, units_of(grid)
+    for table in tables:
+        if writer is None:
+            schema = pa.schema(
+                [pa.field(f.name, f.type if not pa.types.is_null(f.type) else pa.string(),
+                          metadata={"unit": units[f.name]} if f.name in units else None) for f in table.schema]
+            )  # fmt: skip
+            writer = pq.ParquetWriter(half, schema)
+        writer.write_table(table.cast(writer.schema))
+        yield table
+    if writer is not None:
+        writer.close()
+
+
+def _csv(half: Path, grid: Grid, tables: Iterator[Any]) -> Iterator[Any]:
+    with half.open("w", encoding="utf-8", newline="") as file:
+        for number, table in enumerate(tables):
+            table.to_pandas().to_csv(file, index=False, header=not number)
+            yield table

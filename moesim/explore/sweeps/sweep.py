@@ -1,0 +1,125 @@
+"""A grid of settings as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moesim.errors import SpecError
+from moesim.explore.pool import pool
+from moesim.explore.sweeps.blocks import LOAD, Grid, blocks, dotted, priced
+from moesim.inputs.loading import setting
+from moesim.inputs.scenario import Scenario, dotted_fields
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = 3
+"""Names that an error lists."""
+
+
+def sweep(
+    scenario: Scenario,
+    axes: Mapping[str, Iterable[Any]],
+    progress: Callable[[int, int], None] | None = None,
+    jobs: int = 1,
+    backend: str = "processes",
+    scheduler: str | None = None,
+) -> pd.DataFrame:
+    """Predict every combination of ``axes``; one row each, in the order of the product.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What stays the same.
+    axes : mapping of str to iterable
+        Setting (``batch_size``, ``tensor_parallel_size``, ``routing``, ...) -> values.
+    progress : callable, optional
+        Called with (points done, points in all).
+    jobs, backend, scheduler :
+        Processes, and where they run (``moesim.explore.pool``); the table is the same whatever they are.
+
+    Returns
+    -------
+    DataFrame
+        Static batches: the settings, ``fits``, ``problem`` (why a row could not be predicted, else empty), memory in
+        bytes, and each metric with ``_low`` and ``_high`` (90 %). Metrics are NaN where a row does not fit. Under
+        load (clients or a request rate): the steady state's means, and ``limited_by``, what holds it back. Offloaded:
+        peak bytes on the GPU and in main memory. ``attrs["units"]`` has the unit of every column.
+
+    Raises
+    ------
+    SpecError
+        A setting that does not exist, or no values for one.
+    """
+    import pandas as pd
+
+    grid, frames, done = grid_of(scenario, axes), [], 0
+    with pool(jobs, backend, scheduler) as workers:
+        for table in workers.map(partial(priced, grid), blocks(grid)):
+            frames.append(table)
+            done += len(table)
+            if progress:
+                progress(done, grid.points)
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs["units"] = units_of(grid)
+    return found
+
+
+def units_of(grid: Grid) -> dict[str, str]:
+    """The unit of every column that has one, told by its name."""
+    ends = {"_bytes": "B", "_ms": "ms", "request_throughput": "req/s", "_throughput": "tok/s", "_len": "tok"}
+    found = {}
+    for name in grid.columns:
+        bare = name.removesuffix("_low").removesuffix("_high")
+        unit = next((unit for end, unit in ends.items() if bare.endswith(end)), None)
+        found |= {name: unit} if unit else {}
+    return found
+
+
+def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
+    """Axes checked. Raises SpecError."""
+    values = {name: _options(v) for name, v in axes.items()}
+    if len({dotted(n) for n in values}) < len(values):
+        raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
+    for name, options in values.items():
+        if setting(name) is None:
+            raise SpecError(f"'{name}' is not a setting of a scenario; {_near(name)}")
+        if not options:
+            raise SpecError(f"'{name}' has no values to sweep over")
+    leaves = {dotted(n).rsplit(".", 1)[-1] for n in values}
+    if scenario.offload is not None or any(dotted(n).split(".")[0] in {"offload", "host"} for n in values):
+        return Grid(scenario, values, "offloaded")
+    if scenario.workload.arrivals != "batch" or {"max_concurrency", "request_rate"} & leaves:
+        load = scenario.workload
+        if load.trace_file or load.lengths.kind == "file" or scenario.disaggregation is not None:
+            raise SpecError(
+                "a sweep under load is of steady states, which traces, files and engines apart have none of"
+            )
+        if "batch_size" in leaves:
+            raise SpecError("batch_size is a static batch; sweep it without max_concurrency and request_rate")
+        return Grid(scenario, values, "steady")
+    for name, options in values.items():
+        if dotted(name).rsplit(".", 1)[-1] in LOAD:
+            wrong = [c for c in options if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or c < 1]
+            if wrong:
+                raise SpecError(f"'{name}' is {wrong[0]!r} in a sweep; whole numbers from 1 are accepted")
+    return Grid(scenario, values, "static")
+
+
+def _near(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name.replace("-", "_"), list(dotted_fields()), _SHOWN)
+    listed = "moesim schema lists all"
+    return f"did you mean {' or '.join(near)}? ({listed})" if near else listed
+
+
+def _options(values: Any) -> list[Any]:
+    """An axis as a list; a bare value, a string above all, is one option."""
+    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+        return [values]
+    return list(values)
