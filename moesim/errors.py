@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -14,6 +16,21 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
+
+
+_LISTED, _ALIKE, _LIKELY = 3, 0.8, 0.5
+
+
+def nearest(name: str, known: Iterable[str], lists: str) -> str:
+    """The end of a sentence on a name that is none: the three nearest, and which command ``lists`` all."""
+    names = list(dict.fromkeys(known))
+    if near := difflib.get_close_matches(name, names, 1, _ALIKE):
+        return f"did you mean '{near[0]}'?"
+    if near := difflib.get_close_matches(name, names, _LISTED, _LIKELY):
+        return f"did you mean {' or '.join(map(repr, near))}? {lists} lists all"
+    if len(names) <= _LISTED + 1:
+        return f"there are {', '.join(names)}"
+    return f"there are {', '.join(names[:_LISTED])} and {len(names) - _LISTED} more: {lists} lists all"
 
 
 class MoesimError(Exception):

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from moesim import units
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, nearest
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
+_LISTS = "--help"
 _CONSTRAINT = re.compile(r"^\s*([A-Za-z_]\w*)\s*(<=|>=|<|>)\s*(.+?)\s*$")
 
 
@@ -77,7 +78,7 @@ def parsed(text: str, known: Mapping[str, str]) -> Constraint:
         raise SpecError([Problem(f"'{text}' is not METRIC <= VALUE, like '{_example(known)}'", "--where")])
     name, sign, value = match.groups()
     if name not in known:
-        raise SpecError([Problem(f"'{name}' is not a metric; there are {', '.join(known)}", "--where")])
+        raise SpecError([Problem(f"'{name}' is not a metric; {nearest(name, known, _LISTS)}", "--where")])
     unit = known[name]
     try:
         limit = units.parse(value, unit) if unit in units.UNITS else _plain(value, unit)

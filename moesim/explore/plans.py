@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moesim.engines.settings import EngineSettings
-from moesim.errors import DoesNotFit, SpecError
+from moesim.errors import DoesNotFit, SpecError, nearest
 from moesim.explore.compare import operation_seconds
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
@@ -59,7 +59,7 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> l
         raise SpecError("plans spread a model over GPUs, but an offloaded one runs on one; see moesim search")
     known = STATIC_METRICS if scenario.workload.arrivals == "batch" else LOAD_METRICS
     if metric not in known:
-        raise SpecError(f"'{metric}' is not a metric; there are {', '.join(known)}")
+        raise SpecError(f"'{metric}' is not a metric; {nearest(metric, known, 'moesim predict --help')}")
     hardware = load_hardware(scenario.hardware)
     if gpus < 1:
         raise SpecError(f"{gpus} is not a number of GPUs; 1 or more is accepted")

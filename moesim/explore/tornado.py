@@ -9,7 +9,7 @@ from math import log
 from typing import Any
 
 from moesim.assembly import assemble
-from moesim.errors import DoesNotFit, Problem, SpecError
+from moesim.errors import DoesNotFit, Problem, SpecError, nearest
 from moesim.explore.frames import frame
 from moesim.explore.pool import pool
 from moesim.hardware.catalogue import load_hardware
@@ -102,8 +102,8 @@ def tornado(
         raise SpecError([Problem(f"{by:g} is no share of a parameter; above 0 and below 1 is accepted", "--by")])
     before = predict(scenario)
     if before.metrics.get(metric) is None:
-        known = ", ".join(name for name, found in before.metrics.items() if found is not None)
-        raise SpecError([Problem(f"'{metric}' is not a metric of this prediction; there are {known}", "--metric")])
+        known = nearest(metric, (n for n, found in before.metrics.items() if found), "moesim predict --help")
+        raise SpecError([Problem(f"'{metric}' is not a metric of this prediction; {known}", "--metric")])
     value, found = before[metric], list(_parameters(scenario, by))
     ends = [change for _, _, changes in found for change in changes]
     results = []

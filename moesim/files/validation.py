@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -10,10 +11,12 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, nearest
 from moesim.files import yaml
 
 M = TypeVar("M", bound=BaseModel)
+_MOST_WORDS = 8
+"""Of a choice, that a message lists whole."""
 
 
 def validated(
@@ -92,6 +95,10 @@ def said(item: Any) -> str:
         return "a section of keys is expected"
     if item["type"] in {"tuple_type", "list_type"}:
         return "a list is expected"
+    if item["type"] == "literal_error" and isinstance(item["input"], str):
+        known = re.findall(r"'([^']+)'", item["ctx"]["expected"])
+        if len(known) > _MOST_WORDS:
+            return f"is none of the {len(known)} words it can be; {nearest(item['input'], known, 'moesim schema')}"
     message = item["msg"].removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}"
 

@@ -12,7 +12,7 @@ from moesim import paths
 from moesim.engines.engine import Engine, Limits, load_engine
 from moesim.engines.file import Place, capability_of
 from moesim.engines.settings import EngineSettings
-from moesim.errors import SpecError
+from moesim.errors import SpecError, nearest
 from moesim.experts.trace import read_trace
 from moesim.files.validation import said
 from moesim.hardware.catalogue import load_hardware
@@ -77,8 +77,8 @@ def check(scenario: Scenario) -> list[Finding]:
         where = ("engine", "max_num_batched_tokens")
         findings.append((where, f"{tokens} is below max_num_seqs ({seqs}); vLLM refuses that"))
     if calibration != "auto" and not (paths.FITS / f"{calibration}.json").is_file() and not Path(calibration).is_file():
-        stored = ", ".join(paths.stored_fits())
-        findings.append((("calibration",), f"'{calibration}' is neither stored nor a file; stored: auto, {stored}"))
+        stored = nearest(calibration, ("auto", *paths.stored_fits()), "moesim hardware")
+        findings.append((("calibration",), f"'{calibration}' is neither stored nor a file; {stored}"))
     return list(dict.fromkeys(findings))
 
 

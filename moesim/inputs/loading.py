@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from moesim import paths
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, nearest
 from moesim.files import yaml
 from moesim.files.validation import is_below, validated
 from moesim.inputs.scenario import Scenario, dotted_fields
@@ -224,8 +224,7 @@ def _dotted(name: str) -> tuple[str, Problem | None]:
     if found is not None:
         return found, None
     fields, bare = dotted_fields(), name.replace("-", "_")
-    near = difflib.get_close_matches(bare, [*fields, *fields.values()], 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(fields))}"
+    hint = nearest(bare, [*fields, *fields.values()], "moesim schema")
     return bare, Problem(f"'{name}' is not a setting of a scenario; {hint}", "override")
 
 

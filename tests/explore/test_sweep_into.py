@@ -157,5 +157,5 @@ def test_a_missing_package_is_one_sentence(monkeypatch, capsys, tmp_path):
 
 
 def test_axes_are_checked_before_anything_runs(mixtral):
-    with pytest.raises(moesim.SpecError, match="did you mean batch_size"):
+    with pytest.raises(moesim.SpecError, match="did you mean 'batch_size'"):
         sweep(mixtral, {"batch_sise": [1]})

@@ -75,7 +75,7 @@ workload:
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"batch_size": 1.5}, "valid integer"),
         ({"batch_size": 5000}, "exceeds max_num_seqs"),
-        ({"quantization": "fp3"}, "'none', 'fp8', 'fp8_per_tensor'"),
+        ({"quantization": "fp3"}, "did you mean 'fp8'"),
         ({"model": "gpt-5"}, "neither in the catalogue nor a folder with a config.json; nearest: gpt"),
         ({"calibration": "nothing"}, "neither stored nor a file"),
         ({"speed": 3}, "is not a setting of a scenario"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from moesim.engines.settings import QuantizationName
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.recommend.measures import limit, objective
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.space import Space
@@ -115,8 +115,8 @@ def _formats(formats: Sequence[str], problems: list[Problem]) -> tuple[str | Non
     found: list[str | None] = []
     for name in [formats] if isinstance(formats, str) else formats or FORMATS:
         if name != "published" and name not in get_args(QuantizationName):
-            known = ", ".join(("published", *get_args(QuantizationName)))
-            problems.append(Problem(f"'{name}' is not a weight format; there are {known}", "--formats"))
+            known = nearest(name, ("published", *get_args(QuantizationName)), "moesim schema")
+            problems.append(Problem(f"'{name}' is not a weight format; {known}", "--formats"))
         found.append(None if name == "published" else name)
     return tuple(dict.fromkeys(found))
 

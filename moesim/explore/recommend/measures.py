@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.constraints import Constraint, parsed
 from moesim.inputs.quality_file import higher_is_better
 from moesim.metrics import LATENCIES, THROUGHPUTS
@@ -63,8 +63,8 @@ def objective(name: str, quality: Iterable[str], where: str) -> str:
         return first
     if found not in named:
         what = "no quality table says anything of these models; give --quality FILE" if found == "quality" else ""
-        message = what or f"'{name}' is not a measure; there are {', '.join((*SHORT, *known))}"
-        raise SpecError([Problem(message, where)])
+        message = f"'{name}' is not a measure; {nearest(name, (*SHORT, *known), 'moesim recommend --help')}"
+        raise SpecError([Problem(what or message, where)])
     return named[found]
 
 

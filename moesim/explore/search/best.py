@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.constraints import Constraint, parsed, value_text
 from moesim.explore.search.evaluate import METRICS, Figures, figures
 from moesim.explore.search.space import space
@@ -90,7 +90,8 @@ def search(
     of_quality = tuple(dict.fromkeys(metric for _, _, metric in table))
     known = METRICS | dict.fromkeys(of_quality, "")
     if minimize not in known:
-        raise SpecError([Problem(f"'{minimize}' is not a metric; there are {', '.join(known)}", "--minimize")])
+        known_text = nearest(minimize, known, "moesim search --help")
+        raise SpecError([Problem(f"'{minimize}' is not a metric; {known_text}", "--minimize")])
     if minimize == "tpot" and scenario.workload.output_len == 1:
         raise SpecError([Problem("one token comes out: there is no time between tokens; minimise ttft", "--minimize")])
     constraints = tuple(parsed(text, known) for text in ((where,) if isinstance(where, str) else where))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.errors import SpecError
+from moesim.errors import SpecError, nearest
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import LOAD, Grid, blocks, dotted, priced
 from moesim.inputs.loading import setting
@@ -16,9 +16,6 @@ from moesim.inputs.scenario import Scenario, dotted_fields
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SHOWN = 3
-"""Names that an error lists."""
 
 
 def sweep(
@@ -87,7 +84,8 @@ def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
         raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
     for name, options in values.items():
         if setting(name) is None:
-            raise SpecError(f"'{name}' is not a setting of a scenario; {_near(name)}")
+            hint = nearest(name.replace("-", "_"), dotted_fields(), "moesim schema")
+            raise SpecError(f"'{name}' is not a setting of a scenario; {hint}")
         if not options:
             raise SpecError(f"'{name}' has no values to sweep over")
     leaves = {dotted(n).rsplit(".", 1)[-1] for n in values}
@@ -108,14 +106,6 @@ def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
             if wrong:
                 raise SpecError(f"'{name}' is {wrong[0]!r} in a sweep; whole numbers from 1 are accepted")
     return Grid(scenario, values, "static")
-
-
-def _near(name: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name.replace("-", "_"), list(dotted_fields()), _SHOWN)
-    listed = "moesim schema lists all"
-    return f"did you mean {' or '.join(near)}? ({listed})" if near else listed
 
 
 def _options(values: Any) -> list[Any]:
