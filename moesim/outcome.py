@@ -10,6 +10,7 @@ from moesim.cost.cost import Cost, leaf_seconds
 from moesim.inputs.scenario import Scenario
 from moesim.memory import Room
 from moesim.metrics import Metric
+from moesim.presented import Predicted
 from moesim.serving.report import LoadReport
 from moesim.serving.steady import SteadyState
 
@@ -51,8 +52,11 @@ class Knowledge:
 
 
 @dataclass(frozen=True, repr=False)
-class Prediction(ABC):
-    """What a scenario gives. ``metrics`` carry vLLM's names; milliseconds and tokens per second."""
+class Prediction(Predicted, ABC):
+    """What a scenario gives. ``metrics`` carry vLLM's names; milliseconds and tokens per second.
+
+    ``print`` shows the summary, a notebook the same with bars.
+    """
 
     scenario: Scenario
     metrics: dict[str, Metric | None]

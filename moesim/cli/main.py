@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from moesim import __version__
 from moesim.cli.bench_engine import bench_engine_command
 from moesim.cli.calibrate import calibrate_command
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.campaign import campaign_command
 from moesim.cli.claims import claims_command
-from moesim.cli.codes import BAD_INPUT, STOPPED
+from moesim.cli.codes import BAD_INPUT, DOES_NOT_FIT, EXTRAPOLATED, NOT_HOLDING, STOPPED
 from moesim.cli.compare import compare_command, tornado_command
+from moesim.cli.completion import completion_command
 from moesim.cli.load import bench_command, capacity_command, validate_command
 from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
@@ -24,6 +26,14 @@ from moesim.errors import CalibrationError, SpecError
 
 _WITH_SETTINGS = {"predict", "sweep", "plan", "capacity", "search", "recommend", "compare", "tornado"}
 """Commands that take settings of a scenario as words of their own."""
+
+
+_EPILOG = f"""exit codes:
+  0 done  {BAD_INPUT} bad input  {DOES_NOT_FIT} does not fit, or nothing keeps every limit
+  {EXTRAPOLATED} outside the fits under --strict  {NOT_HOLDING} a calibration no longer holds
+  {STOPPED} stopped; what commands write block by block is kept
+
+scenarios are files, or names that `moesim scenarios` lists; `moesim completion bash` completes words in your shell"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +86,11 @@ def _extra(error: ModuleNotFoundError) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="moesim", description="How fast a Mixture-of-Experts model runs, and why.")
+    parser = argparse.ArgumentParser(
+        prog="moesim", description="How fast a Mixture-of-Experts model runs, and why.", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"moesim {__version__}")
     parser.set_defaults(run=lambda options, rest: parser.print_help() or 0)
     commands = parser.add_subparsers(dest="command", metavar="command")
     predict_command(commands)
@@ -98,8 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     models_command(commands)
     routing_command(commands)
     claims_command(commands)
+    completion_command(commands, parser)
     for name, about, run in (
         ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),
+        ("scenarios", "list the scenarios that ship, each one idea", _scenarios),
         ("systems", "list the offloading systems and their knobs", _systems),
         ("schema", "print the JSON Schema of scenario files, for editors", _schema),
     ):
@@ -135,6 +151,18 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
         print(
             f"{path.stem:26}{dram.bandwidth.value / 1e9:>10.1f}{dram.capacity.value / 2**30:>7.0f}"
             f"{host.cpu.cores.value:>7.0f}"
+        )
+    return 0
+
+
+def _scenarios(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim import paths
+    from moesim.inputs.loading import load
+
+    for path in paths.shipped_scenarios():
+        scenario = load(path)
+        print(
+            f"{path.stem:34}{scenario.model:30}{scenario.hardware:26}{' '.join(scenario.description.split())}".rstrip()
         )
     return 0
 

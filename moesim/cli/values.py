@@ -6,12 +6,19 @@ from typing import Any
 
 from moesim.engines.settings import SWITCHES
 from moesim.errors import Problem, SpecError
+from moesim.metrics import STATIC_METRICS, THROUGHPUTS
 
 _FLAGS = {"ep", "ignore_eos", *SWITCHES}
 """Settings that are true when named without a value, as in vLLM."""
 _VERSION = "engine.version"
 _MOST_VALUES = 1_000_000
-EPILOG = "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --set routing.kind=zipf"
+EPILOG = (
+    "any setting can be overridden: --batch-size 8, --tensor-parallel-size 8, --tp 8, --users 50, --gpu h100-sxm, "
+    "--dtype fp8, --set routing.kind=zipf. Metrics of a static batch: "
+    f"{', '.join(STATIC_METRICS)}; under load: {{mean,median,std,p90,p99}}_{{ttft,tpot,itl,e2el}}_ms and "
+    f"{', '.join(THROUGHPUTS)}. Exit codes: 0 done, 2 bad input, 3 does not fit, 4 outside the fits under --strict, "
+    "130 stopped."
+)
 
 
 def overrides(sets: list[str], rest: list[str]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isnan
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from moesim.errors import Problem, SpecError
 from moesim.inputs.scenario import Scenario
 from moesim.outcome import Prediction, Served
 from moesim.prediction import predict
+from moesim.presented import Presented
 from moesim.serving.report import Slo
 
 _MOST_CLIENTS = 8192
@@ -22,8 +23,10 @@ _STATISTICS = ("mean", "median", "p90", "p99")
 
 
 @dataclass(frozen=True)
-class Capacity:
+class Capacity(Presented):
     """The largest load that keeps an SLO, and the next one, which does not."""
+
+    _text: ClassVar[str] = "capacity_text:capacity_text"
 
     of: str
     """``max_concurrency`` or ``request_rate``."""

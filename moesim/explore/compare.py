@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from moesim.inputs.scenario_file import scenario_data
 from moesim.metrics import Metric
 from moesim.outcome import Prediction, Served
 from moesim.prediction import predict
+from moesim.presented import Presented
 from moesim.serving.report import NO_SLO, Slo
 
 
@@ -43,8 +44,10 @@ class TimeChange:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Compared(Presented):
     """Two predictions and their differences."""
+
+    _text: ClassVar[str] = "compare_text:compared_text"
 
     first: Prediction
     second: Prediction

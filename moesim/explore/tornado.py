@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 from moesim.assembly import assemble
 from moesim.errors import DoesNotFit, Problem, SpecError, nearest
@@ -17,6 +17,7 @@ from moesim.hardware.changed import FIELDS, parted
 from moesim.inputs.scenario import Scenario
 from moesim.models.catalogue import config_of
 from moesim.prediction import predict
+from moesim.presented import Presented
 from moesim.serving.under_load import memory_side
 
 _MODEL = (
@@ -58,8 +59,10 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Tornado:
+class Tornado(Presented):
     """Every parameter's arm, the largest elasticity first."""
+
+    _text: ClassVar[str] = "tornado_text:tornado_text"
 
     scenario: Scenario
     metric: str

@@ -32,7 +32,9 @@ class Document:
     lines: dict[Location, int] = field(default_factory=dict)
 
     def where(self, location: Location) -> str:
-        """``file:line`` of a key, or of the nearest key above it."""
+        """``file:line`` of a key, or of the nearest key above it; the source alone where it has no lines."""
+        if not self.lines:
+            return self.source
         while location and location not in self.lines:
             location = location[:-1]
         line = self.lines.get(location, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,7 @@ def _found(path: Path) -> Path:
     shipped = {found.stem: found for found in paths.shipped_scenarios()}
     if path.name in shipped:
         return shipped[path.name]
-    near = difflib.get_close_matches(path.name, list(shipped), 3, 0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "a path, or a shipped scenario's name, is accepted"
+    hint = nearest(path.name, shipped, "moesim scenarios")
     raise SpecError([Problem(f"'{path}' is neither a file nor a scenario that ships; {hint}")])
 
 

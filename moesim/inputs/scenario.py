@@ -50,8 +50,27 @@ class Disaggregation(Strict):
     """Handshake and first byte, like 1 ms (assumed)."""
 
 
-class Scenario(Strict):
-    """Everything a prediction depends on."""
+class _Said(type(Strict)):
+    """What a program says is read as a file is: the same short names, the same sentences."""
+
+    def __call__(cls, **data: Any) -> Any:
+        from moesim.inputs.loading import from_data
+
+        plain = {k: v.model_dump(exclude_unset=True) if isinstance(v, Strict) else v for k, v in data.items()}
+        return from_data(plain, "Scenario")
+
+
+class Scenario(Strict, metaclass=_Said):
+    """Everything a prediction depends on.
+
+    Sections are their models, or plain maps as a file has them: ``Scenario(model="Mixtral-8x7B-v0.1",
+    hardware="4xh100-sxm", workload={"users": 16, "isl": 1024, "osl": 256}, engine={"tp": 4})``.
+
+    Raises
+    ------
+    SpecError
+        Every problem, in the sentences that a file's has.
+    """
 
     model: str
     """A name of the catalogue, a folder, or a config.json file."""

@@ -19,7 +19,7 @@ _SURE = 0.9
 """Chance of keeping every limit that is called safe."""
 
 
-def recommendation_text(found: Recommendation, top: int, flags: Sequence[FlagEffect] = ()) -> str:
+def recommendation_text(found: Recommendation, top: int = 10, flags: Sequence[FlagEffect] = ()) -> str:
     """The answer in a sentence, the finalists, what was excluded and why, how sure it is, what to run."""
     lines = [_question(found), "", *_answer(found), "", *_table(found, top), ""]
     lines += _considered(found)

@@ -30,4 +30,5 @@ def schema_text() -> str:
         part["required"] = [r for r in part.get("required", []) if r not in aliased]
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "moesim scenario"
+    schema["description"] = (Scenario.__doc__ or "").partition("\n")[0]
     return json.dumps(schema, indent=1) + "\n"

@@ -12,7 +12,7 @@ from moesim.report.text import model_words, number, workload_words
 _LEFT, _WIDTH = 30, 40
 
 
-def tornado_text(found: Tornado, top: int) -> str:
+def tornado_text(found: Tornado, top: int = 15) -> str:
     """A bar each way for every parameter that moves the metric."""
     scenario = found.scenario
     lines = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from moesim.explore.recommend.estimate import Estimate
 from moesim.explore.recommend.measures import MEASURES
@@ -12,6 +12,7 @@ from moesim.explore.recommend.space import Deployment
 from moesim.inputs.scenario import Scenario
 from moesim.metrics import Metric
 from moesim.outcome import Prediction
+from moesim.presented import Presented
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +53,10 @@ class Exclusions:
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(Presented):
     """The answer: finalists, those that keep every limit first, best first."""
+
+    _text: ClassVar[str] = "recommend_text:recommendation_text"
 
     question: Question
     considered: int

@@ -1,0 +1,74 @@
+"""What every command is expected to do: versions, help, completion, files or names, nothing computed before a check."""
+
+import subprocess
+import sys
+
+import pytest
+
+import moesim
+from moesim.cli.completion import completion
+from moesim.cli.main import _parser, main
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"moesim {moesim.__version__}\n"
+
+
+def test_help_names_exit_codes_and_metrics(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "3 does not fit" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "mean_tpot_ms" in out and "2 bad input" in out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_option(shell):
+    script = completion(_parser(), shell)
+    for word in ("predict", "recommend", "sweep", "offload-study"):
+        assert word in script
+    assert "hardware" in script and "backend" in script
+
+
+def test_bash_takes_the_script():
+    script = completion(_parser(), "bash")
+    words = "COMP_WORDS=(moesim tornado --pi); COMP_CWORD=2; _moesim; echo ${COMPREPLY[@]}"
+    found = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "--picture", found.stderr
+
+
+def test_scenarios_are_listed(capsys):
+    assert main(["scenarios"]) == 0
+    assert "mixtral_tp4" in capsys.readouterr().out
+
+
+def test_predict_without_a_file(capsys):
+    words = ["predict", "--model", "Mixtral-8x7B-v0.1", "--gpu", "h200-sxm", "--users", "4", "--dtype", "fp8"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "4 clients, 1024 in, 256 out" in out
+    assert "assumed: --input-len 1024, --output-len 256" in out
+
+
+def test_predict_by_a_name_that_ships(capsys):
+    assert main(["predict", "mixtral_tp4", "--osl", "8"]) == 0
+    assert "Mixtral-8x7B-v0.1" in capsys.readouterr().out
+    assert main(["predict", "mixtral_tp"]) == 2
+    assert "did you mean 'mixtral_tp4'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["sweep", "mixtral_tp4", "--axis", "tp=4", "-o", "nowhere/x.csv"],
+                                   ["recommend", "--model", "dbrx-base", "--gpu", "h100", "--table", "x.txt"],
+                                   ["tornado", "mixtral_tp4", "--picture", "/x.png"]])  # fmt: skip
+def test_nothing_is_computed_where_nothing_can_be_written(words, monkeypatch, capsys, tmp_path):
+    import os
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setitem(sys.modules, "moesim.inputs.checks", None)
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("moesim: --")
