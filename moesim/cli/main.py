@@ -20,11 +20,14 @@ from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
 from moesim.cli.recommend import recommend_command
+from moesim.cli.report import report_command
 from moesim.cli.routing import routing_command
 from moesim.cli.scenarios import quoted
 from moesim.errors import CalibrationError, SpecError
 
-_WITH_SETTINGS = {"predict", "sweep", "plan", "capacity", "search", "recommend", "compare", "tornado"}
+_WITH_SETTINGS = {
+    "predict", "sweep", "plan", "capacity", "search", "recommend", "compare", "tornado", "report",
+}  # fmt: skip
 """Commands that take settings of a scenario as words of their own."""
 
 
@@ -40,16 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Never shows a traceback for bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(quoted(sys.argv[1:] if arguments is None else arguments))
-    if rest and options.command not in {
-        "predict",
-        "sweep",
-        "plan",
-        "capacity",
-        "search",
-        "recommend",
-        "compare",
-        "tornado",
-    }:
+    if rest and options.command not in _WITH_SETTINGS:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return options.run(options, rest)
@@ -100,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend_command(commands)
     compare_command(commands)
     tornado_command(commands)
+    report_command(commands)
     search_command(commands)
     offload_study_command(commands)
     capacity_command(commands)
@@ -157,13 +152,11 @@ def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _scenarios(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim import paths
-    from moesim.inputs.loading import load
 
     for path in paths.shipped_scenarios():
-        scenario = load(path)
-        print(
-            f"{path.stem:34}{scenario.model:30}{scenario.hardware:26}{' '.join(scenario.description.split())}".rstrip()
-        )
+        # Each file begins with what it shows.
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{path.stem:34}{first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
     return 0
 
 

@@ -49,6 +49,11 @@ FORMS: dict[str, Form] = {}
 """Form of a family, by its name or by the part of it before the slash."""
 
 
+def priced_here(op: Any) -> bool:
+    """Whether an operation is one of a GPU's: links, processors and disks of an offloaded model have others."""
+    return type(op) in CHOICES or type(op) in PRICES
+
+
 def chooses(kind: type) -> Callable[[Choose], Choose]:
     """Register the choice of a family for a kind of operation: ``choose(machine, name, op)``."""
 

@@ -1,0 +1,1 @@
+"""A prediction as one page: no network, no library, charts as SVG."""
