@@ -24,10 +24,11 @@ _LISTED, _ALIKE, _LIKELY = 3, 0.8, 0.5
 def nearest(name: str, known: Iterable[str], lists: str) -> str:
     """The end of a sentence on a name that is none: the three nearest, and which command ``lists`` all."""
     names = list(dict.fromkeys(known))
-    if near := difflib.get_close_matches(name, names, 1, _ALIKE):
-        return f"did you mean '{near[0]}'?"
-    if near := difflib.get_close_matches(name, names, _LISTED, _LIKELY):
-        return f"did you mean {' or '.join(map(repr, near))}? {lists} lists all"
+    spelled = {one.lower(): one for one in names}
+    if near := difflib.get_close_matches(name.lower(), spelled, 1, _ALIKE):
+        return f"did you mean '{spelled[near[0]]}'?"
+    if near := difflib.get_close_matches(name.lower(), spelled, _LISTED, _LIKELY):
+        return f"did you mean {' or '.join(repr(spelled[one]) for one in near)}? {lists} lists all"
     if len(names) <= _LISTED + 1:
         return f"there are {', '.join(names)}"
     return f"there are {', '.join(names[:_LISTED])} and {len(names) - _LISTED} more: {lists} lists all"

@@ -82,8 +82,13 @@ def _predicted(
     return Served(scenario, shown(found), cost, Knowledge.of(cost, _remarks(scenario, parts)), room, report)
 
 
-def predict_steady(scenario: Scenario) -> Steady:
+def predict_steady(scenario: Scenario, estimate: bool = False) -> Steady:
     """The same under load, in closed form: instant, for requests out of step (``serving/steady.py``).
+
+    Parameters
+    ----------
+    estimate : bool
+        Where the closed form is in doubt of itself, give its means all the same, with the doubt as a note.
 
     Raises
     ------
@@ -108,11 +113,12 @@ def predict_steady(scenario: Scenario) -> Steady:
     front = front_end(parts.steps.resident, scenario.engine, load)
     settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
     state = steady_state(parts.steps, settings, cache_seats(fullest, parts.limits.block_size, load), load, front)
-    if state.doubt:
+    if state.doubt and not estimate:
         message = f"{state.doubt}, which has no closed form; leave out --steady to simulate it"
         raise SpecError([Problem(message, "workload")])
     found = steady_metrics(state, load, parts.steps.machine.served_errors)
-    knowledge = Knowledge.of(state.cost, _remarks(scenario, parts))
+    doubts = (f"an estimate: {state.doubt}",) if state.doubt else ()
+    knowledge = Knowledge.of(state.cost, (*doubts, *_remarks(scenario, parts)))
     return Steady(asked, shown(found), state.cost, knowledge, room, state)
 
 

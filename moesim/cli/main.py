@@ -23,6 +23,7 @@ from moesim.cli.recommend import recommend_command
 from moesim.cli.report import report_command
 from moesim.cli.routing import routing_command
 from moesim.cli.scenarios import quoted
+from moesim.cli.web import web_command
 from moesim.errors import CalibrationError, SpecError
 
 _WITH_SETTINGS = {
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     compare_command(commands)
     tornado_command(commands)
     report_command(commands)
+    web_command(commands)
     search_command(commands)
     offload_study_command(commands)
     capacity_command(commands)

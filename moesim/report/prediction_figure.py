@@ -27,7 +27,7 @@ def prediction_figure(prediction: Prediction) -> Any:
         left.annotate(f"{name} {number(metric.value)}", (1.0, place + 0.22), ha="center", fontsize=8)
     left.set(yticks=[], xlabel="over the prediction, 90 %", ylim=(-0.5, len(shown) - 0.3))
     bottom = 0.0
-    for name, value in memory_parts(prediction.memory):
+    for name, value in memory_parts(prediction):
         middle.bar([0], [of_gib(value)], bottom=bottom, label=f"{name} {of_gib(value):.3g} GiB", width=0.5)
         bottom += of_gib(value)
     if isinstance(prediction.memory, Room):

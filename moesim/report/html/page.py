@@ -129,7 +129,7 @@ def _details(name: str, body: str) -> str:
 
 
 def _memory(prediction: Prediction) -> str:
-    parts = [Mark(name, value, bytes_text(value)) for name, value in memory_parts(prediction.memory)]
+    parts = [Mark(name, value, bytes_text(value)) for name, value in memory_parts(prediction)]
     said = ""
     if isinstance(room := prediction.memory, Room):
         said = (
