@@ -19,6 +19,7 @@ from moesim.cli.models import models_command
 from moesim.cli.offload import offload_study_command, search_command
 from moesim.cli.plans import plan_command, study_command
 from moesim.cli.predictions import predict_command, sweep_command
+from moesim.cli.questions import questions_command
 from moesim.cli.recommend import recommend_command
 from moesim.cli.report import report_command
 from moesim.cli.routing import routing_command
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     models_command(commands)
     routing_command(commands)
     claims_command(commands)
+    questions_command(commands, main)
     completion_command(commands, parser)
     for name, about, run in (
         ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),

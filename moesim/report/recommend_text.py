@@ -62,7 +62,8 @@ def deployed(one: Finalist) -> str:
     engine = one.deployment.engine
     stored = f", {engine.quantization}" if engine.quantization else ""
     drafts = f", {engine.drafts} drafts" if engine.drafts else ""
-    return f"{engine.model} on {one.deployment.gpus} x {engine.gpu} as {one.deployment.describe()}{stored}{drafts}"
+    plan = f" as {one.deployment.describe()}" if one.deployment.gpus > 1 else ""
+    return f"{engine.model} on {one.deployment.gpus} x {engine.gpu}{plan}{stored}{drafts}"
 
 
 def _metric(values: dict[str, Metric], name: str) -> str:
