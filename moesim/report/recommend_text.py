@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from moesim.explore.recommend.flags import METRICS, FlagEffect, mattering
-from moesim.explore.recommend.measures import higher
+from moesim.explore.recommend.measures import higher, unit_of
 from moesim.explore.recommend.result import Finalist, Recommendation
-from moesim.explore.recommend.simulate import unit_of
 from moesim.inputs.vllm_command import docker_command, serve_command
 from moesim.metrics import Metric
 from moesim.report.text import number, workload_words

@@ -71,10 +71,22 @@ def asked(
     of_money = any(name.startswith("usd") for name in (wanted or "", *(one.metric for one in limits if one)))
     if of_money and cards and not dollars:
         problems.append(Problem(f"no price is known of {', '.join(cards)}; give --price-per-gpu-hour", "--prices"))
+    _check_measures(scenario, [wanted or "", *(one.metric for one in limits if one)], problems)
     if problems:
         raise SpecError(problems)
     kept = tuple(one for one in limits if one is not None)
     return Question(scenario, space, wanted or "", kept, dollars, sources, found)
+
+
+def _check_measures(scenario: Scenario, measures: Sequence[str], problems: list[Problem]) -> None:
+    """An answer of one token has no time between tokens."""
+    if scenario.workload.output_len != 1:
+        return
+    problems += [
+        Problem(f"an answer of one token has no {name}; give a longer output_len", "workload")
+        for name in dict.fromkeys(measures)
+        if name.endswith(("_tpot", "_itl"))
+    ]
 
 
 def _check_base(scenario: Scenario, problems: list[Problem]) -> None:

@@ -78,3 +78,7 @@ def limit(text: str, quality: Iterable[str]) -> Constraint:
 
 def higher(measure: str) -> bool:
     return MEASURES[measure].higher if measure in MEASURES else higher_is_better(measure)
+
+
+def unit_of(measure: str) -> str:
+    return MEASURES[measure].unit if measure in MEASURES else ""

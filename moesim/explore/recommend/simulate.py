@@ -7,7 +7,6 @@ from typing import NamedTuple
 from moesim.errors import DoesNotFit, SpecError
 from moesim.explore.constraints import Constraint, value_text
 from moesim.explore.economy import economy
-from moesim.explore.recommend.measures import MEASURES
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.space import Deployment
 from moesim.inputs.scenario import Scenario
@@ -95,7 +94,3 @@ def broken(values: dict[str, Metric], limits: tuple[Constraint, ...]) -> tuple[s
             value = value_text(metric.value, limit.unit)
             found.append(f"{limit.metric} is {value}, {where} {value_text(limit.limit, limit.unit)}")
     return tuple(found)
-
-
-def unit_of(measure: str) -> str:
-    return MEASURES[measure].unit if measure in MEASURES else ""
