@@ -73,7 +73,7 @@ def _predicted(
     parts = assemble(side)
     if parts.offload is not None and not parts.offload.plain:
         return _offloaded(scenario, parts, parts.offload)
-    room = fitting(side, parts)
+    room = _fitting(side, parts)
     if scenario.workload.arrivals == "batch":
         return _static(scenario, parts, room)
     report, steps = served(scenario, parts, slo, timeline, progress)
@@ -108,7 +108,7 @@ def predict_steady(scenario: Scenario, estimate: bool = False) -> Steady:
     asked, scenario = scenario, seen(scenario)
     load = scenario.workload
     parts = assemble(scenario)
-    room = fitting(scenario, parts)
+    room = _fitting(scenario, parts)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
     front = front_end(parts.steps.resident, scenario.engine, load)
     settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
@@ -129,7 +129,7 @@ def _problems(scenario: Scenario) -> list[str]:
     return [message for _, message in check(scenario)]
 
 
-def fitting(scenario: Scenario, parts: Parts) -> Room:
+def _fitting(scenario: Scenario, parts: Parts) -> Room:
     """The scenario's memory, where its load fits and the engine starts. Raises DoesNotFit."""
     room = room_of(scenario, parts)
     if not room.fits:

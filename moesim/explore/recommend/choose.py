@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from moesim.errors import Problem, SpecError
 from moesim.explore.pool import Pool, pool
@@ -18,10 +17,13 @@ from moesim.explore.recommend.line import Line
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.result import Recommendation
 from moesim.explore.recommend.simulate import simulated
+from moesim.explore.recommend.space import Deployment, Engine
 from moesim.explore.recommend.standing import Standing
 from moesim.inputs.scenario import Scenario
 
 FINALISTS = 20
+_BATCH = 8
+"""Engines that a process prices in a row."""
 _ROUND = 4
 """Deployments simulated before the others' statistics are corrected by them."""
 Told = Callable[[str, int, int], None]
@@ -117,7 +119,10 @@ def _made(question: Question, workers: Pool, finalists: int, told: Told) -> Reco
 def _price(line: Line, standing: Standing, workers: Pool, finalists: int, told: Told) -> None:
     """Price the line until no other deployment can be among the best."""
     while wave := line.next(standing.bound(finalists)):
-        for results in workers.map(partial(_estimated, standing.question), list(wave.items())):
+        # Engines alike share most operations, which a process prices once.
+        alike = sorted(wave.items(), key=lambda item: repr(item[0]))
+        batches = [alike[i : i + _BATCH] for i in range(0, len(alike), _BATCH)]
+        for results in workers.map(partial(_estimated, standing.question), batches):
             for found in results:
                 if isinstance(found, Excluded):
                     line.exclude(found.reason, found.deployments, found.example)
@@ -126,6 +131,5 @@ def _price(line: Line, standing: Standing, workers: Pool, finalists: int, told: 
             told("priced", line.considered - len(line.places), line.considered)
 
 
-def _estimated(question: Question, batch: Iterable[Any]) -> list[Estimate | Excluded]:
-    engine, asked_for = batch
-    return estimates(question, engine, asked_for)
+def _estimated(question: Question, batch: Iterable[tuple[Engine, list[Deployment]]]) -> list[Estimate | Excluded]:
+    return [found for engine, asked_for in batch for found in estimates(question, engine, asked_for)]

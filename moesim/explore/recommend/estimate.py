@@ -18,7 +18,6 @@ from moesim.inputs.scenario import Disaggregation, Scenario
 from moesim.inputs.workload import Workload
 from moesim.memory import Room, fullest_stage
 from moesim.metrics import LATENCIES, THROUGHPUTS
-from moesim.prediction import fitting
 from moesim.serving.engine import front_end, scheduler_limits
 from moesim.serving.priced_steps import PricedSteps, nodes_up_to
 from moesim.serving.requests import shares
@@ -29,6 +28,7 @@ from moesim.serving.under_load import transfer_of
 
 _NODES = 12
 """Numbers of sequences at which steps are priced: enough to rank engines by; a simulation prices every one."""
+_NO_ROOM = "does not fit: no room for a request beside weights and buffers"
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -78,7 +78,7 @@ def estimates(question: Question, engine: Engine, asked: list[Deployment]) -> li
     try:
         ready = _ready(question, engine)
     except DoesNotFit as error:
-        return [Excluded(len(asked), "does not fit: no room for a request beside weights and buffers", str(error))]
+        return [Excluded(len(asked), _NO_ROOM, f"{name}: no room for {error}")]
     except SpecError as error:
         return [Excluded(len(asked), "refused by the engine", f"{name}: {error.problems[0].message}")]
     return [_estimate(question, ready, deployment) for deployment in asked]
@@ -88,8 +88,11 @@ def _ready(question: Question, engine: Engine) -> _Ready:
     scenario = seen(question.engine_scenario(engine, Deployment(engine).hardware))
     parts, load = assemble(scenario, central=True), scenario.workload
     # One request must fit; how many more there is room for, the load finds out.
-    room = fitting(scenario.model_copy(update={"workload": load.model_copy(update=_one_request(load))}), parts)
     fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
+    room = fullest[1]
+    longest = max(sum(load.longest()), scenario.engine.max_model_len or 0)
+    if room.kv_available <= 0 or room.longest_alone < longest:
+        raise DoesNotFit(f"a request of {longest:,} tokens on {parts.hardware.title}", room.shortfall, room)
     limits = scheduler_limits(scenario.engine, parts.limits, fullest[0])
     seats = cache_seats(fullest, parts.limits.block_size, load)
     front = front_end(parts.steps.resident, scenario.engine, load)
@@ -97,10 +100,6 @@ def _ready(question: Question, engine: Engine) -> _Ready:
     return _Ready(
         scenario, parts, room, limits, seats, front, PricedSteps(parts.steps, limits, nodes_up_to(most, _NODES), load)
     )  # fmt: skip
-
-
-def _one_request(load: Workload) -> dict[str, int | None]:
-    return {"max_concurrency": 1, "num_prompts": None} if load.max_concurrency else {}
 
 
 def _estimate(question: Question, ready: _Ready, deployment: Deployment) -> Estimate | Excluded:

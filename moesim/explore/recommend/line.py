@@ -14,7 +14,7 @@ from moesim.inputs.model_of import model_of
 from moesim.models.model import Model
 from moesim.units import bytes_text
 
-_WAVE = 64
+_WAVE = 96
 """Engines priced before the bound is drawn again, whatever the number of processes: the answer does not hang on it."""
 
 

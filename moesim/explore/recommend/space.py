@@ -104,7 +104,8 @@ def engines(space: Space, scenario: Scenario) -> Iterator[Engine]:
                 settings = base.engine.model_copy(update={**plan, "quantization": quantization, "enable_eplb": False})
                 if _legal(settings, own):
                     tp, pp, dp, expert_parallel, backend = plan.values()
-                    for drafts in space.drafts:
+                    # Drafts are predicted on one pipeline stage alone.
+                    for drafts in space.drafts if pp == 1 else (0,):
                         yield Engine(model, quantization, gpu, tp, pp, dp, expert_parallel, backend, drafts)
 
 
