@@ -61,12 +61,15 @@ class Compared(Presented):
         """A row for each metric; names carry the units."""
         from moesim.explore.frames import frame
 
-        rows = [
+        return frame(self.rows(), {})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The same as plain data."""
+        return [
             {"metric": m.metric, "first": m.first.value, "second": m.second.value, "ratio": m.ratio,
              "ratio_low": m.low, "ratio_high": m.high, "chance_second_is_better": m.chance}
             for m in self.metrics
         ]  # fmt: skip
-        return frame(rows, {})
 
 
 def compare(first: Scenario, second: Scenario, slo: Slo = NO_SLO) -> Compared:

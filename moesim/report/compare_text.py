@@ -71,7 +71,7 @@ def compared_data(found: Compared) -> dict[str, Any]:
     """Everything, for ``--json``."""
     return {
         "settings": [{"name": name, "first": a, "second": b} for name, a, b in found.settings],
-        "metrics": found.to_frame().to_dict("records"),
+        "metrics": found.rows(),
         "operations": [
             {"operation": one.operation, "first_s_per_token": one.first_s, "second_s_per_token": one.second_s}
             for one in found.times
