@@ -13,6 +13,8 @@ from moesim.files import yaml
 from moesim.paths import write_whole
 
 _PAGE = "questions.md"
+_BEGIN, _END = "<!-- the first of docs/questions.md -->", "<!-- written by moesim questions -->"
+_ROWS = 10
 _LONGEST = 60
 """Lines of an output that are shown."""
 
@@ -53,7 +55,24 @@ def write_questions(
         lines += _answered(number, asked, run)
     target = folder / _PAGE
     write_whole(target, "\n".join(lines) + "\n")
+    if (readme := folder.parent / "README.md").is_file():
+        write_whole(readme, led(readme.read_text(encoding="utf-8"), target.read_text(encoding="utf-8")))
     return target
+
+
+def led(readme: str, page: str) -> str:
+    """A README whose part between the marks is the page's first question and answer, cut."""
+    if _BEGIN not in readme or _END not in readme:
+        return readme
+    command, output = next(iter(answers(page).items()))
+    shown = output.splitlines()
+    counts = next(i for i, line in enumerate(shown) if "configurations considered" in line)
+    sure = [line for line in shown if line.startswith("the first is the best")]
+    # The answer, the first rows of its table, what was considered, and how sure it is.
+    cut = [command, "", shown[2], "", *shown[4:_ROWS], "", shown[counts], *sure]
+    block = "\n".join(f"    {line}" if line else "" for line in cut)
+    before, _, rest = readme.partition(_BEGIN)
+    return f"{before}{_BEGIN}\n\n{block}\n\n{_END}{rest.partition(_END)[2]}"
 
 
 def _answered(number: int, asked: Question, run: Callable[[list[str]], int]) -> list[str]:
