@@ -28,10 +28,12 @@ def _web(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.web.app import serve
 
     names = ("127.0.0.1", "localhost", "[::1]", options.host, *options.allow_host)
-    where = f"http://{options.host}:{options.port}" if options.port else f"http://{options.host}"
-    print(f"{where}  (stop with Ctrl-C)", file=sys.stderr, flush=True)
+
+    def ready(port: int) -> None:
+        print(f"http://{options.host}:{port}  (stop with Ctrl-C)", file=sys.stderr, flush=True)
+
     try:
-        serve(options.host, options.port, names)
+        serve(options.host, options.port, names, ready)
     except OSError as error:
         message = f"{options.host}:{options.port} cannot be had ({error.strerror}); name another port"
         raise SpecError([Problem(message, "--port")]) from None

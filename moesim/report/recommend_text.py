@@ -20,7 +20,8 @@ _SURE = 0.9
 
 def recommendation_text(found: Recommendation, top: int = 10, flags: Sequence[FlagEffect] = ()) -> str:
     """The answer in a sentence, the finalists, what was excluded and why, how sure it is, what to run."""
-    lines = [_question(found), "", *_answer(found), "", *_table(found, top), ""]
+    lines = [_question(found), "", *_answer(found), ""]
+    lines += [*_table(found, top), ""] if found.finalists else []
     lines += _considered(found)
     lines += ["", *_sure(found)] if found.best else []
     lines += ["", *_front(found)] if len(found.front) > 1 else []
@@ -39,7 +40,8 @@ def _question(found: Recommendation) -> str:
 def _answer(found: Recommendation) -> list[str]:
     best = found.best
     if best is None:
-        return ["nothing keeps every limit", *(f"  {text}" for text in found.advice)]
+        said = "nothing keeps every limit" if found.finalists else "nothing of what was considered can be"
+        return [said, *(f"  {text}" for text in found.advice)]
     values = best.values
     said = [f"{deployed(best)}:"]
     if (price := values.get("usd_per_hour")) is not None:

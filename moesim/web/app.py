@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,14 @@ def app(port: int, hosts: tuple[str, ...] = _NAMES) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=allowed)])
 
 
-def serve(host: str, port: int, hosts: tuple[str, ...] = _NAMES) -> None:
-    """Serve until stopped. Raises OSError where the port cannot be had."""
+def serve(host: str, port: int, hosts: tuple[str, ...], ready: Callable[[int], None]) -> None:
+    """Serve until stopped; ``ready`` is told the port. Raises OSError where it cannot be had."""
     import uvicorn
 
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))
+    ready(listening.getsockname()[1])
     # Names of models are folders here, and nothing else is.
     os.chdir(paths.MODELS)
     config = uvicorn.Config(app(listening.getsockname()[1], hosts), log_level="warning", access_log=False,

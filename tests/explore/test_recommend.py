@@ -354,3 +354,26 @@ def test_bad_questions_are_refused(words, said):
     assert found.returncode == 2
     assert said in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_gpu_that_does_not_exist_keeps_what_makes_it_so(base):
+    cards = ["h100-sxm", "h100-sxm[hbm_bandwidth*2]"]
+    found = recommend(base, hardware=cards, gpus=(1, 1), formats=["fp8"], minimize="tpot", finalists=2)
+    first, second = found.finalists
+    assert first.deployment.engine.gpu == "h100-sxm[hbm_bandwidth*2]"
+    assert first.values["mean_tpot"].value < second.values["mean_tpot"].value
+    assert first.values["usd_per_hour"].value == second.values["usd_per_hour"].value
+
+
+def test_where_nothing_can_be_it_says_why(base):
+    found = recommend(base.with_(request_rate=900.0, max_concurrency=None), hardware=["h100-sxm"], gpus=(1, 1))
+    assert found.finalists == () and found.best is None
+    assert "cannot keep up with the request rate" in found.advice[0]
+    assert str(found).count("configurations considered") == 1
+
+
+def test_a_gpu_without_a_price_is_counted(base):
+    found = recommend(base, hardware=["h100-sxm", "h20"], gpus=(1, 1), formats=["fp8"], finalists=2)
+    reasons = {one.reason: one.count for one in found.exclusions}
+    assert reasons["usd_per_hour is not known"] == 1
+    assert found.considered == found.priced + sum(reasons.values())

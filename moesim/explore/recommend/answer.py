@@ -18,6 +18,7 @@ from moesim.outcome import OnGpu
 
 _FASTER = 0.999
 """Of a latency, below which a dearer deployment is on the front."""
+_CAUSES = 3
 _ROOM = 1e-3
 """Added to a limit that is suggested, so that its rounded figure is kept."""
 
@@ -33,7 +34,7 @@ def answered(line: Line, standing: Standing) -> Recommendation:
     shares = zip(runs, sure.best, sure.kept, strict=True)
     finalists = tuple(_finalist(question, run, runs[0], best, kept) for run, best, kept in shares)
     exclusions = tuple(Exclusions(reason, many, line.examples[reason]) for reason, many in line.why.most_common())
-    advice = () if finalists and finalists[0].keeps else _advice(question, runs)
+    advice = () if finalists and finalists[0].keeps else _advice(question, runs, exclusions)
     priced = len(standing.priced) - len(refused)
     return Recommendation(
         question, line.considered, priced, exclusions, finalists, _front(standing), sure.worth, advice
@@ -93,10 +94,10 @@ def _front(standing: Standing) -> tuple[Estimate, ...]:
     return tuple(found)
 
 
-def _advice(question: Question, runs: Sequence[Simulated]) -> tuple[str, ...]:
-    """The least that each limit alone would have to give way, of what was simulated."""
+def _advice(question: Question, runs: Sequence[Simulated], exclusions: Sequence[Exclusions]) -> tuple[str, ...]:
+    """The least that each limit alone would have to give way, of what was simulated; else why nothing was."""
     if not runs:
-        return ("nothing of what was considered runs; more GPUs, narrower formats or other hardware may",)
+        return tuple(f"{one.count:,} {one.reason}; {one.example}" for one in exclusions[:_CAUSES])
     found = []
     for limit in question.limits:
         others = tuple(other for other in question.limits if other is not limit)

@@ -12,6 +12,7 @@ from moesim.explore.recommend.measures import limit, objective
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.space import Space
 from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.changed import parted
 from moesim.inputs.prices_file import SHIPPED, Price, prices_of, read_prices
 from moesim.inputs.quality_file import Quality, quality_of, shipped_quality
 from moesim.inputs.scenario import Scenario
@@ -108,7 +109,9 @@ def _cards(hardware: Sequence[str], table: list[Price], tried: Any) -> list[str]
     """GPUs by their own names: those named, or those with a price whose kernels are known."""
     names = [hardware] if isinstance(hardware, str) else list(hardware)
     if names:
-        return [found.name for name in names if (found := tried(lambda name=name: load_hardware(name), "--hardware"))]
+        found = [(name, tried(lambda name=name: load_hardware(name), "--hardware")) for name in names]
+        # One that does not exist keeps what makes it so.
+        return [name if parted(name) else card.name for name, card in found if card is not None]
     return [name for name in dict.fromkeys(price.gpu for price in table) if load_hardware(name).has_sms]
 
 
@@ -157,7 +160,7 @@ def _prices(cards: Sequence[str], table: Path | None, one: float | None) -> tupl
         return dict.fromkeys(cards, one), dict.fromkeys(cards, "as given")
     dollars, sources = {}, {}
     for card in cards:
-        if found := prices_of(card, table):
+        if found := prices_of(load_hardware(card).name, table):
             dollars[card] = found[0].usd_per_gpu_hour
             sources[card] = f"{found[0].provider} {found[0].instance}, {found[0].date}"
     return dollars, sources
