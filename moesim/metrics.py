@@ -38,6 +38,13 @@ STATIC_METRICS = (
 """Of a static batch, whose requests arrive together."""
 
 
+def unit_of(metric: str) -> str:
+    """The unit of a metric, told by its name."""
+    if metric.endswith("_ms"):
+        return "ms"
+    return "req/s" if metric == "request_throughput" else "tok/s"
+
+
 def time_per_token(e2el_s: Any, ttft_s: Any, output_len: Any) -> Any:
     """TPOT of a request; NaN where it has one token. [s]"""
     if isinstance(output_len, int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def capacity_command(commands: Any) -> None:
     command.add_argument("--slo", required=True, help="limits in ms, like 'ttft:300 tpot:20'")
     command.add_argument("--of", choices=("concurrency", "rate"), help="what to raise; default: what the scenario has")
     command.add_argument("--statistic", default="p90", choices=("mean", "median", "p90", "p99"))
+    command.add_argument("--json", action="store_true", help="print what was found as JSON")
     command.set_defaults(run=_capacity)
 
 
@@ -95,12 +97,13 @@ def _import_bench(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _capacity(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.explore.capacity import capacity
-    from moesim.report.capacity_text import capacity_text
+    from moesim.report.capacity_text import capacity_data, capacity_text
     from moesim.report.text import does_not_fit_text
 
     scenario, slo = scenario_of(options, rest), slo_of(options.slo)
     try:
-        print(capacity_text(capacity(scenario, slo, options.of, options.statistic)))
+        found = capacity(scenario, slo, options.of, options.statistic)
+        print(json.dumps(capacity_data(found), indent=1) if options.json else capacity_text(found))
     except DoesNotFit as error:
         print(does_not_fit_text(error))
         return DOES_NOT_FIT

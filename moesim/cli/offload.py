@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def search_command(commands: Any) -> None:
     command.add_argument("--top", type=int, default=10, help="how many to print")
     command.add_argument("-o", "--output", type=Path, help="every configuration as a .csv file")
     command.add_argument("--picture", type=Path, help="time, memory and quality as .png or .svg")
+    command.add_argument("--json", action="store_true", help="print the best, or what to relax, as JSON")
     command.set_defaults(run=_search)
 
 
@@ -63,7 +65,13 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
     scenario = scenario_of(options, rest)
     names = tuple(name for name in options.systems.split(",") if name)
     found = search(scenario, options.minimize, options.where, names, options.quality)
-    print(search_text(scenario, found, options.top))
+    if options.json:
+        best = found.rows()[: options.top] if found.kept else []
+        data = {"minimized": found.minimized, "limits": [str(one) for one in found.constraints], "kept": found.kept,
+                "configurations": best, "advice": list(found.advice)}  # fmt: skip
+        print(json.dumps(data, indent=1))
+    else:
+        print(search_text(scenario, found, options.top))
     if options.output:
         print(write_csv(found, options.output))
     if options.picture:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.checks import check_output
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.values import EPILOG, overrides
 from moesim.errors import Problem, SpecError
@@ -25,6 +27,8 @@ def plan_command(commands: Any) -> None:
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
     command.add_argument("--explain", action="store_true", help="the best plan's traffic and cost tree")
     command.add_argument("--picture", type=Path, help="draw the best plan into a .png or .svg file")
+    command.add_argument("-o", "--output", type=Path, help="every plan as .csv or .parquet")
+    command.add_argument("--json", action="store_true", help="print every plan as JSON")
     command.set_defaults(run=_plan)
 
 
@@ -38,6 +42,7 @@ def study_command(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from moesim.explore.frames import write_table
     from moesim.explore.plans import plans
     from moesim.inputs.loading import load
     from moesim.report.plan_text import plans_text, traffic_text
@@ -45,12 +50,14 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
 
     if options.gpus < 1:
         raise SpecError([Problem(f"{options.gpus} is not a number of GPUs; 1 or more is accepted", "--gpus")])
-    if options.picture and options.picture.suffix not in {".png", ".svg"}:
-        raise SpecError([Problem(f"'{options.picture}' must end in .png or .svg", "--picture")])
-    if options.picture and not options.picture.parent.is_dir():
-        raise SpecError([Problem(f"there is no folder '{options.picture.parent}' to write into", "--picture")])
+    if options.picture:
+        check_output(options.picture, {".png", ".svg"}, "--picture")
+    if options.output:
+        check_output(options.output, {".csv", ".parquet"}, "--output")
     found = plans(load(options.scenario, overrides(options.set, rest)), options.gpus, options.metric)
-    print(plans_text(found, options.metric))
+    print(json.dumps(found.rows(), indent=1) if options.json else plans_text(found, options.metric))
+    if options.output:
+        write_table(found.to_frame(), options.output)
     best = found[0].prediction
     if best is None:
         return DOES_NOT_FIT

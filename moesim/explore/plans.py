@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesim.engines.settings import EngineSettings
 from moesim.errors import DoesNotFit, SpecError, nearest
@@ -13,11 +13,14 @@ from moesim.explore.compare import operation_seconds
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
 from moesim.inputs.scenario import Scenario
-from moesim.metrics import LOAD_METRICS, STATIC_METRICS
+from moesim.metrics import LOAD_METRICS, STATIC_METRICS, unit_of
 from moesim.models.plan import Plan
 from moesim.outcome import OnGpu
 from moesim.prediction import predict
 from moesim.units import bytes_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BACKENDS = ("allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency")
 """What vLLM chooses among."""
@@ -37,7 +40,28 @@ class Candidate:
         return self.prediction is not None
 
 
-def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> list[Candidate]:
+class Plans(list[Candidate]):
+    """Candidates, best first."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each plan: every metric with its interval, and the reason it loses."""
+        from moesim.explore.frames import frame
+
+        units = {name: unit_of(name) for row in self.rows() for name in row if name.endswith(("_ms", "_throughput"))}
+        return frame(self.rows(), units)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The same as plain data."""
+        return [
+            {"plan": one.plan.describe(), "gpus": one.plan.world, "fits": one.fits, "reason": one.reason,
+             **({name: m.value for name, m in one.prediction.metrics.items() if m} if one.prediction else {}),
+             **({f"{name}{end}": getattr(m, end[1:]) for name, m in one.prediction.metrics.items() if m
+                 for end in ("_low", "_high")} if one.prediction else {})}
+            for one in self
+        ]  # fmt: skip
+
+
+def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> Plans:
     """Legal plans that use ``gpus`` GPUs, best first by ``metric``, those that do not fit last.
 
     Parameters
@@ -117,7 +141,7 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _ranked(found: list[tuple[Scenario, OnGpu | None, str]], metric: str) -> list[Candidate]:
+def _ranked(found: list[tuple[Scenario, OnGpu | None, str]], metric: str) -> Plans:
     higher = metric.endswith("throughput")
 
     def order(item: tuple[Scenario, OnGpu | None, str]) -> tuple[bool, float]:
@@ -129,7 +153,7 @@ def _ranked(found: list[tuple[Scenario, OnGpu | None, str]], metric: str) -> lis
     best = found[0][1]
     if best and best.metrics[metric] is None:
         raise SpecError(f"'{metric}' needs a second output token; output_len is 1")
-    ranked = []
+    ranked = Plans()
     for scenario, prediction, shortfall in found:
         reason = shortfall
         if prediction and best and prediction is not best:

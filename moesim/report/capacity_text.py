@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moesim.explore.capacity import Capacity
 from moesim.report.load_text import load_text
 from moesim.report.text import number
@@ -25,3 +27,12 @@ def capacity_text(found: Capacity) -> str:
     else:
         lines.append(f"at {number(found.next_value)} {'; '.join(found.broken)}")
     return "\n".join([*lines, "", load_text(found.prediction)])
+
+
+def capacity_data(found: Capacity) -> dict[str, Any]:
+    """Everything, for ``--json``; milliseconds and tokens a second."""
+    metrics = found.prediction.metrics if found.prediction else {}
+    return {
+        "of": found.of, "statistic": found.statistic, "value": found.value, "next_value": found.next_value,
+        "broken": list(found.broken), "metrics": {name: m.value for name, m in metrics.items() if m is not None},
+    }  # fmt: skip

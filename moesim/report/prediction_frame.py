@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moesim.explore.frames import frame
+from moesim.metrics import unit_of
 from moesim.outcome import Prediction
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def unit_of(metric: str) -> str:
-    """The unit of a metric, told by its name."""
-    if metric.endswith("_ms"):
-        return "ms"
-    return "req/s" if metric == "request_throughput" else "tok/s"
 
 
 def metrics_frame(prediction: Prediction) -> pd.DataFrame:

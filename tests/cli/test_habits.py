@@ -72,3 +72,31 @@ def test_nothing_is_computed_where_nothing_can_be_written(words, monkeypatch, ca
     monkeypatch.setitem(sys.modules, "moesim.inputs.checks", None)
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("moesim: --")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["plan", "olmoe", "--gpus", "2", "--json"], "plan"),
+        (["capacity", "mixtral_tp4", "--users", "1", "--isl", "64", "--osl", "8", "--slo", "ttft:300", "--json"], "of"),
+        (["search", "mixtral_offloading_rtx_a6000", "--systems", "fiddler", "--top", "2", "--json"], "minimized"),
+    ],
+)  # fmt: skip
+def test_tables_as_json(words, key, capsys):
+    import json
+
+    assert main(words) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert key in (data[0] if isinstance(data, list) else data)
+
+
+def test_plans_and_searches_as_frames(tmp_path):
+    pytest.importorskip("pandas")
+    found = moesim.plans(moesim.load("olmoe"), 2)
+    assert found.to_frame().attrs["units"]["mean_tpot_ms"] == "ms"
+    assert len(found.to_frame()) == len(found)
+    searched = moesim.search(moesim.load("mixtral_offloading_rtx_a6000"), systems=["fiddler"])
+    assert searched.to_frame().attrs["units"]["gpu_memory"] == "B"
+    target = tmp_path / "plans.csv"
+    assert main(["plan", "olmoe", "--gpus", "2", "-o", str(target)]) == 0
+    assert target.read_text().startswith("plan,gpus,fits,reason")

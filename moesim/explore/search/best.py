@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.constraints import Constraint, parsed, value_text
@@ -16,6 +16,9 @@ from moesim.inputs.model_of import model_of
 from moesim.inputs.quality_file import Quality, higher_is_better, quality_of, shipped_quality
 from moesim.inputs.scenario import Scenario
 from moesim.units import bytes_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MARGIN = 1e-3
 """Added to a limit that is suggested, so that its rounded figure is kept."""
@@ -52,6 +55,19 @@ class SearchResult:
     """How many of them fit and keep every constraint."""
     advice: tuple[str, ...]
     """Where none does: which constraint to relax, by how much."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each configuration; units in ``attrs["units"]``."""
+        from moesim.explore.frames import frame
+
+        return frame(self.rows(), METRICS)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The same as plain data: settings, values in SI units, whether it fits and keeps every limit."""
+        return [
+            {**c.settings, **c.values, "fits": c.fits, "kept": i < self.kept, "on_front": c.on_front}
+            for i, c in enumerate(self.configurations)
+        ]
 
     @property
     def best(self) -> Configuration | None:

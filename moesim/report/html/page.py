@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from moesim import __version__
 from moesim.inputs.scenario_file import scenario_text
 from moesim.memory import Room
+from moesim.metrics import unit_of
 from moesim.outcome import Prediction, Served
 from moesim.paths import write_whole
 from moesim.report.html import watch as watching
@@ -21,7 +22,6 @@ from moesim.report.html.roofline import roofline
 from moesim.report.html.style import STYLE
 from moesim.report.html.svg import COLORS, Axis, Mark, axes, bars, figure, intervals, path, stacked, words
 from moesim.report.parts import memory_parts
-from moesim.report.prediction_frame import unit_of
 from moesim.report.text import knowledge_lines, number, title
 from moesim.serving.under_load import gpus_of
 from moesim.units import bytes_text
