@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from moesim.errors import Problem, SpecError
@@ -21,6 +22,11 @@ def check_output(path: Path, suffixes: set[str], option: str) -> None:
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise SpecError([Problem(f"'{path}' cannot be written", option)])
     require(*_NEEDS.get(path.suffix, ()))
+
+
+def say_written(path: Path, as_json: bool) -> None:
+    """Name a file that was written; beside JSON, where it is not read as such."""
+    print(path, file=sys.stderr if as_json else sys.stdout)
 
 
 def require(*packages: str) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moesim.cli.checks import check_output
+from moesim.cli.checks import check_output, say_written
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.progress import counted
 from moesim.cli.scenarios import scenario_arguments, scenario_of
@@ -97,7 +97,7 @@ def _tornado(options: argparse.Namespace, rest: list[str]) -> int:
     if options.output:
         write_table(found.to_frame(), options.output)
     if options.picture:
-        print(draw_tornado(found, options.picture, options.top))
+        say_written(draw_tornado(found, options.picture, options.top), options.json)
     return 0
 
 

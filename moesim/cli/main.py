@@ -10,6 +10,7 @@ from moesim.cli.bench_engine import bench_engine_command
 from moesim.cli.calibrate import calibrate_command
 from moesim.cli.calibration import calibration_commands
 from moesim.cli.campaign import campaign_command
+from moesim.cli.catalogues import catalogue_commands
 from moesim.cli.claims import claims_command
 from moesim.cli.codes import BAD_INPUT, DOES_NOT_FIT, EXTRAPOLATED, NOT_HOLDING, STOPPED
 from moesim.cli.compare import compare_command, tornado_command
@@ -112,73 +113,5 @@ def _parser() -> argparse.ArgumentParser:
     claims_command(commands)
     questions_command(commands, main)
     completion_command(commands, parser)
-    for name, about, run in (
-        ("hardware", "list the GPUs, clusters and hosts that ship", _hardware),
-        ("scenarios", "list the scenarios that ship, each one idea", _scenarios),
-        ("systems", "list the offloading systems and their knobs", _systems),
-        ("schema", "print the JSON Schema of scenario files, for editors", _schema),
-    ):
-        command = commands.add_parser(name, help=about, description=about)
-        command.set_defaults(run=run)
+    catalogue_commands(commands)
     return parser
-
-
-def _hardware(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim import paths
-    from moesim.cost.sources import stacks_of
-    from moesim.hardware.catalogue import load_hardware
-    from moesim.hardware.host import load_host
-
-    print(f"{'GPU':26}{'bf16 TFLOP/s':>13}{'TB/s':>7}{'GiB':>8}  calibration")
-    for path in sorted(paths.HWSPECS.glob("*.yaml")):
-        gpu = load_hardware(path.stem).gpu
-        flop, hbm, memory = (
-            gpu.dense_bf16.value / 1e12,
-            gpu.hbm_bandwidth.value / 1e12,
-            gpu.memory.value / 2**30,
-        )
-        own = ", ".join(stacks_of(path.stem)) or "none of its own: the nearest GPU's, intervals widened"
-        print(f"{path.stem:26}{flop:>13.1f}{hbm:>7.2f}{memory:>8.1f}  {own}")
-    print(f"\n{'cluster':26}{'nodes':>6}{'GPUs':>6}  GPU")
-    for path in sorted(paths.CLUSTERS.glob("*.yaml")):
-        hardware = load_hardware(path.stem)
-        print(f"{path.stem:26}{hardware.gpus // hardware.gpus_per_node:>6}{hardware.gpus:>6}  {hardware.name}")
-    print(f"\n{'host':26}{'DRAM GB/s':>10}{'GiB':>7}{'cores':>7}")
-    for path in sorted(paths.HOSTS.glob("*.yaml")):
-        host = load_host(path.stem)
-        dram = host.dram
-        print(
-            f"{path.stem:26}{dram.bandwidth.value / 1e9:>10.1f}{dram.capacity.value / 2**30:>7.0f}"
-            f"{host.cpu.cores.value:>7.0f}"
-        )
-    return 0
-
-
-def _scenarios(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim import paths
-
-    for path in paths.shipped_scenarios():
-        # Each file begins with what it shows.
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        print(f"{path.stem:34}{first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
-    return 0
-
-
-def _systems(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.inputs.system_file import load_system, systems
-
-    print(f"{'system':20}{'moves':8}{'cache':8}{'guesses':14}{'missing':9}knobs")
-    for name in systems():
-        system = load_system(name)
-        policy = system.policy
-        words = (policy.unit, policy.cache, policy.prefetch, policy.missing)
-        unit, cache, prefetch, missing = (word or "none" for word in words)
-        print(f"{name:20}{unit:8}{cache:8}{prefetch:14}{missing:9}{', '.join(system.knobs)}")
-    return 0
-
-
-def _schema(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.report.schema import schema_text
-
-    print(schema_text(), end="")
-    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def models_command(commands: Any) -> None:
     command.add_argument(
         "--check", type=Path, metavar="FOLDER", help="read every config.json of a folder and say what each means"
     )
+    command.add_argument("--json", action="store_true", help="print the list as JSON, in SI units")
     command.add_argument("--page", type=Path, metavar="FILE", help="write the page of models (docs/models.md)")
     command.set_defaults(run=_models)
 
@@ -36,13 +38,21 @@ def _models(options: argparse.Namespace, rest: list[str]) -> int:
         return 0
     from moesim.models.catalogue import catalogue, load_model
 
-    print(f"{'model':38}{'parameters':>18}{'active':>17}{'GFLOP/token':>13}  {'architecture':20}{'KV B/token':>11}")
+    found = []
     for name in catalogue():
         model = load_model(name)
         kv = model.kv_bytes_per_token() + model.source_bytes_per_token()
+        found.append({"name": name, "parameters": model.parameters, "active_parameters": model.active_parameters,
+                      "flop_per_token": model.flop_per_token, "architecture": model.architecture,
+                      "kv_bytes_per_token": float(kv)})  # fmt: skip
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    print(f"{'model':38}{'parameters':>18}{'active':>17}{'GFLOP/token':>13}  {'architecture':20}{'KV B/token':>11}")
+    for one in found:
         print(
-            f"{name:38}{model.parameters:>18,}{model.active_parameters:>17,}{model.flop_per_token / 1e9:>13,.1f}  "
-            f"{model.architecture:20}{kv:>11,.0f}"
+            f"{one['name']:38}{one['parameters']:>18,}{one['active_parameters']:>17,}"
+            f"{one['flop_per_token'] / 1e9:>13,.1f}  {one['architecture']:20}{one['kv_bytes_per_token']:>11,.0f}"
         )
     return 0
 

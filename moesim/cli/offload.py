@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.checks import say_written
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.errors import Problem, SpecError
@@ -73,11 +74,11 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
     else:
         print(search_text(scenario, found, options.top))
     if options.output:
-        print(write_csv(found, options.output))
+        say_written(write_csv(found, options.output), options.json)
     if options.picture:
         from moesim.report.front_picture import draw_front
 
-        print(draw_front(found, options.picture))
+        say_written(draw_front(found, options.picture), options.json)
     return 0 if found.best else DOES_NOT_FIT
 
 

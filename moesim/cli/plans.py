@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moesim.cli.checks import check_output
+from moesim.cli.checks import check_output, say_written
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.values import EPILOG, overrides
 from moesim.errors import Problem, SpecError
@@ -54,6 +54,8 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
         check_output(options.picture, {".png", ".svg"}, "--picture")
     if options.output:
         check_output(options.output, {".csv", ".parquet"}, "--output")
+    if options.json and options.explain:
+        raise SpecError([Problem("--explain is text; give one of --json and --explain", "--explain")])
     found = plans(load(options.scenario, overrides(options.set, rest)), options.gpus, options.metric)
     print(json.dumps(found.rows(), indent=1) if options.json else plans_text(found, options.metric))
     if options.output:
@@ -66,7 +68,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
     if options.picture:
         from moesim.report.plan_picture import draw_plan
 
-        print(draw_plan(best, options.picture))
+        say_written(draw_plan(best, options.picture), options.json)
     return 0
 
 

@@ -28,14 +28,18 @@ def report_command(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.explore.tornado import tornado
+    from moesim.explore.pool import check_pool
+    from moesim.explore.tornado import check_metric, tornado
     from moesim.prediction import predict
     from moesim.report.html.page import report_html
     from moesim.report.html.watch import Watch
     from moesim.report.text import does_not_fit_text
 
     check_output(options.output, {".html"}, "--output")
+    check_pool(options.jobs, "processes", None)
     scenario, watch = scenario_of(options, rest), Watch()
+    if not options.no_sensitivity:
+        check_metric(scenario, options.metric)
     under_load = scenario.workload.arrivals != "batch"
     try:
         with progress_of(scenario) as progress:

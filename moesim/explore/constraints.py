@@ -6,11 +6,15 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from moesim import units
 from moesim.errors import Problem, SpecError, nearest
 
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+Array = np.ndarray[Any, Any]
+_OPERATORS: dict[str, Callable[[Any, float], Any]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 _LISTS = "--help"
@@ -29,6 +33,10 @@ class Constraint:
     def keeps(self, value: float | None) -> bool:
         """Whether a value is within the limit; what is unknown is not."""
         return value is not None and _OPERATORS[self.sign](value, self.limit)
+
+    def within(self, values: Array) -> Array:
+        """Of many values at once, NaN being what is unknown."""
+        return _OPERATORS[self.sign](values, self.limit)
 
     @property
     def upper(self) -> bool:

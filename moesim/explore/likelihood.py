@@ -124,13 +124,17 @@ def worth_knowing(
 ) -> list[tuple[str, float]]:
     """(term, chance that the right one is chosen once that term is measured), the most telling first.
 
-    Without more knowledge the chance is that of the most frequent best.
+    Without more knowledge the chance is that of the most frequent best; nothing is right where nothing keeps the
+    limits.
     """
     best, known = better(values, higher), sorted({term for one in found for term in one})
-    ranked = []
-    for term in known:
-        z = draws.of(term)
-        parts = np.array_split(np.argsort(z), _PARTS)
-        chance = np.mean([np.bincount(best[part] + 1).max() / len(part) for part in parts])
-        ranked.append((term, float(chance)))
+
+    def chance(order: Array) -> float:
+        parts = np.array_split(best[order], _PARTS)
+        return float(np.mean([np.bincount(part + 1, minlength=2)[1:].max() / len(part) for part in parts]))
+
+    # The most frequent of fewer draws looks more frequent than it is: by as much as parts that know nothing show.
+    now = float(np.bincount(best + 1, minlength=2)[1:].max()) / draws.count
+    blind = chance(np.random.default_rng(_SEED).permutation(draws.count)) - now
+    ranked = [(term, max(chance(np.argsort(draws.of(term))) - blind, now)) for term in known]
     return sorted(ranked, key=lambda item: -item[1])

@@ -15,6 +15,7 @@ from moesim.explore.pool import pool
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.changed import FIELDS, parted
 from moesim.inputs.scenario import Scenario
+from moesim.metrics import LOAD_METRICS, STATIC_METRICS
 from moesim.models.catalogue import config_of
 from moesim.prediction import predict
 from moesim.presented import Presented
@@ -83,6 +84,17 @@ class Tornado(Presented):
         )  # fmt: skip
 
 
+def check_metric(scenario: Scenario, metric: str) -> None:
+    """Raise SpecError where a prediction of the scenario will not have the metric, before it is made."""
+    load = scenario.workload
+    known = STATIC_METRICS if load.arrivals == "batch" else LOAD_METRICS
+    if load.output_len == 1:
+        known = tuple(name for name in known if not any(part in name for part in ("tpot", "itl", "decode_step")))
+    if metric not in known:
+        found = nearest(metric, known, "moesim predict --help")
+        raise SpecError([Problem(f"'{metric}' is not a metric of this prediction; {found}", "--metric")])
+
+
 def tornado(
     scenario: Scenario, metric: str = "mean_tpot_ms", by: float = 0.1, jobs: int = 1,
     told: Callable[[str, int, int], None] = lambda what, done, of: None,
@@ -103,10 +115,8 @@ def tornado(
     """
     if not 0.0 < by < 1.0:
         raise SpecError([Problem(f"{by:g} is no share of a parameter; above 0 and below 1 is accepted", "--by")])
+    check_metric(scenario, metric)
     before = predict(scenario)
-    if before.metrics.get(metric) is None:
-        known = nearest(metric, (n for n, found in before.metrics.items() if found), "moesim predict --help")
-        raise SpecError([Problem(f"'{metric}' is not a metric of this prediction; {known}", "--metric")])
     value, found = before[metric], list(_parameters(scenario, by))
     ends = [change for _, _, changes in found for change in changes]
     results = []

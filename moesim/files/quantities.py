@@ -15,6 +15,22 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
+    def told(self, **left_out: Any) -> dict[str, Any]:
+        """Plain data as a file tells it: ``model_dump(exclude_unset=True, ...)``, but with every section's kind, which
+        says what form the rest has."""
+        return _with_kinds(self.model_dump(mode="json"), self.model_dump(mode="json", **left_out))
+
+
+def _with_kinds(whole: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in whole.items():
+        if key in told:
+            nested = isinstance(value, dict) and isinstance(told[key], dict)
+            found[key] = _with_kinds(value, told[key]) if nested else told[key]
+        elif key == "kind":
+            found[key] = value
+    return found
+
 
 Whole = Annotated[int, Field(ge=1)]
 

@@ -33,6 +33,8 @@ def parted(name: str) -> tuple[str, dict[str, float]] | None:
             )
         if change["field"] not in FIELDS:
             raise SpecError(f"'{change['field']}' is no figure of a GPU; there are {', '.join(FIELDS)}")
+        if change["field"] in factors:
+            raise SpecError(f"'{change['field']}' is changed twice in '{name}'; once is accepted")
         factors[change["field"]] = float(change["factor"])
     return found["name"], factors
 
@@ -56,6 +58,6 @@ def _scaled(part: Any, names: tuple[str, ...], factor: float) -> Any:
     for name in names:
         figure = getattr(part, name)
         if figure is not None:
-            value = round(figure.value * factor) if name == "sm_count" else figure.value * factor
+            value = max(round(figure.value * factor), 1) if name == "sm_count" else figure.value * factor
             found[name] = figure.model_copy(update={"value": value, "note": f"x {factor:g} as asked"})
     return part.model_copy(update=found)

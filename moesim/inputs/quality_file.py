@@ -7,19 +7,38 @@ from pathlib import Path
 
 from moesim import paths
 from moesim.files.table import read_table, require_file
+from moesim.inputs.scenario import Scenario
+from moesim.inputs.variant import Variant
+from moesim.models.catalogue import load_model
 
 COLUMNS = ("model", "experts_format", "attention_format", "metric", "value", "source")
 _VARIANT = "variant"
 """A column that a table may have behind the model's."""
-_HIGHER = ("throughput", "accuracy", "score", "mmlu", "pass")
-"""Words in the names of metrics that are better the higher they are."""
+_LOWER = ("perplexity", "ppl", "loss", "error", "bits_per")
+"""Words in the names of metrics that are better the lower they are; scores of tasks are not."""
 Quality = dict[tuple[str, str, str], float]
 """(experts' format, the other matrices' format, metric) -> value."""
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a metric is better the higher it is, told by its name; perplexity is not."""
-    return any(word in metric.lower() for word in _HIGHER)
+    """Whether a quality metric is better the higher it is, told by its name; perplexity is not."""
+    return not any(word in metric.lower() for word in _LOWER)
+
+
+def quality_known(scenario: Scenario, table: Path | None = None) -> Quality:
+    """What is known of a scenario's model as it runs: by a table, by the variant's own, or by the project's.
+
+    Nothing is where the model is changed in a way that no table has a name for.
+    """
+    variant, settings = scenario.variant, scenario.engine
+    model = load_model(scenario.model, settings.hf_overrides)
+    if variant is not None and variant.quality and table is None:
+        return quality_of(model.name, Path(variant.quality), variant.name)
+    unnamed = variant is not None and not variant.name and variant != Variant()
+    if unnamed or (table is None and settings.hf_overrides):
+        return {}
+    name = variant.name if variant is not None else ""
+    return quality_of(model.name, table, name) if table else shipped_quality(model.name, name)
 
 
 def shipped_quality(model: str, variant: str = "") -> Quality:

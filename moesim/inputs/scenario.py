@@ -56,7 +56,7 @@ class _Said(type(Strict)):
     def __call__(cls, **data: Any) -> Any:
         from moesim.inputs.loading import from_data
 
-        plain = {k: v.model_dump(exclude_unset=True) if isinstance(v, Strict) else v for k, v in data.items()}
+        plain = {k: v.told(exclude_unset=True) if isinstance(v, Strict) else v for k, v in data.items()}
         return from_data(plain, "Scenario")
 
 

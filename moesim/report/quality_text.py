@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from moesim.inputs.model_of import model_of
-from moesim.inputs.quality_file import Quality, quality_of, shipped_quality
+from moesim.inputs.quality_file import Quality, quality_known
 from moesim.inputs.scenario import Scenario
 
 
 def variant_quality(scenario: Scenario) -> Quality:
     """Of a scenario's variant, by formats and metric; empty where no table says anything."""
-    variant = scenario.variant
-    if variant is None:
-        return {}
-    name = model_of(scenario).name
-    return (
-        quality_of(name, Path(variant.quality), variant.name)
-        if variant.quality
-        else shipped_quality(name, variant.name)
-    )
+    return quality_known(scenario) if scenario.variant is not None else {}
 
 
 def quality_lines(scenario: Scenario) -> list[str]:

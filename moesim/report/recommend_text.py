@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moesim.explore.recommend.flags import METRICS, FlagEffect, mattering
-from moesim.explore.recommend.measures import higher, unit_of
+from moesim.explore.recommend.measures import unit_of
 from moesim.explore.recommend.result import Finalist, Recommendation
 from moesim.inputs.vllm_command import docker_command, serve_command
 from moesim.metrics import Metric
@@ -32,7 +32,7 @@ def recommendation_text(found: Recommendation, top: int = 10, flags: Sequence[Fl
 
 def _question(found: Recommendation) -> str:
     space, load = found.question.space, found.question.scenario.workload
-    goal = f"{found.question.objective} at its {'highest' if higher(found.question.objective) else 'lowest'}"
+    goal = f"{found.question.objective} at its {'highest' if found.question.higher else 'lowest'}"
     limits = "".join(f", {limit}" for limit in found.question.limits)
     return f"{' or '.join(space.models)}: {workload_words(load)}; {goal}{limits}, {space.fewest} to {space.most} GPUs"
 

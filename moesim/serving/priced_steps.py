@@ -50,7 +50,7 @@ class PricedSteps:
     def __init__(self, steps: Steps, limits: SchedulerLimits, nodes: Array, load: Workload):
         prompt, output = load.mean_input_len, load.mean_output_len
         plan = steps.rank.plan
-        self._nodes, self.idle = nodes, 0.0
+        self._nodes = nodes
         new, past = (
             np.maximum(np.rint(share * prompt * relative_lengths(load)), least).astype(np.int64)[:, None]
             for share, least in ((1.0 - load.cached_share, 1), (load.cached_share, 0))
@@ -99,8 +99,9 @@ class PricedSteps:
         """(a step that only decodes, what a prompt adds). [s]"""
         return self._between(self._alone, running), self._between(self._extra, running)
 
-    def at_random(self, rate: float, tokens: float, together: float, most: float) -> float:
-        """Mean sequences that decode at once where prompts come at random, ``rate`` a second.
+    def at_random(self, rate: float, tokens: float, together: float, most: float) -> tuple[float, float]:
+        """(mean sequences that decode at once, share of the time none does) where ``rate`` prompts a second come at
+        random.
 
         Processor sharing whose speed depends on how many share it: there are n with a probability in proportion to the
         product of ``rate tokens step(i) / i`` over i up to n, whatever the law of lengths. ``together`` is how many
@@ -111,8 +112,8 @@ class PricedSteps:
         step = np.interp(n, self._nodes, self._alone) / (1.0 - busy)
         weight = np.concatenate([[0.0], np.cumsum(np.log(rate * tokens * step / n))])
         chance = np.exp(weight - weight.max())
-        self.idle = float(chance[0] / chance.sum())
-        return float(np.arange(len(chance)) @ chance / chance.sum())
+        chance /= chance.sum()
+        return float(np.arange(len(chance)) @ chance), float(chance[0])
 
     def own(self, running: float) -> float:
         """The steps that compute a prompt beside the decodes. [s]"""

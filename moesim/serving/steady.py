@@ -132,16 +132,20 @@ def steady_state(
     """
     at = _Balance(steps, limits, load, front, seats, priced)
     most, tokens, clients, asked, priced = at.most, at.tokens, at.clients, at.asked, at.priced
-    running = _boundary(at.too_many, most)
-    if np.isfinite(asked) and not np.isfinite(clients) and 0.0 < running < most * (1 - 1e-6):
-        running = min(priced.at_random(asked, tokens, at.prompts(running) * tokens / running, most), most * (1 - 1e-5))
+    running, idle = _boundary(at.too_many, most), 0.0
+    # Where clients wait for their own answers alone, arrivals are not at random.
+    at_random = np.isfinite(asked) and at.limited_by(running, at.mean(running)[1]) == "rate"
+    if at_random and 0.0 < running < most * (1 - 1e-6):
+        together = at.prompts(running) * tokens / running
+        running, idle = priced.at_random(asked, tokens, together, most)
+        running = min(running, most * (1 - 1e-5))
         first, share = at.mean(running)[3], at.mean(running)[2]
         step, rate = running / (asked * tokens), asked
     else:
         step, rate, share, first = at.mean(running)
     limited = at.limited_by(running, rate)
     doubt, later = _doubt(at, limits, load, running, rate, share, limited), first
-    if np.isfinite(clients):
+    if np.isfinite(clients) and not at_random:
         # A sequence sees the prompts of the others: its own came before.
         step -= priced.at(running)[1] * at.prompts(running) / (clients * at.lockstep)
     if limited == "engine":
@@ -153,7 +157,8 @@ def steady_state(
         rounds = _rounds(load)
         later = (rounds * first - max(float(burst.mean()), later)) / (rounds - 1) if rounds > 1 else first
         rate = clients / (first + tokens * step)
-    idle = priced.idle if limited == "rate" else min(at.reading * rate / clients, 1.0) ** clients
+    if limited != "rate":
+        idle = min(at.reading * rate / clients, 1.0) ** clients
     output = load.mean_output_len
     itl = step if output > 1 else float("nan")
     tpot = itl * (tokens / (output - 1)) if output > 1 else itl
@@ -235,7 +240,8 @@ class _Balance:
     def _waits(self, running: float, step: float) -> float:
         """For the step under way and those composed ahead, where others keep the engine busy. [s]"""
         aligned = max(step - self.reading, step / 2) if self._in_step else step / 2
-        busy = min(self.clients - 1.0, 1.0) if np.isfinite(self.clients) else 1.0 - np.exp(-running)
+        # Clients alone keep it busy but for one's own absence; at a rate it is, whenever another runs.
+        busy = 1.0 - np.exp(-running) if np.isfinite(self.asked) else min(self.clients - 1.0, 1.0)
         return busy * (aligned + (self._depth - 1) * step)
 
 

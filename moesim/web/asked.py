@@ -45,8 +45,9 @@ def asked(query: Mapping[str, str]) -> Asked:
     values = {"b": "", **values}
     columns = ("a", "b") if values["b"] else ("a",)
     if values["b"]:
-        # The second begins as the first.
-        for field in _FIELDS:
+        # The second begins as the first. An empty box is not sent: EP left out of a column that says something is off.
+        begun = any(key.startswith("b.") for key in query)
+        for field in (name for name in _FIELDS if name != "ep" or not begun):
             values.setdefault(f"b.{field}", values.get(f"a.{field}", ""))
     found: dict[str, Scenario | SpecError] = {}
     strange = [key for key in query if key not in LOAD and key != "b" and not _known(key)]

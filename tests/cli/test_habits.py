@@ -1,5 +1,6 @@
 """What every command is expected to do: versions, help, completion, files or names, nothing computed before a check."""
 
+import json
 import subprocess
 import sys
 
@@ -100,3 +101,32 @@ def test_plans_and_searches_as_frames(tmp_path):
     target = tmp_path / "plans.csv"
     assert main(["plan", "olmoe", "--gpus", "2", "-o", str(target)]) == 0
     assert target.read_text().startswith("plan,gpus,fits,reason")
+
+
+@pytest.mark.parametrize(("command", "key"), [("hardware", "gpus"), ("models", "flop_per_token"),
+                                              ("scenarios", "about"), ("systems", "knobs")])  # fmt: skip
+def test_lists_are_data_too(command, key, capsys):
+    assert main([command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert key in (found if isinstance(found, dict) else found[0])
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["report", "mixtral_tp4", "-o", "x.html", "--metric", "p99_ttft_ms"], "'p99_ttft_ms' is not a metric"),
+    (["report", "mixtral_tp4", "-o", "x.html", "--jobs", "-1"], "no number of processes"),
+    (["plan", "olmoe", "--gpus", "2", "--json", "--explain"], "--explain is text"),
+])  # fmt: skip
+def test_words_are_checked_before_anything_is_predicted(words, said, monkeypatch, capsys, tmp_path):
+    from moesim import prediction
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prediction, "predict", None)
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_beside_json_is_not_in_it(capsys, tmp_path):
+    assert main(["plan", "olmoe", "--gpus", "2", "--json", "--picture", str(tmp_path / "x.svg")]) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out) and out.err.strip().endswith("x.svg")

@@ -97,6 +97,13 @@ def test_a_changed_gpu():
     assert pod.links.gpu_to_gpu.value == 2 * load_hardware("8xh100-sxm").links.gpu_to_gpu.value
 
 
+def test_a_gpu_keeps_one_processor():
+    small = load_hardware("h100-sxm[sm_count*0.001]")
+    assert small.gpu.sm_count.value == 1
+    slow = moesim.load("olmoe").with_(hardware="h100-sxm[sm_count*0.001]")
+    assert moesim.predict(slow)["mean_tpot_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -104,6 +111,7 @@ def test_a_changed_gpu():
         ("h100-sxm[hbm_bandwidth]", "FIELD\\*FACTOR"),
         ("h100-sxm[hbm_bandwidth*0]", "FIELD\\*FACTOR"),
         ("h101[hbm_bandwidth*2]", "h101"),
+        ("h100-sxm[dense*2, dense*3]", "'dense' is changed twice"),
     ],
 )
 def test_a_change_that_is_none(name, said):
@@ -188,6 +196,7 @@ def test_tornado_writes_a_picture(tmp_path):
         (["tornado", "mixtral_tp4", "--by", "much"], "'much' is not a share"),
         (["tornado", "mixtral_tp4", "--picture", "x.gif"], "must end in .png or .svg"),
         (["tornado", "mixtral_tp4", "--top", "0"], "not a number of rows"),
+        (["tornado", "mixtral_tp4", "--metric", "p99_ttft_ms"], "'p99_ttft_ms' is not a metric of this prediction"),
     ],
 )
 def test_bad_words_are_refused(words, said):

@@ -1,21 +1,28 @@
 """recommend: floors are floors, nothing is lost from the count, and the answer is what predict says."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moesim
+from moesim import paths
+from moesim.explore.likelihood import Draws, worth_knowing
 from moesim.explore.recommend import bounds, recommend
 from moesim.explore.recommend.asked import asked
+from moesim.explore.recommend.chances import _drawn, chances
 from moesim.explore.recommend.estimate import Estimate, Excluded, estimates
 from moesim.explore.recommend.measures import MEASURES, canonical, limit, objective
 from moesim.explore.recommend.simulate import broken, simulated
 from moesim.explore.recommend.space import Deployment, Engine, Space, deployments, engines
 from moesim.inputs.model_of import model_of
+from moesim.metrics import Metric
 from moesim.prediction import predict_steady
 
 
@@ -377,3 +384,154 @@ def test_a_gpu_without_a_price_is_counted(base):
     reasons = {one.reason: one.count for one in found.exclusions}
     assert reasons["usd_per_hour is not known"] == 1
     assert found.considered == found.priced + sum(reasons.values())
+
+
+# How sure
+
+
+def _run(question, gpus, watts=(500.0, 450.0, 550.0)):
+    """A run of so many GPUs, all else alike."""
+    engine = Engine("Qwen3-30B-A3B", None, "nvidia-h100-sxm5-80gb", 1, 1, 1, False, None, 0)
+    one = simulated(question, Deployment(engine))
+    values = one.values | {
+        "gpus": Metric(gpus, gpus, gpus), "watts": Metric(*watts),
+        "usd_per_hour": Metric(2.0 * gpus, 2.0 * gpus, 2.0 * gpus),
+    }  # fmt: skip
+    return one._replace(deployment=Deployment(engine, gpus), values=values)
+
+
+@pytest.fixture(scope="module")
+def alone(base):
+    return question(base, formats=["published"], apart=False)
+
+
+@pytest.mark.parametrize(("text", "kept"), [("gpus > 1", (0.0, 1.0)), ("gpus >= 1", (1.0, 1.0)),
+                                            ("gpus < 2", (1.0, 0.0)), ("gpus <= 2", (1.0, 1.0))])  # fmt: skip
+def test_a_strict_limit_is_drawn_as_one(alone, text, kept):
+    asked_for = replace(alone, limits=(limit(text, ()),))
+    found = chances(asked_for, [_run(asked_for, 1), _run(asked_for, 2)])
+    assert found.kept == kept
+    # The cheapest of those that keep it.
+    first = kept.index(1.0)
+    assert found.best[first] == 1.0
+
+
+def test_a_limit_on_watts_hangs_on_what_is_known_of_power(alone):
+    asked_for = replace(alone, limits=(limit("watts <= 500 W", ()),))
+    found = chances(asked_for, [_run(asked_for, 1)])
+    assert found.kept[0] == pytest.approx(0.5, abs=0.03)
+    sure = replace(alone, limits=(limit("watts <= 550 W", ()),))
+    assert chances(sure, [_run(sure, 1)]).kept[0] == pytest.approx(0.95, abs=0.02)
+
+
+def test_power_and_speed_both_move_joules(alone):
+    of: dict = {}
+    run, draws = _run(alone, 1), Draws()
+    drawn = _drawn(run, "joules_per_output_token", draws, of)
+    assert set(of) == {"watts", "output_throughput"}
+    low, high = np.quantile(drawn / run.values["joules_per_output_token"].value, [0.05, 0.95])
+    assert low < 0.9 and high > 1.1
+
+
+def test_what_was_measured_has_no_power_of_nothing():
+    """Where nothing keeps the limits nothing chosen is right, and a term that decides nothing is worth nothing."""
+    draws = Draws()
+    z, other = draws.of("decides"), {"decides": (-0.1, 0.1), "idle": (-0.1, 0.1)}
+    never = np.full(draws.count, np.inf)
+    found = dict(worth_knowing([np.where(z > 1.0, 1.0, np.inf), never], False, draws, [other]))
+    share = float(np.mean(z > 1.0))
+    assert found["idle"] == pytest.approx(share, abs=0.005)
+    assert found["decides"] == pytest.approx(share, abs=0.005)
+    values = [np.where(z > 0, 1.0, 2.0), np.full(draws.count, 1.5)]
+    found = dict(worth_knowing(values, False, draws, [other]))
+    assert found["decides"] > 0.85
+    assert found["idle"] == pytest.approx(0.5, abs=0.02)
+
+
+# Which way is better
+
+
+def test_a_flag_says_which_way_a_quality_is_better(base, tmp_path):
+    table = tmp_path / "quality.csv"
+    table.write_text(
+        "model,experts_format,attention_format,metric,value,source\n"
+        "Qwen3-30B-A3B,bfloat16,bfloat16,gsm8k,90,mine\nQwen3-30B-A3B,fp8,fp8,gsm8k,80,mine\n"
+    )
+    best = [
+        recommend(base, hardware=["h100-sxm"], gpus=(1, 2), formats=["published", "fp8"], quality=table, finalists=3,
+                  apart=False, **way).finalists[0].deployment.engine.quantization
+        for way in ({"maximize": "gsm8k"}, {"maximize": "quality"}, {"minimize": "gsm8k"})
+    ]  # fmt: skip
+    assert best == [None, None, "fp8"]
+
+
+@pytest.mark.parametrize(("way", "said"), [
+    ({"maximize": "ttft"}, "'ttft' is better the lower it is; give --minimize"),
+    ({"minimize": "throughput"}, "'throughput' is better the higher it is; give --maximize"),
+    ({"minimize": "quality"}, "give --maximize"),
+])  # fmt: skip
+def test_a_flag_that_contradicts_a_measure_is_refused(base, way, said):
+    with pytest.raises(moesim.SpecError, match=said):
+        question(base, **{"minimize": None} | way)
+
+
+# What is asked
+
+
+def test_a_user_s_own_gpu_is_found_again(base, tmp_path):
+    own = tmp_path / "mine.yaml"
+    text = (paths.HWSPECS / "nvidia-h100-sxm5-80gb.yaml").read_text()
+    own.write_text(re.sub(r"(?m)^name:.*$", "name: my-card", text))
+    asked_for = question(base, hardware=[str(own), "h100-sxm"], usd_per_gpu_hour=2.0)
+    assert asked_for.space.gpus == (str(own), "nvidia-h100-sxm5-80gb")
+    found = recommend(base, hardware=[str(own)], gpus=(1, 2), formats=["published"], usd_per_gpu_hour=2.0, finalists=2)
+    assert found.best is not None
+
+
+def test_quality_is_of_the_model_as_it_runs(base):
+    mixtral = base.with_(model="mixtral-8x7b")
+    whole = question(mixtral, models=["mixtral-8x7b"]).quality["mixtral-8x7b"]
+    assert whole
+    for changed in ({"variant": {"pruned_experts": 0.5}}, {"engine__hf_overrides": {"num_hidden_layers": 16}}):
+        assert not question(mixtral.with_(**changed), models=["mixtral-8x7b"]).quality["mixtral-8x7b"]
+
+
+def test_a_model_named_twice_is_one(base):
+    assert question(base, models=["Qwen3-30B-A3B", "qwen3-30b-a3b", "mixtral-8x7b"]).space.models == (
+        "Qwen3-30B-A3B", "mixtral-8x7b",
+    )  # fmt: skip
+
+
+def test_drafts_beyond_what_is_known_are_refused_each(base):
+    drafting = base.with_(engine__speculative_config={
+        "method": "draft_model", "model": "Qwen3-1.7B", "num_speculative_tokens": 2, "acceptance_rates": [0.8, 0.6],
+    })  # fmt: skip
+    assert question(drafting).space.drafts == (0, 1, 2)
+    assert question(drafting, drafts=[1, 1, 2]).space.drafts == (1, 2)
+    with pytest.raises(moesim.SpecError) as refused:
+        question(drafting, drafts=[1, 3, 4])
+    assert [p.message[:8] for p in refused.value.problems] == ["3 drafts", "4 drafts"]
+
+
+def test_engines_without_work_are_counted(base):
+    few = base.with_(max_concurrency=None, request_rate=2.0, num_prompts=2)
+    asked_for = question(few, formats=["published"], apart=False)
+    engine = Engine("Qwen3-30B-A3B", None, "nvidia-h100-sxm5-80gb", 1, 1, 1, False, None, 0)
+    _, two, three = estimates(asked_for, engine, [Deployment(engine, n) for n in (1, 2, 3)])
+    assert isinstance(two, Estimate)
+    assert isinstance(three, Excluded) and "without" in three.reason
+    run = simulated(asked_for, two.deployment)
+    assert run.engines_like_it == 2
+
+
+def test_a_prompt_passes_the_head_once(base):
+    model = model_of(base)
+    need = bounds.weights(model)
+    assert need.prompt_flop(1) == need.flop
+    body = need.flop - 2.0 * model.vocab_size * model.hidden_size
+    assert need.prompt_flop(1000) == pytest.approx(1000 * body + need.head_flop)
+
+
+def test_whole_numbers_are_suggested_whole(base):
+    found = recommend(base, hardware=["h100-sxm"], gpus=(1, 2), formats=["published"], where=["gpus > 2"], finalists=2)
+    assert found.advice == ("relax gpus > 2 to gpus >= 2",)

@@ -8,9 +8,12 @@ import time
 import pytest
 
 import moesim
+from moesim import paths
 from moesim.explore.pool import check_pool, pool
 from moesim.explore.sweeps import blocks as blocks_of
 from moesim.explore.sweeps import into_file, sweep, sweep_into
+from moesim.explore.sweeps.into_file import _fingerprint
+from moesim.explore.sweeps.sweep import grid_of
 
 pd = pytest.importorskip("pandas")
 AXES = {"tp": [1, 2, 3], "batch_size": [1, 8, 2000], "output_len": [16, 64]}
@@ -159,3 +162,32 @@ def test_a_missing_package_is_one_sentence(monkeypatch, capsys, tmp_path):
 def test_axes_are_checked_before_anything_runs(mixtral):
     with pytest.raises(moesim.SpecError, match="did you mean 'batch_size'"):
         sweep(mixtral, {"batch_sise": [1]})
+
+
+@pytest.mark.parametrize(("axis", "values", "kind", "told"), [
+    ("hardware", [4090, "h100-sxm"], "object", ["4090", "h100-sxm"]),
+    ("max_num_batched_tokens", [None, 4096], "Int64", [pd.NA, 4096]),
+    ("gpu_memory_utilization", [0.9, 1], "float64", [0.9, 1.0]),
+])  # fmt: skip
+def test_an_axis_of_several_types(mixtral, tmp_path, axis, values, kind, told):
+    small = mixtral.with_(model="OLMoE-1B-7B-0924", tp=1)
+    for target in (tmp_path / "x.parquet", tmp_path / "x.csv"):
+        sweep_into(target, small, {axis: values})
+    found = sweep(small, {axis: values})
+    assert str(found[axis].dtype) == kind
+    assert [str(value) for value in found[axis]] == [str(value) for value in told]
+    again = pd.read_parquet(tmp_path / "x.parquet")
+    shown = ["nan" if value is pd.NA else str(value) for value in told]
+    assert [str(value).removesuffix(".0") for value in again[axis]] == [value.removesuffix(".0") for value in shown]
+    assert again["fits"].all()
+
+
+def test_a_file_that_changed_is_another_sweep(mixtral, tmp_path, monkeypatch):
+    own = tmp_path / "mine.yaml"
+    text = (paths.HWSPECS / "nvidia-h100-sxm5-80gb.yaml").read_text()
+    own.write_text(text)
+    axes = {"hardware": [str(own)], "batch_size": [1, 2]}
+    one = _fingerprint(grid_of(mixtral, axes))
+    assert one == _fingerprint(grid_of(mixtral, axes))
+    own.write_text(text + "\n")
+    assert one != _fingerprint(grid_of(mixtral, axes))

@@ -75,3 +75,12 @@ def test_prices_are_shared_by_loads(served):
         apart = steady_state(parts.steps, limits, seats, load, front)
         shared = steady_state(parts.steps, limits, seats, load, front, priced)
         assert shared.e2el_s == pytest.approx(apart.e2el_s, rel=0.02)
+
+
+def test_clients_beyond_what_a_rate_needs_change_nothing(served):
+    """A rate under a cap that is never reached comes at random, as one without a cap."""
+    open_loop = estimate(served.with_(request_rate=2.0, max_concurrency=None))
+    capped = estimate(served.with_(request_rate=2.0, max_concurrency=256))
+    assert capped.limited_by == "rate" and capped.idle_share > 0.01
+    for name in ("ttft_s", "tpot_s", "idle_share", "running", "request_rate"):
+        assert getattr(capped, name) == pytest.approx(getattr(open_loop, name), rel=1e-6), name

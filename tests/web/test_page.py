@@ -71,6 +71,14 @@ def test_two_columns_are_compared(client):
     assert found.scenarios["b"].model == "OLMoE-1B-7B-0924"
 
 
+def test_the_second_column_may_do_without_expert_parallelism(client):
+    both = {"b": "1", "a.tp": "2", "a.ep": "on"}
+    assert asked(both).scenarios["b"].engine.enable_expert_parallel
+    found = asked(both | {"b.tp": "2"}).scenarios
+    assert found["a"].engine.enable_expert_parallel and not found["b"].engine.enable_expert_parallel
+    assert found["b"].model == found["a"].model
+
+
 def test_problems_are_sentences(client):
     text = client.get("/estimated?a.model=mixtral-8x7b&users=0&a.tp=x").text
     assert "did you mean" in text and "not a whole number from 1 to 512" in text

@@ -21,6 +21,8 @@ _FASTER = 0.999
 _CAUSES = 3
 _ROOM = 1e-3
 """Added to a limit that is suggested, so that its rounded figure is kept."""
+_WHOLE = 1e4
+"""Whole numbers below are written without rounding."""
 
 
 def answered(line: Line, standing: Standing) -> Recommendation:
@@ -105,7 +107,9 @@ def _advice(question: Question, runs: Sequence[Simulated], exclusions: Sequence[
         values = [of[limit.metric].value for of in known]
         if values and not any(limit.keeps(value) for value in values):
             near = min(values) if limit.upper else max(values)
-            enough = value_text(near * (1.0 + _ROOM if limit.upper else 1.0 - _ROOM), limit.unit)
+            # A whole number, of GPUs above all, is written as it is.
+            room = 0.0 if near == round(near) < _WHOLE else _ROOM
+            enough = value_text(near * (1.0 + room if limit.upper else 1.0 - room), limit.unit)
             found.append(f"relax {limit} to {limit.metric} {limit.sign[0]}= {enough}")
     if not found:
         lost = "; ".join(broken(runs[0].values, question.limits))

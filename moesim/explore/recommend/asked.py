@@ -12,9 +12,9 @@ from moesim.explore.recommend.measures import limit, objective
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.space import Space
 from moesim.hardware.catalogue import load_hardware
-from moesim.hardware.changed import parted
+from moesim.hardware.hardware import Hardware
 from moesim.inputs.prices_file import SHIPPED, Price, prices_of, read_prices
-from moesim.inputs.quality_file import Quality, quality_of, shipped_quality
+from moesim.inputs.quality_file import Quality, quality_known
 from moesim.inputs.scenario import Scenario
 from moesim.models.catalogue import load_model
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 FORMATS = ("published", "fp8", "int4")
 _MOST_GPUS = 1024
 _DRAFTS = (0, 1, 2, 3, 4, 5)
+_MOST_DRAFTS = 32
 
 
 def asked(
@@ -50,9 +51,10 @@ def asked(
         return None
 
     _check_base(scenario, problems)
-    names = [models] if isinstance(models, str) else list(models) or [scenario.model]
-    for name in names:
-        tried(lambda name=name: load_model(name), "--model")
+    given = [models] if isinstance(models, str) else list(models) or [scenario.model]
+    # A model is one model by whatever name.
+    known = {tried(lambda name=name: load_model(name), "--model"): name for name in reversed(given)}
+    names = [name for model, name in reversed(known.items()) if model is not None]
     table = tried(lambda: read_prices(prices or SHIPPED)) or []
     cards = _cards(hardware, table, tried)
     fewest, most = gpus
@@ -60,23 +62,23 @@ def asked(
         problems.append(Problem(f"{fewest}-{most} is no range of GPUs; from 1 to {_MOST_GPUS} is accepted", "--gpus"))
     found: dict[str, Quality] = {}
     for name in names:
-        found[name] = tried(lambda name=name: _quality(name, quality)) or {}
+        found[name] = tried(lambda name=name: quality_known(scenario.model_copy(update={"model": name}), quality)) or {}
     metrics = tuple(dict.fromkeys(metric for rows in found.values() for _, _, metric in rows))
-    wanted = _objective(minimize, maximize, metrics, tried, problems)
+    wanted, most_wanted = _objective(minimize, maximize, metrics, tried, problems) or ("", False)
     limits = [tried(lambda text=text: limit(text, metrics)) for text in ([where] if isinstance(where, str) else where)]
     space = Space(
         tuple(names), _formats(formats, problems), tuple(dict.fromkeys(cards)), fewest, most,
         _drafts(scenario, drafts, problems), apart and scenario.workload.arrivals != "batch",
     )  # fmt: skip
     dollars, sources = _prices(cards, prices, usd_per_gpu_hour)
-    of_money = any(name.startswith("usd") for name in (wanted or "", *(one.metric for one in limits if one)))
+    of_money = any(name.startswith("usd") for name in (wanted, *(one.metric for one in limits if one)))
     if of_money and cards and not dollars:
         problems.append(Problem(f"no price is known of {', '.join(cards)}; give --price-per-gpu-hour", "--prices"))
-    _check_measures(scenario, [wanted or "", *(one.metric for one in limits if one)], problems)
+    _check_measures(scenario, [wanted, *(one.metric for one in limits if one)], problems)
     if problems:
         raise SpecError(problems)
     kept = tuple(one for one in limits if one is not None)
-    return Question(scenario, space, wanted or "", kept, dollars, sources, found)
+    return Question(scenario, space, wanted, most_wanted, kept, dollars, sources, found)
 
 
 def _check_measures(scenario: Scenario, measures: Sequence[str], problems: list[Problem]) -> None:
@@ -110,14 +112,21 @@ def _cards(hardware: Sequence[str], table: list[Price], tried: Any) -> list[str]
     names = [hardware] if isinstance(hardware, str) else list(hardware)
     if names:
         found = [(name, tried(lambda name=name: load_hardware(name), "--hardware")) for name in names]
-        # One that does not exist keeps what makes it so.
-        return [name if parted(name) else card.name for name, card in found if card is not None]
+        return [card.name if _ships(card) else name for name, card in found if card is not None]
     return [name for name in dict.fromkeys(price.gpu for price in table) if load_hardware(name).has_sms]
+
+
+def _ships(card: Hardware) -> bool:
+    """Whether a card's own name finds it: a user's file, and one that is changed, are found by theirs alone."""
+    try:
+        return load_hardware(card.name) == card
+    except SpecError:
+        return False
 
 
 def _objective(
     minimize: str | None, maximize: str | None, metrics: tuple[str, ...], tried: Any, problems: list[Problem]
-) -> str | None:
+) -> tuple[str, bool] | None:
     if minimize and maximize:
         problems.append(Problem("one thing can be at its best; make the other a limit (--where)", "--maximize"))
         return None
@@ -142,16 +151,15 @@ def _drafts(scenario: Scenario, drafts: Sequence[int], problems: list[Problem]) 
             message = "needs a speculative_config with how many drafts are accepted, which is measured, not predicted"
             problems.append(Problem(message, "--drafts"))
         return (0,)
-    if any(not 0 <= number <= 32 for number in drafts):
-        problems.append(Problem("numbers of drafts from 0 to 32 are accepted", "--drafts"))
     rates = scenario.engine.speculative_config.acceptance_rates
-    most = len(rates) if rates is not None else 32
-    return tuple(n for n in drafts or _DRAFTS if n <= most)
-
-
-def _quality(name: str, table: Path | None) -> Quality:
-    model = load_model(name)
-    return quality_of(model.name, table) if table else shipped_quality(model.name)
+    most = len(rates) if rates is not None else _MOST_DRAFTS
+    why = " (acceptance_rates says no more)" if rates is not None else ""
+    problems += [
+        Problem(f"{number} drafts are not predicted; from 0 to {most} are accepted{why}", "--drafts")
+        for number in drafts
+        if not 0 <= number <= most
+    ]
+    return tuple(dict.fromkeys(n for n in drafts or _DRAFTS if n <= most))
 
 
 def _prices(cards: Sequence[str], table: Path | None, one: float | None) -> tuple[dict[str, float], dict[str, str]]:

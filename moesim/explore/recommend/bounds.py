@@ -21,11 +21,17 @@ _ARITHMETIC = ("bfloat16", "fp8", "int8", "nvfp4")
 
 
 class Weights(NamedTuple):
-    """What a model in a format holds, and a token of it passes. [B, B, FLOP]"""
+    """What a model in a format holds, and a token of it passes. [B, B, FLOP, FLOP]"""
 
     held: float
     passed: float
     flop: float
+    head_flop: float
+    """Of ``flop``, what a prompt passes once alone."""
+
+    def prompt_flop(self, tokens: float) -> float:
+        """Arithmetic of a prompt, whose last token alone passes the head. [FLOP]"""
+        return self.flop * tokens - self.head_flop * max(tokens - 1.0, 0.0)
 
 
 @lru_cache(maxsize=256)
@@ -35,7 +41,8 @@ def weights(model: Model) -> Weights:
     embedding = model.embedding_parameters
     held = narrowest * (model.parameters - embedding - model.other_parameters)
     flop = model.flop_per_token
-    return Weights(held, narrowest * flop / 2.0 if model.moe is None else narrowest * model.active_parameters, flop)
+    passed = narrowest * (flop / 2.0 if model.moe is None else model.active_parameters)
+    return Weights(held, passed, flop, 2.0 * model.vocab_size * model.hidden_size)
 
 
 class Floor(NamedTuple):
@@ -57,7 +64,7 @@ def floor(engine: Engine, model: Model, load: Workload) -> Floor:
     shared = engine.tp * engine.dp
     new = load.mean_input_len * (1.0 - load.cached_share) * _shortest(load)
     token = max(need.passed / (shared * hardware.gpu.hbm_bandwidth.value), need.flop / (shared * peak))
-    return Floor(max(need.flop * new / (engine.world * peak), token), token / (engine.drafts + 1))
+    return Floor(max(need.prompt_flop(new) / (engine.world * peak), token), token / (engine.drafts + 1))
 
 
 def _shortest(load: Workload) -> float:
@@ -69,8 +76,9 @@ def most_requests_per_s(deployment: Deployment, model: Model, load: Workload) ->
     """No deployment answers more: what is asked for, and the arithmetic of a request on all its GPUs at peak. [1/s]"""
     hardware, need = load_hardware(deployment.engine.gpu), weights(model)
     peak = max(hardware.peak_flop_per_s(name) for name in _ARITHMETIC)
-    tokens = load.mean_input_len * (1.0 - load.cached_share) + max(load.mean_output_len - 1.0, 0.0)
-    by_work = deployment.gpus * peak / (need.flop * tokens)
+    new = load.mean_input_len * (1.0 - load.cached_share)
+    work = need.prompt_flop(new) + need.flop * max(load.mean_output_len - 1.0, 0.0)
+    by_work = deployment.gpus * peak / work
     low = floor(deployment.engine, model, load)
     by_clients = (load.max_concurrency or float("inf")) / (low.ttft_s + (load.mean_output_len - 1.0) * low.tpot_s)
     return min(by_work, by_clients, load.request_rate or float("inf"))

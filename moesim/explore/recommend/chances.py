@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.explore.likelihood import Draws, Terms, better, terms, worth_knowing
-from moesim.explore.recommend.measures import higher
+from moesim.explore.recommend.measures import OF_POWER
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.simulate import Simulated
 
@@ -32,14 +33,13 @@ def chances(question: Question, runs: Sequence[Simulated]) -> Chances:
     """Draw every error of every run."""
     if not runs:
         return Chances((), (), ())
-    draws, up = Draws(), higher(question.objective)
+    draws, up = Draws(), question.higher
     values, kept, seen = [], [], []
     for run in runs:
         of: dict[str, Terms] = {}
         ok = np.ones(draws.count, bool)
         for limit in question.limits:
-            drawn = _drawn(run, limit.metric, draws, of)
-            ok &= drawn <= limit.limit if limit.upper else drawn >= limit.limit
+            ok &= limit.within(_drawn(run, limit.metric, draws, of))
         worst = -np.inf if up else np.inf
         value = _drawn(run, question.objective, draws, of)
         # Of equal ones the faster is better.
@@ -54,21 +54,33 @@ def chances(question: Question, runs: Sequence[Simulated]) -> Chances:
 
 
 def _drawn(run: Simulated, measure: str, draws: Draws, seen: dict[str, Terms]) -> Any:
-    """A measure of a run in every draw; what no kernel decides has none."""
+    """A measure of a run in every draw; what no error touches has one value."""
     metric = run.values.get(measure)
     if metric is None:
         return np.full(draws.count, np.nan)
     if metric.low == metric.high or run.prediction is None:
         return np.full(draws.count, metric.value)
+    factors = np.ones(draws.count)
+    if measure in OF_POWER:
+        watts = run.values["watts"]
+        power: Terms = {
+            f"power on {run.deployment.engine.gpu}": (log(watts.low / watts.value), log(watts.high / watts.value))
+        }
+        factors = draws.factors(seen.setdefault("watts", power))
+        if measure == "watts":
+            return metric.value * factors
     of = _metric_of(measure)
-    found = seen.setdefault(measure, terms(run.prediction, of))
-    if of == "output_throughput" and not measure.endswith(("throughput", "per_gpu")):
-        return metric.value / draws.factors(found)
-    return metric.value * draws.factors(found)
+    speed = draws.factors(seen.setdefault(of, terms(run.prediction, of)))
+    return metric.value * factors * (1.0 / speed if _per_token(measure) else speed)
+
+
+def _per_token(measure: str) -> bool:
+    """Dollars and joules a token have a throughput's errors, reversed."""
+    return measure.startswith(("usd_per_million", "joules"))
 
 
 def _metric_of(measure: str) -> str:
-    """The prediction's metric whose errors a measure has; dollars and joules a token have a throughput's, reversed."""
-    if measure.startswith(("usd", "joules")) or measure.endswith("per_gpu"):
+    """The prediction's metric whose errors a measure has."""
+    if _per_token(measure) or measure.endswith("per_gpu"):
         return "output_throughput"
     return measure if measure.endswith("throughput") else f"{measure}_ms"

@@ -32,11 +32,6 @@ _NO_ROOM = "does not fit: no room for a request beside weights and buffers"
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
-_NODES = 12
-"""Numbers of sequences at which steps are priced: enough to rank engines by; a simulation prices every one."""
-_QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
-
-
 class Estimate(NamedTuple):
     """Means of a deployment under its load."""
 
@@ -106,9 +101,12 @@ def _estimate(question: Question, ready: _Ready, deployment: Deployment) -> Esti
     load = ready.scenario.workload
     if deployment.prefill:
         return _apart(question, ready, deployment, load)
-    part, like_it = shares(load, deployment.replicas)[0]
-    if like_it < deployment.replicas and load.max_concurrency and load.max_concurrency < deployment.replicas:
-        return Excluded(1, "engines without a client", f"{deployment.describe()} for {load.max_concurrency} clients")
+    parts = shares(load, deployment.replicas)
+    used, part = sum(like_it for _, like_it in parts), parts[0][0]
+    if used < deployment.replicas:
+        return Excluded(
+            1, "engines without a client or a request", f"{deployment.describe()} uses {used} of its engines"
+        )
     state = ready.state(part)
     if load.request_rate and state.limited_by != "rate":
         return _too_slow(deployment, state.request_rate * deployment.replicas, load.request_rate)
@@ -116,8 +114,6 @@ def _estimate(question: Question, ready: _Ready, deployment: Deployment) -> Esti
     many = deployment.replicas if not load.max_concurrency else load.max_concurrency / (part.max_concurrency or 1)
     times: dict[str, float] = dict(zip(LATENCIES, (state.ttft_s, state.tpot_s, state.itl_s, state.e2el_s), strict=True))
     found = _values(question, ready, deployment, times, state.request_rate * many, state.running)
-    for name, chance in _QUANTILES.items():
-        found[f"{name}_ttft"] = state.ttft_quantile_s(chance, ready.limits, part, ready.front)
     for name, chance in _QUANTILES.items():
         found[f"{name}_ttft"] = state.ttft_quantile_s(chance, ready.limits, part, ready.front)
     if question.of_power:

@@ -31,7 +31,7 @@ class Line:
 
     def __init__(self, question: Question):
         self._question = question
-        self._sign = -1.0 if higher(question.objective) else 1.0
+        self._sign = -1.0 if question.higher else 1.0
         self._models: dict[tuple[str, str | None], Model] = {}
         self.why: Counter[str] = Counter()
         self.examples: dict[str, str] = {}

@@ -55,17 +55,30 @@ def canonical(name: str) -> str:
     return SHORT.get(name, name)
 
 
-def objective(name: str, quality: Iterable[str], where: str) -> str:
-    """The measure that a user wants at its best. Raises SpecError."""
-    found, known = canonical(name), (*MEASURES, *quality)
+def objective(name: str, quality: Iterable[str], flag: str) -> tuple[str, bool]:
+    """(the measure that a user wants at its best, whether that is its highest). Raises SpecError.
+
+    Parameters
+    ----------
+    flag : str
+        ``--minimize`` or ``--maximize``. Of a quality metric it says which way is better.
+    """
+    found, known, most = canonical(name), (*MEASURES, *quality), flag == "--maximize"
     named = {metric.lower(): metric for metric in known}
-    if found == "quality" and (first := next(iter(quality), None)):
-        return first
+    if found == "quality" and most and (first := next(iter(quality), None)):
+        return first, higher_is_better(first)
     if found not in named:
-        what = "no quality table says anything of these models; give --quality FILE" if found == "quality" else ""
+        what = ""
+        if found == "quality":
+            what = "no quality table says anything of these models; give --quality FILE"
+            what = what if most else "'quality' is wanted at its best; give --maximize"
         message = f"'{name}' is not a measure; {nearest(name, (*SHORT, *known), 'moesim recommend --help')}"
-        raise SpecError([Problem(what or message, where)])
-    return named[found]
+        raise SpecError([Problem(what or message, flag)])
+    measure = named[found]
+    if measure in MEASURES and MEASURES[measure].higher != most:
+        other = "--minimize" if most else "--maximize"
+        raise SpecError([Problem(f"'{name}' is better the {'lower' if most else 'higher'} it is; give {other}", flag)])
+    return measure, most
 
 
 def limit(text: str, quality: Iterable[str]) -> Constraint:

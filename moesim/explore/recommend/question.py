@@ -24,6 +24,8 @@ class Question:
     space: Space
     objective: str
     """A measure."""
+    higher: bool
+    """Whether the objective is wanted at its highest."""
     limits: tuple[Constraint, ...]
     usd_per_gpu_hour: dict[str, float]
     """GPU -> the cheapest price that is known, or the user's."""

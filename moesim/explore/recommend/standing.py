@@ -24,7 +24,7 @@ class Standing:
 
     def __init__(self, question: Question):
         self.question = question
-        self.sign = -1.0 if higher(question.objective) else 1.0
+        self.sign = -1.0 if question.higher else 1.0
         self.priced: dict[Deployment, Estimate] = {}
         self.runs: dict[Deployment, Simulated] = {}
         self._ratios: dict[Any, float] = {}

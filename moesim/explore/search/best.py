@@ -13,7 +13,7 @@ from moesim.explore.search.evaluate import METRICS, Figures, figures
 from moesim.explore.search.space import space
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
-from moesim.inputs.quality_file import Quality, higher_is_better, quality_of, shipped_quality
+from moesim.inputs.quality_file import Quality, higher_is_better, quality_known
 from moesim.inputs.scenario import Scenario
 from moesim.units import bytes_text
 
@@ -101,8 +101,7 @@ def search(
         An unknown metric or system, a constraint that cannot be read, or a bad table.
     """
     model = model_of(scenario)
-    of = scenario.variant.name if scenario.variant else ""
-    table = quality_of(model.name, quality, of) if quality else shipped_quality(model.name, of)
+    table = quality_known(scenario, quality)
     of_quality = tuple(dict.fromkeys(metric for _, _, metric in table))
     known = METRICS | dict.fromkeys(of_quality, "")
     if minimize not in known:
@@ -120,7 +119,8 @@ def search(
         raise SpecError([Problem(f"no system can run this scenario{why}", "search")])
     axis = next((c.metric for c in constraints if c.metric in of_quality), of_quality[0] if of_quality else None)
     found = _with_front(found, axis)
-    sign = -1.0 if higher_is_better(minimize) else 1.0
+    best_high = higher_is_better(minimize) if minimize in of_quality else minimize.endswith("throughput")
+    sign = -1.0 if best_high else 1.0
 
     def order(c: Configuration) -> tuple[bool, float, float]:
         value = c.values[minimize]

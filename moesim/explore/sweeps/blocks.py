@@ -93,28 +93,34 @@ def priced(grid: Grid, block: Block) -> pd.DataFrame:
     return _typed(table.reindex(columns=list(grid.columns)), grid)
 
 
+def kinds(grid: Grid) -> dict[str, Any]:
+    """pandas' type of every column, the same for all blocks: a block of refusals looks as any other."""
+    own = {"fits": "bool", "problem": "object", "limited_by": "object"} | dict.fromkeys(LOAD, "int64")
+    axes = {name: _shared([shown(value) for value in values]) for name, values in grid.values.items()}
+    return {name: (own | axes).get(name, "float64") for name in grid.columns}
+
+
+def _shared(values: list[Any]) -> str:
+    """The type of an axis that all its values share; words where they share none."""
+    found, gaps = {type(value) for value in values} - {type(None)}, None in values
+    if found == {bool}:
+        return "boolean" if gaps else "bool"
+    if found == {int}:
+        return "Int64" if gaps else "int64"
+    return "float64" if found and found <= {int, float} else "object"
+
+
 def _typed(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """Columns of one type whatever fits: a block of refusals looks as any other."""
-    for name in table.columns:
-        values = grid.values.get(name)
-        if name in LOAD and values is None:
-            table[name] = table[name].astype("int64")
-        elif values is not None:
-            table[name] = table[name].astype(_kind_of(values))
-        elif name == "fits":
-            table[name] = table[name].astype(bool)
-        elif name in {"problem", "limited_by"}:
-            table[name] = table[name].astype(object).where(table[name].notna(), "")
+    import pandas as pd
+
+    for name, kind in kinds(grid).items():
+        if kind == "object":
+            missing = "" if name in {"problem", "limited_by"} else None
+            words = [missing if pd.isna(value) else str(value) for value in table[name]]
+            table[name] = pd.Series(words, table.index, dtype=object)
         else:
-            table[name] = table[name].astype("float64")
+            table[name] = table[name].astype(kind)
     return table
-
-
-def _kind_of(values: list[Any]) -> Any:
-    """The type of an axis that all its values share."""
-    kinds = {bool if isinstance(v, bool) else type(v.item() if isinstance(v, np.generic) else v) for v in values}
-    return {frozenset({int}): "int64", frozenset({float}): "float64", frozenset({int, float}): "float64",
-            frozenset({bool}): bool}.get(frozenset(kinds), object)  # fmt: skip
 
 
 def _apart(grid: Grid) -> tuple[list[str], dict[str, str]]:
@@ -182,6 +188,7 @@ def _double(name: str) -> str:
 
 def shown(value: Any) -> Any:
     """A value as a table holds it."""
+    value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.explore.pool import pool
-from moesim.explore.sweeps.blocks import Block, Grid, blocks, priced
+from moesim.explore.sweeps.blocks import Block, Grid, blocks, kinds, priced
 from moesim.explore.sweeps.sweep import grid_of, units_of
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.scenario_file import scenario_data
@@ -93,9 +93,25 @@ def _fingerprint(grid: Grid) -> str:
     """What the blocks depend on."""
     from moesim import __version__
 
-    data = {"version": __version__, "scenario": scenario_data(grid.scenario), "kind": grid.kind,
-            "axes": {name: [str(value) for value in options] for name, options in grid.values.items()}}  # fmt: skip
+    scenario, axes = scenario_data(grid.scenario), {name: [str(v) for v in grid.values[name]] for name in grid.values}
+    data = {"version": __version__, "scenario": scenario, "kind": grid.kind, "axes": axes,
+            "files": {name: _contents(name) for name in _words([scenario, axes])}}  # fmt: skip
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _words(data: Any) -> set[str]:
+    """Every string in it."""
+    if isinstance(data, (dict, list, tuple)):
+        return set().union(*(_words(one) for one in (data.values() if isinstance(data, dict) else data)))
+    return {data} if isinstance(data, str) else set()
+
+
+def _contents(name: str) -> str:
+    """Of a user's file, or a model's folder; nothing for what is no path."""
+    path = Path(name) if "/" in name or "." in name else None
+    if path is not None and path.is_dir():
+        path /= "config.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else ""
 
 
 def _place(folder: Path, block: Block) -> Path:
@@ -138,18 +154,29 @@ def _parquet(half: Path, grid: Grid, tables: Iterator[Any]) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    writer, units = None, units_of(grid)
-    for table in tables:
-        if writer is None:
-            schema = pa.schema(
-                [pa.field(f.name, f.type if not pa.types.is_null(f.type) else pa.string(),
-                          metadata={"unit": units[f.name]} if f.name in units else None) for f in table.schema]
-            )  # fmt: skip
-            writer = pq.ParquetWriter(half, schema)
-        writer.write_table(table.cast(writer.schema))
-        yield table
-    if writer is not None:
-        writer.close()
+    whole, flag = pa.int64(), pa.bool_()
+    # pandas has other types for what may have gaps; a Parquet column may anyway.
+    types = {
+        "bool": flag,
+        "boolean": flag,
+        "int64": whole,
+        "Int64": whole,
+        "float64": pa.float64(),
+        "object": pa.string(),
+    }
+    units = units_of(grid)
+    schema = pa.schema([
+        pa.field(name, types[kind], metadata=_marked(units.get(name)))
+        for name, kind in kinds(grid).items()
+    ])  # fmt: skip
+    with pq.ParquetWriter(half, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+            yield table
+
+
+def _marked(unit: str | None) -> dict[Any, Any] | None:
+    return {"unit": unit} if unit else None
 
 
 def _csv(half: Path, grid: Grid, tables: Iterator[Any]) -> Iterator[Any]:
