@@ -233,7 +233,7 @@ class _Balance:
 
     def _queued(self, rate: float) -> float:
         """For the server that reads prompts one by one: Poisson arrivals, of which a client sees the others'. [s]"""
-        others = 1.0 - 1.0 / (self.clients * self.lockstep)
+        others = 1.0 if np.isfinite(self.asked) else 1.0 - 1.0 / (self.clients * self.lockstep)
         busy = min(rate, self.asked) * self.lockstep * self.turn * others
         return self.turn * busy / (2.0 * (1.0 - busy)) if busy < 1.0 else float("inf")
 
