@@ -79,8 +79,9 @@ def test_prices_are_shared_by_loads(served):
 
 def test_clients_beyond_what_a_rate_needs_change_nothing(served):
     """A rate under a cap that is never reached comes at random, as one without a cap."""
-    open_loop = estimate(served.with_(request_rate=2.0, max_concurrency=None))
-    capped = estimate(served.with_(request_rate=2.0, max_concurrency=256))
+    # As many seats, so that steps are priced at the same numbers of sequences.
+    seats = served.with_(max_num_seqs=256, request_rate=2.0)
+    open_loop, capped = estimate(seats.with_(max_concurrency=None)), estimate(seats.with_(max_concurrency=256))
     assert capped.limited_by == "rate" and capped.idle_share > 0.01
     for name in ("ttft_s", "tpot_s", "idle_share", "running", "request_rate"):
         assert getattr(capped, name) == pytest.approx(getattr(open_loop, name), rel=1e-6), name
