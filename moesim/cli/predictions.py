@@ -15,7 +15,7 @@ from moesim.cli.offload import check_lanes
 from moesim.cli.parallel import parallel_arguments
 from moesim.cli.progress import counted, progress_of
 from moesim.cli.scenarios import say, scenario_arguments, scenario_of
-from moesim.cli.values import EPILOG, axis, slo_of
+from moesim.cli.values import EPILOG, axes, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
 
 _REASONS = 5
@@ -171,16 +171,11 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     check_output(options.output, {".csv", ".parquet"}, "--output")
     require("pandas", "pyarrow")
     check_pool(options.jobs, options.backend, options.scheduler)
-    axes: dict[str, list[Any]] = {}
-    for text in options.axis:
-        name, values = axis(text)
-        if name in axes:
-            raise SpecError([Problem(f"'{name}' is given twice; put its values into one axis", "--axis")])
-        axes[name] = values
+    swept = axes(options.axis)
     scenario = scenario_of(options, rest)
     with counted() as told:
         found = sweep_into(
-            options.output, scenario, axes, lambda done, of: told("points", done, of), options.jobs, options.backend,
+            options.output, scenario, swept, lambda done, of: told("points", done, of), options.jobs, options.backend,
             options.scheduler,
         )  # fmt: skip
     most = found.problems.most_common(_REASONS)

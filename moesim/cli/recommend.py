@@ -13,6 +13,7 @@ from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.parallel import parallel_arguments
 from moesim.cli.progress import counted
 from moesim.cli.scenarios import scenario_arguments, scenario_of
+from moesim.cli.values import axes, positional
 from moesim.errors import Problem, SpecError
 
 
@@ -25,6 +26,10 @@ def recommend_command(commands: Any) -> None:
     command.add_argument("--gpus", default="1-8", help="how many GPUs in all: 8, or 1-16")
     command.add_argument("--formats", default="", help="weight formats; default: published,fp8,int4")
     command.add_argument("--drafts", default="", help="drafted tokens to try, where the scenario speculates: 0,2,4")
+    command.add_argument(
+        "--axis", action="append", default=[], metavar="NAME=VALUES",
+        help="another setting of the engine to choose, like kv_cache_dtype=auto,fp8",
+    )  # fmt: skip
     command.add_argument("--minimize", help="cost, usd_per_million_tokens, gpus, ttft, tpot, e2el, energy, watts, ...")
     command.add_argument("--maximize", help="throughput, output_throughput_per_gpu, or a metric of the quality table")
     command.add_argument(
@@ -67,11 +72,12 @@ def _recommend(options: argparse.Namespace, rest: list[str]) -> int:
         raise SpecError([Problem(message, "--price-per-gpu-hour")])
     check_pool(options.jobs, options.backend, options.scheduler)
     models, cards, gpus = _names(options.model), _names(options.hardware), _range(options.gpus)
-    scenario = scenario_of(options, [*rest, *_base(models, cards)], load=True)
+    scenario = scenario_of(options, [*rest, *_base(models, cards, rest)], load=True)
     with counted() as told:
         found = recommend(
             scenario, minimize=options.minimize, maximize=options.maximize, where=options.where, models=models,
             hardware=cards, gpus=gpus, formats=_names(options.formats), drafts=_numbers(options.drafts),
+            settings=axes(options.axis),
             apart=not options.no_disaggregation, prices=options.prices, usd_per_gpu_hour=options.price_per_gpu_hour,
             quality=options.quality, finalists=options.simulate, jobs=options.jobs, backend=options.backend,
             scheduler=options.scheduler, told=told,
@@ -96,8 +102,12 @@ def _recommend(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _base(models: list[str], cards: list[str]) -> list[str]:
+def _base(models: list[str], cards: list[str], rest: list[str]) -> list[str]:
     """What a scenario must name, of which each configuration has its own."""
+    if models and not cards and not positional(rest)[0]:
+        from moesim.inputs.prices_file import SHIPPED, read_prices
+
+        cards = [read_prices(SHIPPED)[0].gpu]
     return [*(["--model", models[0]] if models else []), *(["--hardware", cards[0]] if cards else [])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from moesim.engines.settings import SWITCHES
@@ -100,6 +101,17 @@ def slo_of(text: str) -> Any:
             raise SpecError([Problem(message, "--slo")])
         limits[f"{name}_s"] = limit / 1e3
     return Slo(**limits)
+
+
+def axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Settings and their values as ``--axis`` gives them. Raises SpecError."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, values = axis(text)
+        if name in found:
+            raise SpecError([Problem(f"'{name}' is given twice; put its values into one axis", "--axis")])
+        found[name] = values
+    return found
 
 
 def axis(text: str) -> tuple[str, list[Any]]:

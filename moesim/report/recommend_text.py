@@ -62,9 +62,8 @@ def deployed(one: Finalist) -> str:
     """GPUs, plan, format and drafts in words."""
     engine = one.deployment.engine
     stored = f", {engine.quantization}" if engine.quantization else ""
-    drafts = f", {engine.drafts} drafts" if engine.drafts else ""
     plan = f" as {one.deployment.describe()}" if one.deployment.gpus > 1 else ""
-    return f"{engine.model} on {one.deployment.gpus} x {engine.gpu}{plan}{stored}{drafts}"
+    return f"{engine.model} on {one.deployment.gpus} x {engine.gpu}{plan}{stored}{engine.extras}"
 
 
 def _metric(values: dict[str, Metric], name: str) -> str:
@@ -100,8 +99,7 @@ def _table(found: Recommendation, top: int) -> list[str]:
 def _name(one: Finalist, models: bool) -> str:
     engine = one.deployment.engine
     model = f"{engine.model} " if models else ""
-    drafts = f" +{engine.drafts} drafts" if engine.drafts else ""
-    return f"{model}{engine.gpu} {one.deployment.describe()} {engine.quantization or 'as published'}{drafts}"
+    return f"{model}{engine.gpu} {one.deployment.describe()} {engine.quantization or 'as published'}{engine.extras}"
 
 
 def _cell(metric: Metric | None, factor: float) -> str:

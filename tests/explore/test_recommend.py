@@ -37,7 +37,7 @@ def base():
 def question(scenario, **changes):
     given = {
         "minimize": "cost", "maximize": None, "where": [], "models": [], "hardware": ["h100-sxm", "l40s"],
-        "gpus": (1, 4), "formats": ["published", "fp8"], "drafts": [], "apart": True, "prices": None,
+        "gpus": (1, 4), "formats": ["published", "fp8"], "drafts": [], "settings": {}, "apart": True, "prices": None,
         "usd_per_gpu_hour": None, "quality": None,
     }  # fmt: skip
     return asked(scenario, **(given | changes))
@@ -535,3 +535,51 @@ def test_a_prompt_passes_the_head_once(base):
 def test_whole_numbers_are_suggested_whole(base):
     found = recommend(base, hardware=["h100-sxm"], gpus=(1, 2), formats=["published"], where=["gpus > 2"], finalists=2)
     assert found.advice == ("relax gpus > 2 to gpus >= 2",)
+
+
+# Other settings of the engine
+
+
+def test_other_settings_are_choices(base):
+    axes = {"kv_cache_dtype": ["auto", "fp8"], "max_num_batched_tokens": [2048, 8192, 2048]}
+    space = question(base, settings=axes, formats=["published"], gpus=(1, 1)).space
+    assert len(space.settings) == 4
+    found = recommend(base, hardware=["h100-sxm"], gpus=(1, 1), formats=["published"], settings=axes,
+                      minimize="usd_per_million_tokens", finalists=4)  # fmt: skip
+    assert found.considered == 4
+    assert {(row["kv_cache_dtype"], row["max_num_batched_tokens"]) for row in found.rows()} == {
+        (kv, tokens) for kv in ("auto", "fp8") for tokens in (2048, 8192)
+    }
+    assert found.best is not None
+    assert found.best.scenario.engine.kv_cache_dtype == dict(found.best.deployment.engine.own)["kv_cache_dtype"]
+
+
+@pytest.mark.parametrize(("axes", "said"), [
+    ({"tp": [1, 2]}, "the plan decides it"), ({"quantization": ["fp8"]}, "--formats decides it"),
+    ({"users": [4]}, "not a setting of an engine"), ({"kv_cache_dtype": ["fp9"]}, "found 'fp9'"),
+    ({"kv_cache_dtype": []}, "no values"),
+])  # fmt: skip
+def test_settings_that_are_no_choice(base, axes, said):
+    with pytest.raises(moesim.SpecError, match=said):
+        question(base, settings=axes)
+
+
+def test_all_priced_gpus_where_none_is_named(capsys):
+    from moesim.cli.main import main
+
+    words = [
+        "recommend",
+        "--model",
+        "OLMoE-1B-7B-0924",
+        "--users",
+        "4",
+        "--osl",
+        "16",
+        "--gpus",
+        "1",
+        "--simulate",
+        "2",
+    ]
+    assert main([*words, "--formats", "published", "--no-flags", "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["considered"] > 5

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from moesim.engines.settings import QuantizationName
+from moesim.engines.settings import EngineSettings, QuantizationName
 from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.recommend.measures import limit, objective
 from moesim.explore.recommend.question import Question
 from moesim.explore.recommend.space import Space
+from moesim.explore.sweeps.sweep import options
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.loading import setting
 from moesim.inputs.prices_file import SHIPPED, Price, prices_of, read_prices
 from moesim.inputs.quality_file import Quality, quality_known
 from moesim.inputs.scenario import Scenario
@@ -23,6 +26,13 @@ FORMATS = ("published", "fp8", "int4")
 _MOST_GPUS = 1024
 _DRAFTS = (0, 1, 2, 3, 4, 5)
 _MOST_DRAFTS = 32
+_ELSEWHERE = {
+    "tensor_parallel_size": "the plan", "pipeline_parallel_size": "the plan", "data_parallel_size": "the plan",
+    "enable_expert_parallel": "the plan", "all2all_backend": "the plan", "quantization": "--formats",
+    "speculative_config": "--drafts", "hf_overrides": "a scenario file", "enable_eplb": "nothing",
+}  # fmt: skip
+"""Settings of an engine that are no axis, and what decides them."""
+_OWN = tuple(name for name in EngineSettings.model_fields if name not in _ELSEWHERE)
 
 
 def asked(
@@ -35,6 +45,7 @@ def asked(
     gpus: tuple[int, int],
     formats: Sequence[str],
     drafts: Sequence[int],
+    settings: Mapping[str, Iterable[Any]],
     apart: bool,
     prices: Path | None,
     usd_per_gpu_hour: float | None,
@@ -69,6 +80,7 @@ def asked(
     space = Space(
         tuple(names), _formats(formats, problems), tuple(dict.fromkeys(cards)), fewest, most,
         _drafts(scenario, drafts, problems), apart and scenario.workload.arrivals != "batch",
+        _settings(scenario, settings, problems),
     )  # fmt: skip
     dollars, sources = _prices(cards, prices, usd_per_gpu_hour)
     of_money = any(name.startswith("usd") for name in (wanted, *(one.metric for one in limits if one)))
@@ -160,6 +172,29 @@ def _drafts(scenario: Scenario, drafts: Sequence[int], problems: list[Problem]) 
         if not 0 <= number <= most
     ]
     return tuple(dict.fromkeys(n for n in drafts or _DRAFTS if n <= most))
+
+
+def _settings(
+    scenario: Scenario, axes: Mapping[str, Iterable[Any]], problems: list[Problem]
+) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    """Every combination of other settings of an engine, each value as it is read from a file."""
+    found: list[list[tuple[str, Any]]] = []
+    for name, values in axes.items():
+        section, _, leaf = (setting(name) or name).partition(".")
+        if section != "engine" or "." in leaf or leaf in _ELSEWHERE:
+            way = f"{_ELSEWHERE[leaf]} decides it" if leaf in _ELSEWHERE else nearest(name, _OWN, "moesim schema")
+            problems.append(Problem(f"'{name}' is not a setting of an engine that is varied here; {way}", "--axis"))
+            continue
+        read: list[tuple[str, Any]] = []
+        for value in options(values):
+            try:
+                read.append((leaf, getattr(scenario.with_(**{f"engine__{leaf}": value}).engine, leaf)))
+            except SpecError as error:
+                problems.extend(Problem(p.message, "--axis") for p in error.problems)
+        found.append([pair for i, pair in enumerate(read) if pair not in read[:i]])
+        if not found[-1] and not problems:
+            problems.append(Problem(f"'{name}' has no values to choose from", "--axis"))
+    return tuple(itertools.product(*found))
 
 
 def _prices(cards: Sequence[str], table: Path | None, one: float | None) -> tuple[dict[str, float], dict[str, str]]:

@@ -4,9 +4,10 @@ best, the best simulated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from moesim.errors import Problem, SpecError
 from moesim.explore.pool import Pool, pool
@@ -41,6 +42,7 @@ def recommend(
     gpus: tuple[int, int] = (1, 8),
     formats: Sequence[str] = (),
     drafts: Sequence[int] = (),
+    settings: Mapping[str, Iterable[Any]] | None = None,
     apart: bool = True,
     prices: Path | None = None,
     usd_per_gpu_hour: float | None = None,
@@ -71,6 +73,8 @@ def recommend(
         Weight formats, ``published`` being the checkpoint's own; that, fp8 and int4 where none is named.
     drafts : sequence of int, optional
         Numbers of drafted tokens, where the scenario speculates; 0 to 5 otherwise.
+    settings : mapping of str to iterable, optional
+        Other settings of an engine -> values to choose from, like ``{"kv_cache_dtype": ["auto", "fp8"]}``.
     apart : bool
         Try prefill and decode on engines of their own.
     prices, usd_per_gpu_hour : optional
@@ -90,7 +94,7 @@ def recommend(
         A question that cannot be answered as it stands: every problem.
     """
     question = asked(
-        scenario, minimize, maximize, where, models, hardware, gpus, formats, drafts, apart, prices,
+        scenario, minimize, maximize, where, models, hardware, gpus, formats, drafts, settings or {}, apart, prices,
         usd_per_gpu_hour, quality,
     )  # fmt: skip
     if finalists < 1:

@@ -69,7 +69,7 @@ class _Ready:
 
 def estimates(question: Question, engine: Engine, asked: list[Deployment]) -> list[Estimate | Excluded]:
     """What every deployment of an engine gives, or why it cannot be."""
-    name = f"{engine.model} {engine.quantization or 'as published'} on {engine.plan} of {engine.gpu}"
+    name = f"{engine.model} {engine.quantization or 'as published'} on {engine.plan} of {engine.gpu}{engine.extras}"
     try:
         ready = _ready(question, engine)
     except DoesNotFit as error:

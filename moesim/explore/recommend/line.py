@@ -119,5 +119,4 @@ def where(deployment: Deployment) -> str:
     """GPUs, plan, format and drafts, as counts name their examples."""
     engine = deployment.engine
     stored = f" {engine.quantization}" if engine.quantization else ""
-    drafts = f", {engine.drafts} drafts" if engine.drafts else ""
-    return f"{deployment.gpus} x {engine.gpu} ({deployment.describe()}{stored}{drafts})"
+    return f"{deployment.gpus} x {engine.gpu} ({deployment.describe()}{stored}{engine.extras})"

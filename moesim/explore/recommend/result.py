@@ -100,5 +100,5 @@ def _about(deployment: Deployment) -> dict[str, Any]:
     engine = deployment.engine
     return {
         "model": engine.model, "quantization": engine.quantization or "", "gpu": engine.gpu, "gpus": deployment.gpus,
-        "plan": deployment.describe(), "drafts": engine.drafts,
+        "plan": deployment.describe(), "drafts": engine.drafts, **dict(engine.own),
     }  # fmt: skip

@@ -28,6 +28,8 @@ class Engine(NamedTuple):
     backend: str | None
     drafts: int
     """Tokens drafted a round; 0 is no speculation."""
+    own: tuple[tuple[str, Any], ...] = ()
+    """Other settings of the engine that the question varies: (name, value) each."""
 
     @property
     def world(self) -> int:
@@ -40,8 +42,14 @@ class Engine(NamedTuple):
             "model": self.model, "engine__quantization": self.quantization,
             "engine__tensor_parallel_size": self.tp, "engine__pipeline_parallel_size": self.pp,
             "engine__data_parallel_size": self.dp, "engine__enable_expert_parallel": self.expert_parallel,
-            "engine__all2all_backend": self.backend,
+            "engine__all2all_backend": self.backend, **{f"engine__{name}": value for name, value in self.own},
         }  # fmt: skip
+
+    @property
+    def extras(self) -> str:
+        """Drafts and other settings in words, each behind a comma; nothing where there are none."""
+        drafts = f", {self.drafts} drafts" if self.drafts else ""
+        return drafts + "".join(f", {name} {value}" for name, value in self.own)
 
     @property
     def plan(self) -> str:
@@ -89,6 +97,8 @@ class Space(NamedTuple):
     drafts: tuple[int, ...]
     apart: bool
     """Prefill and decode on engines of their own, too."""
+    settings: tuple[tuple[tuple[str, Any], ...], ...] = ((),)
+    """Every combination of other settings of an engine: (name, value) each."""
 
 
 def engines(space: Space, scenario: Scenario) -> Iterator[Engine]:
@@ -105,8 +115,8 @@ def engines(space: Space, scenario: Scenario) -> Iterator[Engine]:
                 if _legal(settings, own):
                     tp, pp, dp, expert_parallel, backend = plan.values()
                     # Drafts are predicted on one pipeline stage alone.
-                    for drafts in space.drafts if pp == 1 else (0,):
-                        yield Engine(model, quantization, gpu, tp, pp, dp, expert_parallel, backend, drafts)
+                    for drafts, others in itertools.product(space.drafts if pp == 1 else (0,), space.settings):
+                        yield Engine(model, quantization, gpu, tp, pp, dp, expert_parallel, backend, drafts, others)
 
 
 def _plans(space: Space, gpu: str, moe: bool) -> Iterator[dict[str, Any]]:

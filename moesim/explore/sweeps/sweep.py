@@ -79,14 +79,14 @@ def units_of(grid: Grid) -> dict[str, str]:
 
 def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
     """Axes checked. Raises SpecError."""
-    values = {name: _options(v) for name, v in axes.items()}
+    values = {name: options(v) for name, v in axes.items()}
     if len({dotted(n) for n in values}) < len(values):
         raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
-    for name, options in values.items():
+    for name, found in values.items():
         if setting(name) is None:
             hint = nearest(name.replace("-", "_"), dotted_fields(), "moesim schema")
             raise SpecError(f"'{name}' is not a setting of a scenario; {hint}")
-        if not options:
+        if not found:
             raise SpecError(f"'{name}' has no values to sweep over")
     leaves = {dotted(n).rsplit(".", 1)[-1] for n in values}
     if scenario.offload is not None or any(dotted(n).split(".")[0] in {"offload", "host"} for n in values):
@@ -100,15 +100,15 @@ def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
         if "batch_size" in leaves:
             raise SpecError("batch_size is a static batch; sweep it without max_concurrency and request_rate")
         return Grid(scenario, values, "steady")
-    for name, options in values.items():
+    for name, found in values.items():
         if dotted(name).rsplit(".", 1)[-1] in LOAD:
-            wrong = [c for c in options if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or c < 1]
+            wrong = [c for c in found if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or c < 1]
             if wrong:
                 raise SpecError(f"'{name}' is {wrong[0]!r} in a sweep; whole numbers from 1 are accepted")
     return Grid(scenario, values, "static")
 
 
-def _options(values: Any) -> list[Any]:
+def options(values: Any) -> list[Any]:
     """An axis as a list; a bare value, a string above all, is one option."""
     if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
         return [values]
