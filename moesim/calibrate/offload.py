@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +14,14 @@ from moesim.calibrate.locality import fit_locality
 from moesim.errors import CalibrationError
 from moesim.files import yaml
 from moesim.hardware.catalogue import load_hardware
-from moesim.inputs.loading import from_data
 from moesim.inputs.offload_fits import FITS_FILE, offload_fits
+from moesim.inputs.offload_runs import PublishedRun, rows_of, runs
+from moesim.prediction import predict
 
 _NOMINAL = {"PCIe3 x16": 16e9, "PCIe4 x16": 32e9, "PCIe5 x16": 64e9}
 _LARGE = {"", "4MiB", "16MiB"}
 _COPIES = {"pinned": ("pinned copy", "host_to_device_memcpy_ce"), "pageable": ("pageable copy",)}
 _LEAST_HALF_WIDTH = 0.15
-
-
-def rows_of(name: str) -> list[dict[str, str]]:
-    """A published table under calibration/offload/, one mapping a row."""
-    with (paths.OFFLOAD / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def hit_rate_curves() -> dict[str, tuple[int, int, Any, Any]]:
@@ -59,42 +53,15 @@ def copy_shares() -> dict[str, dict[str, float]]:
     return found
 
 
-def runs() -> list[dict[str, Any]]:
-    """The published runs as scenarios, each with its measured row."""
-    data = yaml.read(paths.OFFLOAD / "runs.yaml").data
-    table = rows_of("offload-calibration.csv")
-    found = []
-    for run in data["runs"]:
-        scenario = {
-            "model": data["model"], "hardware": run["gpu"], "workload": data["workload"],
-            "routing": {"kind": "locality"}, "offload": run["set"], "host": run.get("host"),
-        }  # fmt: skip
-        row = table[run["row"] - 1]
-        found.append({**run, "scenario": from_data(scenario, "runs.yaml"), "measured_s": _seconds_a_token(row)})
-    return found
-
-
-def _seconds_a_token(row: dict[str, str]) -> float:
-    value = float(row["value"])
-    return 1.0 / value if row["unit"] == "tok/s" else value
-
-
-def seconds_a_token(scenario: Any) -> float:
-    """What the code predicts for a run."""
-    from moesim.prediction import predict
-
-    return predict(scenario)["mean_tpot_ms"] / 1e3
-
-
-def fit_bandwidth(run: dict[str, Any]) -> dict[str, Any]:
+def fit_bandwidth(run: PublishedRun) -> dict[str, Any]:
     """The bandwidth to the GPU under which a run takes as long as measured, within what the link can do."""
-    scenario = run["scenario"]
+    scenario = run.scenario
     hardware = load_hardware(scenario.hardware)
     nominal = hardware.links.host.value
     low, high = 0.02 * nominal, nominal
 
     def excess(rate: float) -> float:
-        return seconds_a_token(scenario.with_(**{"offload.host_bandwidth": rate})) - run["measured_s"]
+        return predict(scenario.with_(**{"offload.host_bandwidth": rate}))[run.metric] / 1e3 - run.measured_s
 
     at_bound = excess(high) > 0 or excess(low) < 0
     if excess(high) > 0:
@@ -107,7 +74,7 @@ def fit_bandwidth(run: dict[str, Any]) -> dict[str, Any]:
     rate = float(np.sqrt(low * high))
     return {
         "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 4), "half_width": _LEAST_HALF_WIDTH,
-        "row": run["row"], "at_bound": at_bound,
+        "row": run.row, "at_bound": at_bound,
     }  # fmt: skip
 
 
@@ -126,11 +93,10 @@ def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
     fits: dict[str, Any] = {"copies": copy_shares(), "systems": {}, "locality": locality}
     _write(fits)
     for run in runs():
-        if not run.get("fit"):
+        if run.role != "fit":
             continue
-        gpu = load_hardware(run["scenario"].hardware).name
-        fits["systems"].setdefault(run["set"]["system"], {})[gpu] = fit_bandwidth(run)
-        progress(f"{run['name']}: {fits['systems'][run['set']['system']][gpu]['bytes_per_s'] / 1e9:.4g} GB/s")
+        fits["systems"].setdefault(run.system, {})[run.gpu] = fit_bandwidth(run)
+        progress(f"{run.name}: {fits['systems'][run.system][run.gpu]['bytes_per_s'] / 1e9:.4g} GB/s")
     _write(fits)
     return FITS_FILE
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from moesim import paths
 from moesim.assembly import assemble
-from moesim.calibrate.offload import hit_rate_curves, rows_of, runs
-from moesim.files import yaml
-from moesim.hardware.catalogue import load_hardware
+from moesim.calibrate.offload import hit_rate_curves
+from moesim.errors import DoesNotFit
 from moesim.inputs.loading import from_data
 from moesim.inputs.offload_fits import offload_fits
+from moesim.inputs.offload_runs import published, rows_of, runs
 from moesim.memory import weight_bytes
 from moesim.offload import eager
 from moesim.offload.hit_rates import hit_rate
@@ -22,8 +21,8 @@ from moesim.offload.locality import Locality
 from moesim.offload.memory import expert_bytes
 from moesim.offload.policies import drawn_requests, hits
 from moesim.offload.tiers import Tiers
+from moesim.outcome import Prediction
 from moesim.prediction import predict
-from moesim.units import parse
 
 _STEPS, _CHAINS = 1500, 64
 INDEPENDENT = ((8, 2, 0.0), (8, 2, 1.0), (64, 8, 0.0), (64, 8, 0.8), (64, 8, 1.25), (128, 8, 1.0))
@@ -37,11 +36,16 @@ class Compared:
     name: str
     system: str
     gpu: str
-    fitted: bool
+    role: str
+    """Of the run: ``fit``, ``judged`` or neither."""
     measured: float
     predicted: float
     low: float
     high: float
+
+    @property
+    def fitted(self) -> bool:
+        return self.role == "fit"
 
     @property
     def error(self) -> float:
@@ -49,30 +53,35 @@ class Compared:
 
 
 def compared_runs() -> tuple[list[Compared], list[Compared], list[Compared]]:
-    """(seconds a token, seconds to the first token, bytes on the GPU) of every published run that states them."""
-    token, first, memory = [], [], []
+    """(seconds of every published run, seconds to the first token, bytes on the GPU where a run states them)."""
+    time, first, memory = [], [], []
     for run in runs():
-        found = predict(run["scenario"])
-        gpu = load_hardware(run["scenario"].hardware).name
-        head = (run["name"], run["set"]["system"], gpu)
-        tpot, ttft = found.metrics["mean_tpot_ms"], found.metrics["mean_ttft_ms"]
-        assert tpot is not None and ttft is not None and isinstance(found.memory, Tiers)
-        token.append(Compared(*head, bool(run.get("fit")), run["measured_s"], *_seconds(tpot)))
-        if "ttft_s" in run:
-            first.append(Compared(*head, False, run["ttft_s"], *_seconds(ttft)))
-        if "gpu_memory" in run:
+        head = (run.name, run.system, run.gpu)
+        try:
+            found = predict(run.scenario)
+        except DoesNotFit:
+            # It ran, so it fits: said on the page as a failure of ours.
+            time.append(Compared(*head, run.role, run.measured_s, *(float("inf"),) * 3))
+            continue
+        time.append(Compared(*head, run.role, run.measured_s, *_seconds(found, run.metric)))
+        if run.ttft_s is not None:
+            first.append(Compared(*head, "", run.ttft_s, *_seconds(found, "mean_ttft_ms")))
+        if run.gpu_memory is not None:
+            assert isinstance(found.memory, Tiers)
             peak = found.memory.gpu
-            memory.append(Compared(*head, False, parse(run["gpu_memory"], "B"), peak, peak, peak))
-    return token, first, memory
+            memory.append(Compared(*head, "", run.gpu_memory, peak, peak, peak))
+    return time, first, memory
 
 
-def _seconds(metric: Any) -> tuple[float, float, float]:
+def _seconds(found: Prediction, name: str) -> tuple[float, float, float]:
+    metric = found.metrics[name]
+    assert metric is not None
     return metric.value / 1e3, metric.low / 1e3, metric.high / 1e3
 
 
 def compared_sizes() -> list[Compared]:
     """Bytes of all weights in several formats."""
-    data = yaml.read(paths.OFFLOAD / "runs.yaml").data
+    data = published()
     table, found = rows_of("offload-calibration.csv"), []
     for size in data["sizes"]:
         formats = {key: size[key] for key in ("experts_format", "attention_format")}
@@ -80,13 +89,13 @@ def compared_sizes() -> list[Compared]:
         predicted = weight_bytes(parts.rank)
         measured = float(table[size["row"] - 1]["value"]) * 2**30
         name = f"{formats['experts_format']} experts, {formats['attention_format']} attention"
-        found.append(Compared(name, "model size", "", False, measured, predicted, predicted, predicted))
+        found.append(Compared(name, "model size", "", "", measured, predicted, predicted, predicted))
     return found
 
 
 def compared_expert() -> list[Compared]:
     """One 16-bit expert of Mixtral: over the link, on the GPU, on the CPU."""
-    data = yaml.read(paths.OFFLOAD / "runs.yaml").data
+    data = published()
     rows, table = data["expert"], rows_of("offload-calibration.csv")
     parts = assemble(_scenario(data, rows["gpu"], {"system": "fiddler", "host_memory": "pinned"}))
     steps: Any = parts.steps
@@ -101,7 +110,7 @@ def compared_expert() -> list[Compared]:
         "cpu_row": ("one expert on the CPU", float(around.cpu_seconds(each, flop))),
     }
     return [
-        Compared(name, "fiddler", rows["gpu"], False, float(table[rows[key] - 1]["value"]) / 1e3, value, value, value)
+        Compared(name, "fiddler", rows["gpu"], "", float(table[rows[key] - 1]["value"]) / 1e3, value, value, value)
         for key, (name, value) in predicted.items()
     ]
 

@@ -18,7 +18,8 @@ def calibration_commands(commands: Any) -> None:
          ("gpu", "device-name")),
         ("import-runs", "fill the run sets from an aiconfigurator-core wheel", _import_runs, True, ()),
         ("fit", "fit every kernel family to the imported tables", _fit, False, ("gpu", "stack", "only")),
-        ("fit-offload", "fit host bandwidths and routing locality to the published rows", _fit_offload, False, ()),
+        ("fit-offload", "fit host bandwidths and routing locality to the published rows", _fit_offload, False,
+         ("first-look",)),
         ("fit-power", "fit power to the measured runs", _fit_power, False, ()),
         ("design-study", "how few points a fit needs: chosen against random, on public tables", _design_study, False,
          ("output",)),
@@ -79,7 +80,11 @@ def _fit(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _fit_offload(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.calibrate.offload import fit_offload
+    from moesim.explore.first_look import write_offload_predictions
 
+    if options.first_look:
+        print(write_offload_predictions(Path(options.first_look)))
+        return 0
     print(fit_offload(lambda text: print(f"  {text}", file=sys.stderr)))
     return 0
 

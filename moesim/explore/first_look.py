@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from moesim import paths
+from moesim.errors import DoesNotFit
 from moesim.explore.validate import predicted_runs
+from moesim.inputs.offload_runs import runs
 from moesim.inputs.run_file import RunSet, load_runs
 from moesim.paths import whole
+from moesim.prediction import predict
 
 FOLDER = paths.CALIBRATION / "first-looks"
 _COLUMNS = ("runs", "line", "metric", "predicted", "low", "high")
@@ -32,6 +35,22 @@ def write_predictions(sets: Sequence[Path], target: Path, workers: int = 2) -> P
             for metric in run.measured:
                 if values:
                     writer.writerow([group.name, run.line, metric, *(f"{x:.6g}" for x in values[metric])])
+    return target
+
+
+def write_offload_predictions(target: Path) -> Path:
+    """The same of published runs of offloading systems; what does not fit has no line. [ms]"""
+    with whole(target) as half, half.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for run in runs():
+            try:
+                metric = predict(run.scenario).metrics[run.metric]
+            except DoesNotFit:
+                continue
+            assert metric is not None
+            values = (metric.value, metric.low, metric.high)
+            writer.writerow([run.file, run.row, run.metric, *(f"{x:.6g}" for x in values)])
     return target
 
 

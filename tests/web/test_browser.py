@@ -67,7 +67,8 @@ def test_a_slider_answers_while_it_moves_and_a_simulation_when_it_rests(tab, ser
     tab.goto(f"{server}/?a.model=OLMoE-1B-7B-0924&osl=32{columns}")
     tab.wait_for_selector("[data-how=simulated]", timeout=30_000)
     took = sorted(tab.evaluate(DRAG, list(range(100, 900, 20))))
-    print(f"{1 + bool(columns)} columns, slider to answer: p50 {took[len(took) // 2]:.0f} ms, p95 {took[int(0.95 * len(took))]:.0f} ms")
+    middle, most = took[len(took) // 2], took[int(0.95 * len(took))]
+    print(f"{1 + bool(columns)} columns, slider to answer: p50 {middle:.0f} ms, p95 {most:.0f} ms")
     tab.wait_for_selector("[data-how=simulated]", timeout=30_000)
     assert "users=" in tab.url and tab.problems == []
 
