@@ -62,8 +62,19 @@ def predict(
     problems = _problems(scenario)
     if problems:
         raise SpecError("; ".join(problems))
+    if slo != NO_SLO:
+        _check_slo(scenario, slo)
     found = _predicted(seen(scenario), slo, timeline, progress)
     return replace(found, scenario=scenario)
+
+
+def _check_slo(scenario: Scenario, slo: Slo) -> None:
+    """Raise SpecError for limits that are none, or that nothing keeps or breaks."""
+    if scenario.workload.arrivals == "batch":
+        message = "means nothing to a static batch; give max_concurrency or request_rate"
+        raise SpecError([Problem(message, "slo")])
+    if not all(limit > 0 for limit in slo):
+        raise SpecError([Problem(f"{tuple(slo)} are no limits; seconds above 0 are accepted", "slo")])
 
 
 def _predicted(

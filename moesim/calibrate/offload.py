@@ -73,7 +73,7 @@ def fit_bandwidth(run: PublishedRun) -> dict[str, Any]:
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
     rate = float(np.sqrt(low * high))
     return {
-        "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 4), "half_width": _LEAST_HALF_WIDTH,
+        "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": _LEAST_HALF_WIDTH,
         "row": run.row, "at_bound": at_bound,
     }  # fmt: skip
 
@@ -93,7 +93,8 @@ def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
     fits: dict[str, Any] = {"copies": copy_shares(), "systems": {}, "locality": locality}
     _write(fits)
     for run in runs():
-        if run.role != "fit":
+        if run.role != "fit" or run.file != "offload-calibration.csv":
+            # Rows released since are predicted before anything is fitted on them.
             continue
         fits["systems"].setdefault(run.system, {})[run.gpu] = fit_bandwidth(run)
         progress(f"{run.name}: {fits['systems'][run.system][run.gpu]['bytes_per_s'] / 1e9:.4g} GB/s")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.cli.codes import DOES_NOT_FIT
+from moesim.cli.progress import counted
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.cli.values import slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
@@ -102,9 +103,10 @@ def _capacity(options: argparse.Namespace, rest: list[str]) -> int:
 
     scenario, slo = scenario_of(options, rest), slo_of(options.slo)
     try:
-        found = capacity(scenario, slo, options.of, options.statistic)
+        with counted() as told:
+            found = capacity(scenario, slo, options.of, options.statistic, told)
         print(json.dumps(capacity_data(found), indent=1) if options.json else capacity_text(found))
     except DoesNotFit as error:
         print(does_not_fit_text(error))
         return DOES_NOT_FIT
-    return 0
+    return 0 if found.value else DOES_NOT_FIT

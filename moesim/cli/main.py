@@ -34,6 +34,8 @@ _WITH_SETTINGS = {
 """Commands that take settings of a scenario as words of their own."""
 
 
+_GOES_ON = {"sweep", "bench", "bench-engine", "calibrate", "campaign"}
+"""Commands that keep what they have done, block by block."""
 _EPILOG = f"""exit codes:
   0 done  {BAD_INPUT} bad input  {DOES_NOT_FIT} does not fit, or nothing keeps every limit
   {EXTRAPOLATED} outside the fits under --strict  {NOT_HOLDING} a calibration no longer holds
@@ -61,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"moesim: this needs the package '{error.name}'; install moesim[{_extra(error)}]", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("moesim: stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
+        kept = "; what is done is kept, and the same command goes on" if options.command in _GOES_ON else ""
+        print(f"moesim: stopped{kept}", file=sys.stderr)
         return STOPPED
     except BrokenPipeError:
         sys.stderr.close()

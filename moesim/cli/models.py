@@ -24,6 +24,8 @@ def models_command(commands: Any) -> None:
 
 
 def _models(options: argparse.Namespace, rest: list[str]) -> int:
+    if options.json and (options.check or options.page or options.architectures):
+        raise SpecError([Problem("is of the list of models alone", "--json")])
     if options.check is not None:
         return _check(options.check)
     if options.page is not None:

@@ -66,6 +66,8 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
     scenario = scenario_of(options, rest)
     names = tuple(name for name in options.systems.split(",") if name)
     found = search(scenario, options.minimize, options.where, names, options.quality)
+    # A file is there whatever becomes of a reader of the table.
+    written = [write_csv(found, options.output)] if options.output else []
     if options.json:
         best = found.rows()[: options.top] if found.kept else []
         data = {"minimized": found.minimized, "limits": [str(one) for one in found.constraints], "kept": found.kept,
@@ -73,8 +75,8 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
         print(json.dumps(data, indent=1))
     else:
         print(search_text(scenario, found, options.top))
-    if options.output:
-        say_written(write_csv(found, options.output), options.json)
+    for path in written:
+        say_written(path, options.json)
     if options.picture:
         from moesim.report.front_picture import draw_front
 

@@ -57,9 +57,10 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
     if options.json and options.explain:
         raise SpecError([Problem("--explain is text; give one of --json and --explain", "--explain")])
     found = plans(load(options.scenario, overrides(options.set, rest)), options.gpus, options.metric)
-    print(json.dumps(found.rows(), indent=1) if options.json else plans_text(found, options.metric))
+    # What is asked for on paper is there whatever becomes of a reader of the table.
     if options.output:
         write_table(found.to_frame(), options.output)
+    print(json.dumps(found.rows(), indent=1) if options.json else plans_text(found, options.metric))
     best = found[0].prediction
     if best is None:
         return DOES_NOT_FIT

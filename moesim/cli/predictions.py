@@ -53,6 +53,9 @@ def sweep_command(commands: Any) -> None:
         "-o", "--output", type=Path, required=True, help="a .csv or .parquet file; what was stopped goes on"
     )
     command.add_argument("--json", action="store_true", help="print what was written as JSON")
+    command.add_argument(
+        "--simulate", action="store_true", help="under load, simulate every point; else means in closed form"
+    )
     parallel_arguments(command)
     command.set_defaults(run=_sweep)
 
@@ -176,16 +179,20 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     with counted() as told:
         found = sweep_into(
             options.output, scenario, swept, lambda done, of: told("points", done, of), options.jobs, options.backend,
-            options.scheduler,
+            options.scheduler, options.simulate,
         )  # fmt: skip
     most = found.problems.most_common(_REASONS)
     if options.json:
         problems = [{"problem": problem, "points": many} for problem, many in found.problems.most_common()]
-        data = {"output": str(found.path), "points": found.points, "fit": found.fit, "problems": problems}
+        data = {"output": str(found.path), "points": found.points, "fit": found.fit, "problems": problems,
+                "doubts": [{"doubt": doubt, "points": many} for doubt, many in found.doubts.most_common()]}  # fmt: skip
         print(json.dumps(data, indent=1))
         return 0
     again = f" ({found.resumed:,} of an earlier run)" if found.resumed else ""
     print(f"{found.points} points, {found.fit} of them fit: {found.path}{again}")
     for problem, many in most:
         print(f"  {many} not: {problem}")
+    if found.doubts:
+        (reason, of_it), many = found.doubts.most_common(1)[0], sum(found.doubts.values())
+        print(f"  means in closed form, {many} in doubt (column doubt; {of_it}: {reason}); --simulate runs every point")
     return 0

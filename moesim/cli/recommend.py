@@ -23,7 +23,7 @@ def recommend_command(commands: Any) -> None:
     scenario_arguments(command)
     command.add_argument("--model", help="names to choose from, like Qwen3-235B-A22B,gpt-oss-120b")
     command.add_argument("--hardware", "--gpu", help="GPUs to choose from, like h100-sxm,l40s; default: all priced")
-    command.add_argument("--gpus", default="1-8", help="how many GPUs in all: 8, or 1-16")
+    command.add_argument("--gpus", default="1-8", help="how many GPUs in all: at most 8, or from 4 to 16 as 4-16")
     command.add_argument("--formats", default="", help="weight formats; default: published,fp8,int4")
     command.add_argument("--drafts", default="", help="drafted tokens to try, where the scenario speculates: 0,2,4")
     command.add_argument(
@@ -38,6 +38,9 @@ def recommend_command(commands: Any) -> None:
     command.add_argument("--quality", type=Path, help="a CSV of quality by model and format, with sources")
     command.add_argument("--prices", type=Path, help="a table of prices, instead of hwspecs/prices.csv")
     command.add_argument("--price-per-gpu-hour", type=float, help="dollars, for every GPU, instead of a table")
+    command.add_argument(
+        "--shared-instances", action="store_true", help="rent GPUs one by one, at an instance's price over its GPUs"
+    )
     command.add_argument("--no-disaggregation", action="store_true", help="leave out prefill engines beside decode's")
     command.add_argument("--simulate", type=int, default=20, help="how many of the best are simulated")
     command.add_argument("--top", type=int, default=10, help="how many to print")
@@ -79,6 +82,7 @@ def _recommend(options: argparse.Namespace, rest: list[str]) -> int:
             hardware=cards, gpus=gpus, formats=_names(options.formats), drafts=_numbers(options.drafts),
             settings=axes(options.axis),
             apart=not options.no_disaggregation, prices=options.prices, usd_per_gpu_hour=options.price_per_gpu_hour,
+            whole_instances=not options.shared_instances,
             quality=options.quality, finalists=options.simulate, jobs=options.jobs, backend=options.backend,
             scheduler=options.scheduler, told=told,
         )  # fmt: skip
@@ -87,19 +91,17 @@ def _recommend(options: argparse.Namespace, rest: list[str]) -> int:
             told("flags tried", 0, 1)
             with pool(options.jobs, options.backend, options.scheduler) as workers:
                 flags = flag_effects(best.scenario, workers)
-    if options.json:
-        print(json.dumps(recommendation_data(found, flags), indent=1))
-    else:
-        print(recommendation_text(found, options.top, flags))
     if options.table:
         from moesim.explore.frames import write_table
 
         write_table(found.to_frame(), options.table)
-    if best is None:
-        return DOES_NOT_FIT
-    if options.output:
+    if options.output and best is not None:
         write_whole(options.output, scenario_text(best.scenario, f"{deployed(best)}\nby moesim recommend"))
-    return 0
+    if options.json:
+        print(json.dumps(recommendation_data(found, flags), indent=1))
+    else:
+        print(recommendation_text(found, options.top, flags))
+    return DOES_NOT_FIT if best is None else 0
 
 
 def _base(models: list[str], cards: list[str], rest: list[str]) -> list[str]:
@@ -115,7 +117,10 @@ def _range(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", text.strip())
     if found is None:
         raise SpecError([Problem(f"'{text}' is not a number of GPUs, like 8, or a range, like 1-16", "--gpus")])
-    return int(found[1] if found[2] else 1), int(found[2] or found[1])
+    fewest, most = int(found[1] if found[2] else 1), int(found[2] or found[1])
+    if not 1 <= fewest <= most:
+        raise SpecError([Problem(f"'{text}' is no number of GPUs from 1 on, nor a range that rises", "--gpus")])
+    return fewest, most
 
 
 def _numbers(text: str) -> list[int]:

@@ -38,7 +38,8 @@ def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str, ow
         return LinkRate(rate, max(found.half_width, UNSEEN_SYSTEM), "extrapolated", source)
     if gpu in own:
         entry = own[gpu]
-        return LinkRate(entry["bytes_per_s"], entry["half_width"], "fitted", f"offload/{gpu}:{system} copies")
+        rate = entry["share"] * nominal_bytes_per_s
+        return LinkRate(rate, entry["half_width"], "fitted", f"offload/{gpu}:{system} copies")
     plain = LinkRate(
         nominal_bytes_per_s * copies["share"],
         max(copies["half_width"], UNSEEN_SYSTEM),

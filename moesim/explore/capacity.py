@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isnan
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,8 @@ _ROUNDS = 15
 _LEAST_REQUESTS = 60
 _RATE_STEP = 0.02
 """Request rates are found to 2 %."""
+_LOADS = 24
+"""That a search takes, about."""
 _STATISTICS = ("mean", "median", "p90", "p99")
 
 
@@ -42,11 +45,13 @@ class Capacity(Presented):
 
 
 def capacity(
-    scenario: Scenario, slo: Slo, of: Literal["concurrency", "rate"] | None = None, statistic: str = "p90"
-) -> Capacity:
+    scenario: Scenario, slo: Slo, of: Literal["concurrency", "rate"] | None = None, statistic: str = "p90",
+    told: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> Capacity:  # fmt: skip
     """Raise the load until the ``statistic`` of a latency leaves the SLO.
 
-    Every load tried is simulated; twice as much at a time, then by halves.
+    Every load tried is simulated; twice as much at a time, then by halves. Clients beyond the engine's seats and
+    beyond those that still raise its throughput only wait: they are tried while a limit says so, up to 8,192.
 
     Raises
     ------
@@ -67,6 +72,7 @@ def capacity(
 
     def breaks(value: float) -> tuple[str, ...]:
         if value not in tried:
+            told(f"loads tried, {value:g} now", len(tried), _LOADS)
             tried[value] = _tried(_at(scenario, value, by_rate), slo, statistic)
         return tried[value][1]
 

@@ -82,7 +82,7 @@ def compare(first: Scenario, second: Scenario, slo: Slo = NO_SLO) -> Compared:
             continue
         a, b = drawn([one, other], name, draws)
         low, high = np.quantile(b / a, [0.05, 0.95])
-        better = b > a if name.endswith("throughput") else b < a
+        better = np.where(a == b, 0.5, b > a if name.endswith("throughput") else b < a)
         ratio = theirs.value / mine.value
         changes.append(MetricChange(name, mine, theirs, ratio, float(low), float(high), float(np.mean(better))))
     return Compared(one, other, _differences(first, second), tuple(changes), _times(one, other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -58,6 +59,11 @@ class _Joblib:
         return self._parallel(self._delayed(function)(item) for item in items)
 
 
+def _left_alone() -> None:
+    """A worker leaves the keyboard's interrupt to the one who asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def usual_jobs() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -89,7 +95,7 @@ def pool(jobs: int = 1, backend: str = "processes", scheduler: str | None = None
         if jobs == 1:
             yield _Here()
             return
-        with ProcessPoolExecutor(jobs) as executor:
+        with ProcessPoolExecutor(jobs, initializer=_left_alone) as executor:
             try:
                 yield _Processes(jobs, executor)
             except BaseException:

@@ -152,7 +152,8 @@ def _override(data: dict[str, Any], changes: dict[str, Any]) -> tuple[set[str], 
     """Put settings (dotted or bare names) into ``data``: (dotted names of those put, problems of the others)."""
     put: set[str] = set()
     problems: list[Problem] = []
-    for name, value in changes.items():
+    # A kind first: what else is said of its section is of that kind.
+    for name, value in sorted(changes.items(), key=lambda item: not item[0].endswith("kind")):
         dotted, unknown = _dotted(name)
         if unknown:
             problems.append(unknown)
@@ -232,6 +233,9 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
         inner = data.get(section)
         data[section] = dict(inner) if isinstance(inner, dict) else {}
         data = data[section]
+    if leaf == "kind" and data.get(leaf) != value:
+        # Another kind has other settings.
+        data.clear()
     data[leaf] = value
 
 

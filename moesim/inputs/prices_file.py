@@ -26,6 +26,16 @@ class Price:
     usd_per_gpu_hour: float
     date: str
     source: str
+    gpus: int = 1
+    """Of the instance, which is rented whole; of an instance of one as many are rented as are needed."""
+
+    def hourly(self, gpus: int) -> float:
+        """Dollars an hour for so many GPUs. [$/h]"""
+        return -(-gpus // self.gpus) * self.gpus * self.usd_per_gpu_hour
+
+    def describe(self) -> str:
+        """Who, what and when."""
+        return " ".join(filter(None, [self.provider, f"{self.instance}, {self.date}" if self.date else ""]))
 
 
 def prices_of(gpu: str, path: Path | None = None) -> list[Price]:
@@ -59,4 +69,4 @@ def _price(row: dict[str, str]) -> Price:
         raise ValueError("needs dollars an hour, a number of GPUs, and a date like 2026-11-09")
     if not row["source"].strip():
         raise ValueError("names no source")
-    return Price(name, row["provider"], row["instance"], dollars / gpus, row["date"], row["source"])
+    return Price(name, row["provider"], row["instance"], dollars / gpus, row["date"], row["source"], gpus)

@@ -91,7 +91,9 @@ def _summary(token: list[Compared], memory: list[Compared]) -> list[str]:
 
 
 def _run(row: Compared) -> str:
-    note = ", fitted" if row.fitted else ""
+    note = f", {row.role}" if row.role else ""
+    if row.predicted == float("inf"):
+        return f"| {row.name}{note} | {row.measured:.3f} | does not fit, we say | - | - |"
     return (
         f"| {row.name}{note} | {row.measured:.3f} | {row.predicted:.3f} | {row.error:+.1%} "
         f"| {row.low:.3f} .. {row.high:.3f} |"

@@ -42,8 +42,9 @@ def _answer(found: Compared) -> str:
         if one is not None:
             sure = max(one.chance, 1.0 - one.chance)
             better = "better" if one.chance >= 0.5 else "worse"
-            said.append(f"{label} {one.ratio - 1:+.0%} ({better} with {sure:.0%})")
-    cause = found.times[0] if found.times else None
+            same = one.low == one.high == 1.0
+            said.append(f"{label} the same" if same else f"{label} {one.ratio - 1:+.0%} ({better} with {sure:.0%})")
+    cause = found.times[0] if found.times and found.times[0].first_s != found.times[0].second_s else None
     why = f"; most of it {cause.operation}, {1e6 * (cause.second_s - cause.first_s):+,.0f} us a token" if cause else ""
     return f"B against A: {', '.join(said)}{why}"
 

@@ -40,7 +40,7 @@ def load_text(prediction: Served) -> str:
     lines += [*_shares(prediction, report), "", *_occupancy(report), *_policies(report)]
     bounds = prediction.bounds
     lines += [f"bound by: {', '.join(f'{kind} steps {what}' for kind, what in bounds.items())}", ""]
-    lines += [*memory_lines(prediction.room), *technique_lines(prediction), "", *knowledge_lines(prediction)]
+    lines += [*memory_lines(prediction.room, each=True), *technique_lines(prediction), "", *knowledge_lines(prediction)]
     return "\n".join(lines)
 
 
@@ -78,7 +78,7 @@ def steady_text(prediction: Steady) -> str:
         f"limited by {_LIMITS[state.limited_by]}",
         f"{number(state.running)} sequences decode at once, {state.prompt_share:.0%} of the time goes to prompts",
     ]
-    return "\n".join([*lines, "", *memory_lines(prediction.room), "", *knowledge_lines(prediction)])
+    return "\n".join([*lines, "", *memory_lines(prediction.room, each=True), "", *knowledge_lines(prediction)])
 
 
 def _rate_lines(prediction: Prediction) -> list[str]:

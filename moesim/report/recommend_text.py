@@ -14,6 +14,8 @@ from moesim.report.text import number, workload_words
 
 _LABELS = {"mean_ttft_ms": "TTFT", "p99_ttft_ms": "p99 TTFT", "mean_tpot_ms": "TPOT", "output_throughput": "tok/s"}
 _FRONT = 8
+_LIKELIER = 0.05
+"""More of a chance, for which a deployment that is not the first is named."""
 _SURE = 0.9
 """Chance of keeping every limit that is called safe."""
 
@@ -46,8 +48,10 @@ def _answer(found: Recommendation) -> list[str]:
     said = [f"{deployed(best)}:"]
     if (price := values.get("usd_per_hour")) is not None:
         per_token = values["usd_per_million_tokens"]
-        where = found.question.price_source.get(best.deployment.engine.gpu, "")
-        said.append(f"${price.value:.4g} an hour ({where}), ${per_token.value:.3g} a million tokens,")
+        rent = found.question.price(best.deployment)
+        where = rent.describe() if rent else ""
+        whole = f", {rent.gpus} GPUs rented whole" if rent and best.deployment.gpus % rent.gpus else ""
+        said.append(f"${price.value:.4g} an hour ({where}{whole}), ${per_token.value:.3g} a million tokens,")
     said.append(f"p99 TTFT {_metric(values, 'p99_ttft')}, TPOT {_metric(values, 'mean_tpot')},")
     said.append(f"{values['output_throughput'].value:,.0f} output tok/s, {values['watts'].value:,.0f} W")
     return [" ".join(said)]
@@ -122,6 +126,12 @@ def _sure(found: Recommendation) -> list[str]:
         f"the first is the best with a chance of {best.chance:.0%}, and keeps every limit with {best.chance_kept:.0%} "
         "(errors that two share are drawn once)"
     ]
+    likelier = max(found.finalists, key=lambda one: one.chance)
+    if likelier.chance > best.chance + _LIKELIER:
+        lines.append(
+            f"likelier the best, though not by its central value: {deployed(likelier)}, with {likelier.chance:.0%} "
+            "(its errors reach further to the good side)"
+        )
     surer = next((one for one in found.finalists if one.chance_kept >= _SURE), None)
     if best.chance_kept < _SURE and surer is not None:
         lines.append(

@@ -158,8 +158,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def memory_lines(room: Room) -> list[str]:
-    """Where a GPU's memory goes."""
+def memory_lines(room: Room, each: bool = False) -> list[str]:
+    """Where a GPU's memory goes; ``each`` where what is needed is one request's, as under load."""
     cache = f"KV cache room   {bytes_text(room.kv_available):>10}"
     if room.kv_available > 0:
         cache += f"  {room.kv_blocks:,} blocks, {bytes_text(room.kv_bytes_per_token)} a token"
@@ -171,11 +171,13 @@ def memory_lines(room: Room) -> list[str]:
         f"  communication   {bytes_text(room.communication):>10}",
         f"  other           {bytes_text(room.other):>10}",
         f"  {cache}",
-        f"  this workload   {bytes_text(room.kv_needed):>10}",
+        f"  {'a request' if each else 'this workload':15} {bytes_text(room.kv_needed):>10}",
     ]
     if room.fits:
         lines.append(
-            f"  largest batch at this context: {room.largest_batch:,}; "
+            f"  most requests at this context: {room.largest_batch:,}; longest context alone: {room.longest_context:,}"
+            if each
+            else f"  largest batch at this context: {room.largest_batch:,}; "
             f"longest context at this batch: {room.longest_context:,}"
         )
     return lines

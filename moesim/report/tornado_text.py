@@ -9,7 +9,9 @@ from moesim.explore.tornado import Arm, Tornado
 from moesim.report.figure import pyplot, save
 from moesim.report.text import model_words, number, workload_words
 
-_LEFT, _WIDTH = 30, 40
+_LEFT, _WIDTH, _ENDS = 30, 40, 2
+_FAR = 1.5
+"""Times the share asked for, from which a step is named for what it is."""
 
 
 def tornado_text(found: Tornado, top: int = 15) -> str:
@@ -27,7 +29,11 @@ def tornado_text(found: Tornado, top: int = 15) -> str:
     for arm in shown:
         less, more = (f"{c:+.1%}" if c is not None else "-" for c in arm.changes)
         bar = "#" * max(round(_WIDTH * abs(arm.elasticity) / most), 1)
-        ends = " -> ".join(f"{value:.4g}" for value in arm.values[::2]) if None not in arm.changes else ""
+        known = [value for value, change in zip(arm.values[::2], arm.changes, strict=True) if change is not None]
+        ends = " -> ".join(f"{value:.4g}" for value in (known if len(known) == _ENDS else [arm.values[1], *known]))
+        low, middle, high = arm.values
+        if max(high / middle, 2.0 - low / middle) - 1.0 > _FAR * found.by and isinstance(middle, int):
+            ends += ", whole steps alone"
         lines.append(f"{arm.parameter:{_LEFT}}{less:>9}{more:>9}{arm.elasticity:>+12.2f}  {bar}  {ends}".rstrip())
     if still := [arm.parameter for arm in found.arms if not arm.moves and not arm.problem]:
         lines.append(f"no effect: {', '.join(still)}")

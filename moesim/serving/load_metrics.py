@@ -112,8 +112,10 @@ def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) ->
     kinds = {part.name: relative_interval(part) for part in cost.children}
     whole = relative_interval(cost)
     first, whole = _widened(kinds.get("prefill", whole), served[0]), _widened(whole, served[1])
+    # An answer of one token ends with its first.
+    end = first if report.output_tokens == report.answered else whole
     found: dict[str, Interval] = {}
-    for name, relative in zip(LATENCIES, (first, whole, whole, whole), strict=True):
+    for name, relative in zip(LATENCIES, (first, whole, whole, end), strict=True):
         distribution: Distribution = getattr(report, name)
         for statistic in STATISTICS:
             found[f"{statistic}_{name}_ms"] = milliseconds(_statistic(distribution, statistic), relative)
@@ -127,10 +129,11 @@ def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, floa
     kinds = {part.name: relative_interval(part) for part in state.cost.children}
     first = _widened(kinds["prefill"], served[0])
     token = _widened(kinds["decode"], served[1])
+    end = first if load.mean_output_len == 1 else token
     times = (state.ttft_s, state.tpot_s, state.itl_s, state.e2el_s)
     found = {
         name: milliseconds(value, relative)
-        for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, token), strict=False)
+        for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, end), strict=False)
     }
     rates = throughputs(1.0, load.mean_input_len, load.mean_output_len, 1.0 / state.request_rate)
     # Where arrivals set the pace, an engine of another speed answers as many.

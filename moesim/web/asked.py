@@ -17,10 +17,12 @@ LOAD = {"users": (1, 512, 16), "isl": (1, 32768, 1024), "osl": (1, 4096, 256)}
 FORMATS = ("published", "none", "fp8", "fp8_block", "int4", "int8", "mxfp4", "nvfp4")
 _PLAN = {"tp": 4, "pp": 1, "dp": 1}
 _MOST_GPUS = 64
+_SWITCH = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
 _FIELDS = ("model", "gpu", *_PLAN, "ep", "format")
 _START = {"a.model": "Qwen3-30B-A3B", "a.gpu": "nvidia-h100-sxm5-80gb", "a.tp": "1", "b.tp": "1"}
 MOST_REQUESTS = 400
-"""Of a simulation that the page asks for."""
+_ROUNDS = 4
+"""Requests of each client that the page simulates at least: the first round, a burst, is then not all there is."""
 
 
 class Asked(NamedTuple):
@@ -41,7 +43,7 @@ def hardware_names() -> tuple[str, ...]:
 def asked(query: Mapping[str, str]) -> Asked:
     """A query string's meaning; keys that are none are refused with the column they stand in."""
     values = _START | {name: str(start) for name, (_, _, start) in LOAD.items()}
-    values |= {key: value for key, value in query.items() if len(value) <= 200}
+    values |= query
     values = {"b": "", **values}
     columns = ("a", "b") if values["b"] else ("a",)
     if values["b"]:
@@ -86,14 +88,15 @@ def _scenario(column: str, values: Mapping[str, str]) -> Scenario:
     model = one_of("model", tuple(catalogue()), _START["a.model"], "moesim models")
     gpu = one_of("gpu", hardware_names(), _START["a.gpu"], "moesim hardware")
     stored = one_of("format", FORMATS, "published", "the page")
+    ep = one_of("ep", tuple(_SWITCH), "", "the page") if values.get(f"{column}.ep") else ""
     engine: dict[str, Any] = {name: whole(f"{column}.{name}", 1, _MOST_GPUS, 1) for name in _PLAN}
     load = {name: whole(name, *bounds) for name, bounds in LOAD.items()}
     if problems:
         raise SpecError(problems)
-    engine["enable_expert_parallel"] = values.get(f"{column}.ep", "") in {"1", "on", "true"}
+    engine["enable_expert_parallel"] = _SWITCH.get(ep, False)
     if stored != "published":
         engine["quantization"] = stored
-    requests = min(10 * load["users"], MOST_REQUESTS)
+    requests = max(min(10 * load["users"], MOST_REQUESTS), _ROUNDS * load["users"])
     workload = {"max_concurrency": load["users"], "input_len": load["isl"], "output_len": load["osl"],
-                "num_prompts": max(requests, load["users"])}  # fmt: skip
+                "num_prompts": requests}  # fmt: skip
     return from_data({"model": model, "hardware": gpu, "engine": engine, "workload": workload}, column)

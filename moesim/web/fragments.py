@@ -8,7 +8,7 @@ from html import escape
 from moesim.errors import DoesNotFit, SpecError
 from moesim.explore.likelihood import ratio_interval
 from moesim.inputs.scenario import Scenario
-from moesim.outcome import Prediction, Served
+from moesim.outcome import Prediction, Served, Steady
 from moesim.prediction import predict, predict_steady
 from moesim.report.html.icicle import icicle
 from moesim.report.html.page import sentence
@@ -70,6 +70,8 @@ def _shown(prediction: Prediction) -> str:
     memory = [Mark(name, value, bytes_text(value)) for name, value in memory_parts(prediction)]
     notes = "".join(f"<li>{escape(note)}</li>" for note in prediction.knowledge.notes[:8])
     run = f"<p>{prediction.report.answered:,} requests simulated.</p>" if isinstance(prediction, Served) else ""
+    if isinstance(prediction, Steady) and prediction.state.doubt:
+        run = f"<p>An estimate: {escape(prediction.state.doubt)}.</p>"
     return (
         f"<p class=answer>{escape(sentence(prediction))}</p><table>{cells}</table>"
         f"{intervals(rows, 'metrics with 90 % intervals')}<h3>Memory of each GPU</h3>{stacked(memory, 'memory')}"

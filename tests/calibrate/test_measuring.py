@@ -641,7 +641,7 @@ def test_stopping_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(worker, "environment_of", stopped)
     assert main(["calibrate", "--device", "cpu"]) == 130
-    assert "what was measured is kept, and the same command goes on" in capsys.readouterr().err
+    assert "what is done is kept, and the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -130,3 +130,30 @@ def test_a_picture_beside_json_is_not_in_it(capsys, tmp_path):
     assert main(["plan", "olmoe", "--gpus", "2", "--json", "--picture", str(tmp_path / "x.svg")]) == 0
     out = capsys.readouterr()
     assert json.loads(out.out) and out.err.strip().endswith("x.svg")
+
+
+def test_a_file_is_there_whatever_becomes_of_the_reader(tmp_path):
+    target = tmp_path / "x.csv"
+    words = [sys.executable, "-m", "moesim", "plan", "olmoe", "--gpus", "2", "-o", str(target)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert target.is_file()
+
+
+def test_capacity_that_nothing_keeps_is_told_by_its_code(capsys):
+    words = ["capacity", "--model", "OLMoE-1B-7B-0924", "--gpu", "h100-sxm", "--users", "2", "--osl", "4"]
+    assert main([*words, "--slo", "ttft:1"]) == 3
+    assert "no load keeps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--architectures", "--check"])
+def test_json_is_of_the_list_of_models_alone(flag, capsys, tmp_path):
+    assert main(["models", "--json", flag, *([str(tmp_path)] if flag == "--check" else [])]) == 2
+    assert "--json" in capsys.readouterr().err
+
+
+def test_under_load_memory_is_of_a_request(capsys):
+    assert main(["predict", "--model", "OLMoE-1B-7B-0924", "--gpu", "h100-sxm", "--users", "2", "--osl", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "  a request " in out and "this workload" not in out

@@ -203,3 +203,17 @@ def test_bad_words_are_refused(words, said):
     found = run(*words)
     assert found.returncode == 2
     assert said in found.stderr and "Traceback" not in found.stderr
+
+
+def test_equal_ones_are_called_the_same(capsys):
+    from moesim.cli.main import main
+
+    assert main(["compare", "mixtral_tp4", "mixtral_tp4", "--osl", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "output tok/s the same, TPOT the same, TTFT the same\n" in out and "worse" not in out
+
+
+def test_a_fitted_link_moves_with_the_card():
+    plain = moesim.load("mixtral_offloading_rtx_a6000")
+    fast = plain.with_(hardware="rtx-a6000[host_link*2]")
+    assert moesim.predict(fast)["mean_tpot_ms"] < moesim.predict(plain)["mean_tpot_ms"]

@@ -22,6 +22,7 @@ from moesim.explore.recommend.measures import MEASURES, canonical, limit, object
 from moesim.explore.recommend.simulate import broken, simulated
 from moesim.explore.recommend.space import Deployment, Engine, Space, deployments, engines
 from moesim.inputs.model_of import model_of
+from moesim.inputs.prices_file import Price, prices_of
 from moesim.metrics import Metric
 from moesim.prediction import predict_steady
 
@@ -38,7 +39,7 @@ def question(scenario, **changes):
     given = {
         "minimize": "cost", "maximize": None, "where": [], "models": [], "hardware": ["h100-sxm", "l40s"],
         "gpus": (1, 4), "formats": ["published", "fp8"], "drafts": [], "settings": {}, "apart": True, "prices": None,
-        "usd_per_gpu_hour": None, "quality": None,
+        "usd_per_gpu_hour": None, "whole_instances": True, "quality": None,
     }  # fmt: skip
     return asked(scenario, **(given | changes))
 
@@ -116,7 +117,7 @@ def test_no_estimate_is_better_than_its_floor(base, pick, load):
     for one in estimates(asked_for, engine, list(deployments(asked_for.space, engine))):
         if isinstance(one, Excluded):
             continue
-        price = asked_for.usd_per_gpu_hour[engine.gpu]
+        price = asked_for.usd_per_hour(one.deployment)
         for measure, value in one.values.items():
             if measure in {"gpu_memory", "watts"}:
                 continue
@@ -583,3 +584,42 @@ def test_all_priced_gpus_where_none_is_named(capsys):
     assert main([*words, "--formats", "published", "--no-flags", "--json"]) == 0
     out = json.loads(capsys.readouterr().out)
     assert out["considered"] > 5
+
+
+# Rent, and rates
+
+
+def test_instances_are_rented_whole(base):
+    whole, alone = question(base, hardware=["h200-sxm"]), question(base, hardware=["h200-sxm"], whole_instances=False)
+    engine = Engine("Qwen3-30B-A3B", None, "nvidia-h200-sxm-141gb", 1, 1, 1, False, None, 0)
+    each = alone.usd_per_hour(Deployment(engine))
+    assert all(price.gpus == 8 for price in prices_of("nvidia-h200-sxm-141gb"))
+    assert [whole.usd_per_hour(Deployment(engine, n)) for n in (1, 8, 9)] == pytest.approx(
+        [8 * each, 8 * each, 16 * each]
+    )
+    assert alone.usd_per_hour(Deployment(engine, 3)) == pytest.approx(3 * each)
+
+
+def test_the_cheapest_rent_depends_on_how_many():
+    one, eight = Price("x", "A", "1 GPU", 4.0, "", "s", 1), Price("x", "B", "8x", 2.0, "", "s", 8)
+    assert [min((one, eight), key=lambda price: price.hourly(n)).provider for n in (1, 3, 4, 5, 8)] == list("AAABB")
+
+
+def test_a_rate_that_is_kept_up_with_is_the_throughput(base):
+    """Ramp and tail of a simulated run are nobody's service."""
+    rate = question(base.with_(request_rate=4.0, max_concurrency=None), formats=["published"])
+    engine = Engine("Qwen3-30B-A3B", None, "nvidia-h100-sxm5-80gb", 1, 1, 1, False, None, 0)
+    found = {n: simulated(rate, Deployment(engine, n)).values for n in (1, 2)}
+    for values in found.values():
+        assert values["output_throughput"].value == 4.0 * 64
+        assert values["output_throughput"].low == values["output_throughput"].high
+        dollars = values["usd_per_hour"].value / 3600 / (4.0 * (512 + 64)) * 1e6
+        assert values["usd_per_million_tokens"].value == pytest.approx(dollars)
+    watts = found[1]["watts"].value
+    assert found[1]["joules_per_output_token"].value == pytest.approx(watts / (4.0 * 64), rel=0.02)
+
+
+def test_gpus_may_be_one_number(base):
+    assert question(base, gpus=3).space.most == 3
+    with pytest.raises(moesim.SpecError, match="no range of GPUs"):
+        question(base, gpus=0)

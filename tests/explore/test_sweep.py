@@ -64,3 +64,13 @@ def test_a_bare_string_is_one_option_and_columns_do_not_depend_on_what_fits(mixt
 def test_bad_axes(mixtral, axes):
     with pytest.raises(SpecError):
         moesim.sweep(mixtral, axes)
+
+
+def test_under_load_doubts_are_told_and_points_can_be_simulated(mixtral):
+    scenario = mixtral.with_(max_concurrency=4, input_len=256, output_len=16, num_prompts=12)
+    table = moesim.sweep(scenario, {"max_concurrency": [4, 400]})
+    assert table["fits"].all() and not table["doubt"][0] and table["doubt"][1]
+    simulated = moesim.sweep(scenario, {"max_concurrency": [4]}, simulate=True)
+    assert simulated["p99_ttft_ms"][0] == moesim.predict(scenario)["p99_ttft_ms"]
+    with pytest.raises(moesim.SpecError, match="not simulated"):
+        moesim.sweep(mixtral, {"batch_size": [1]}, simulate=True)

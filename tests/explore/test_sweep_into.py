@@ -1,5 +1,6 @@
 """Sweeps into a file: the same bytes whatever runs them, and what was stopped goes on."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -191,3 +192,18 @@ def test_a_file_that_changed_is_another_sweep(mixtral, tmp_path, monkeypatch):
     assert one == _fingerprint(grid_of(mixtral, axes))
     own.write_text(text + "\n")
     assert one != _fingerprint(grid_of(mixtral, axes))
+
+
+def test_an_interrupt_ends_in_one_sentence(tmp_path):
+    words = [sys.executable, "-m", "moesim", "sweep", "mixtral_tp4", "--axis", "tp=2,4,8", "--axis", "batch_size=1:200",
+             "--axis", "input_len=128:4096:64", "-o", str(tmp_path / "x.parquet"), "--jobs", "2"]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for _ in range(300):
+        if (tmp_path / "x.parquet.blocks" / "000000.parquet").exists():
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "moesim: stopped; what is done is kept, and the same command goes on"
+    assert "Traceback" not in error

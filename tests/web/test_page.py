@@ -188,3 +188,20 @@ def test_the_address_is_the_question(client):
     link = re.search(r'href="(/a/scenario.yaml\?[^"]+)"', page)[1].replace("&amp;", "&")
     query = parse_qs(urlsplit(link).query)
     assert query["users"] == ["7"] and query["osl"] == ["9"]
+
+
+@pytest.mark.parametrize("query", [{"a.ep": "maybe"}, {"a.model": "x" * 201}, {"users": "0" * 200 + "7"}])
+def test_nothing_that_is_said_is_dropped(query):
+    found = asked(query).scenarios["a"]
+    assert isinstance(found, moesim.SpecError), query
+
+
+def test_the_page_simulates_more_than_a_burst(client):
+    found = asked({"users": "512"}).scenarios["a"]
+    assert found.workload.num_prompts == 4 * 512
+
+
+def test_an_estimate_says_its_doubt(client):
+    text = client.get("/estimated?users=512&isl=4096&osl=1024").text
+    assert "An estimate: " in text
+    assert "An estimate: " not in client.get("/estimated?users=4&isl=256&osl=256").text

@@ -83,7 +83,7 @@ def _lost(question: Question, run: Simulated, first: Simulated) -> str:
 
 def _front(standing: Standing) -> tuple[Estimate, ...]:
     """Nothing that keeps the limits is both cheaper (or smaller) and faster."""
-    price = "usd_per_hour" if standing.question.usd_per_gpu_hour else "gpus"
+    price = "usd_per_hour" if standing.question.prices else "gpus"
     corrected = [
         Estimate(one.deployment, {name: standing.value(one, name) for name in one.values}, one.limited_by)
         for one in standing.keeping()

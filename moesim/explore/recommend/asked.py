@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -42,13 +43,14 @@ def asked(
     where: Sequence[str],
     models: Sequence[str],
     hardware: Sequence[str],
-    gpus: tuple[int, int],
+    gpus: int | tuple[int, int],
     formats: Sequence[str],
     drafts: Sequence[int],
     settings: Mapping[str, Iterable[Any]],
     apart: bool,
     prices: Path | None,
     usd_per_gpu_hour: float | None,
+    whole_instances: bool,
     quality: Path | None,
 ) -> Question:
     """See ``recommend``. Raises SpecError."""
@@ -68,7 +70,7 @@ def asked(
     names = [name for model, name in reversed(known.items()) if model is not None]
     table = tried(lambda: read_prices(prices or SHIPPED)) or []
     cards = _cards(hardware, table, tried)
-    fewest, most = gpus
+    fewest, most = (1, gpus) if isinstance(gpus, int) else gpus
     if not 1 <= fewest <= most <= _MOST_GPUS:
         problems.append(Problem(f"{fewest}-{most} is no range of GPUs; from 1 to {_MOST_GPUS} is accepted", "--gpus"))
     found: dict[str, Quality] = {}
@@ -82,15 +84,15 @@ def asked(
         _drafts(scenario, drafts, problems), apart and scenario.workload.arrivals != "batch",
         _settings(scenario, settings, problems),
     )  # fmt: skip
-    dollars, sources = _prices(cards, prices, usd_per_gpu_hour)
+    rents = _prices(cards, prices, usd_per_gpu_hour, whole_instances)
     of_money = any(name.startswith("usd") for name in (wanted, *(one.metric for one in limits if one)))
-    if of_money and cards and not dollars:
+    if of_money and cards and not rents:
         problems.append(Problem(f"no price is known of {', '.join(cards)}; give --price-per-gpu-hour", "--prices"))
     _check_measures(scenario, [wanted, *(one.metric for one in limits if one)], problems)
     if problems:
         raise SpecError(problems)
     kept = tuple(one for one in limits if one is not None)
-    return Question(scenario, space, wanted, most_wanted, kept, dollars, sources, found)
+    return Question(scenario, space, wanted, most_wanted, kept, rents, found)
 
 
 def _check_measures(scenario: Scenario, measures: Sequence[str], problems: list[Problem]) -> None:
@@ -197,13 +199,13 @@ def _settings(
     return tuple(itertools.product(*found))
 
 
-def _prices(cards: Sequence[str], table: Path | None, one: float | None) -> tuple[dict[str, float], dict[str, str]]:
-    """(dollars a GPU hour, where that stands), by GPU."""
+def _prices(cards: Sequence[str], table: Path | None, one: float | None, whole: bool) -> dict[str, tuple[Price, ...]]:
+    """Of every GPU that has any."""
     if one is not None:
-        return dict.fromkeys(cards, one), dict.fromkeys(cards, "as given")
-    dollars, sources = {}, {}
-    for card in cards:
-        if found := prices_of(load_hardware(card).name, table):
-            dollars[card] = found[0].usd_per_gpu_hour
-            sources[card] = f"{found[0].provider} {found[0].instance}, {found[0].date}"
-    return dollars, sources
+        return {card: (Price(card, "as given", "", one, "", "given"),) for card in cards}
+    found = {card: prices_of(load_hardware(card).name, table) for card in cards}
+    return {
+        card: tuple(price if whole else replace(price, gpus=1) for price in prices)
+        for card, prices in found.items()
+        if prices
+    }

@@ -84,16 +84,14 @@ def most_requests_per_s(deployment: Deployment, model: Model, load: Workload) ->
     return min(by_work, by_clients, load.request_rate or float("inf"))
 
 
-def optimistic(
-    measure: str, deployment: Deployment, model: Model, load: Workload, usd_per_gpu_hour: float | None
-) -> float:
+def optimistic(measure: str, deployment: Deployment, model: Model, load: Workload, usd_per_hour: float | None) -> float:
     """The best that a measure can conceivably be; without meaning for those that nothing bounds."""
     if measure == "gpus":
         return float(deployment.gpus)
-    if measure.startswith("usd") and usd_per_gpu_hour is None:
+    if measure.startswith("usd") and usd_per_hour is None:
         return float("inf")
     if measure == "usd_per_hour":
-        return deployment.gpus * (usd_per_gpu_hour or 0.0)
+        return usd_per_hour or 0.0
     low = floor(deployment.engine, model, load)
     name = measure.rpartition("_")[2]
     if name in {"ttft", "tpot", "itl", "e2el"}:
@@ -103,7 +101,7 @@ def optimistic(
     out, every = rate * load.mean_output_len, rate * (load.mean_output_len + load.mean_input_len)
     if measure.startswith("usd"):
         tokens = out if measure.endswith("output_tokens") else every
-        return deployment.gpus * (usd_per_gpu_hour or 0.0) / 3600.0 / tokens * 1e6
+        return (usd_per_hour or 0.0) / 3600.0 / tokens * 1e6
     rates = {
         "request_throughput": rate, "output_throughput": out, "total_token_throughput": every,
         "output_throughput_per_gpu": out / deployment.gpus,

@@ -39,13 +39,14 @@ def recommend(
     where: Sequence[str] = (),
     models: Sequence[str] = (),
     hardware: Sequence[str] = (),
-    gpus: tuple[int, int] = (1, 8),
+    gpus: int | tuple[int, int] = (1, 8),
     formats: Sequence[str] = (),
     drafts: Sequence[int] = (),
     settings: Mapping[str, Iterable[Any]] | None = None,
     apart: bool = True,
     prices: Path | None = None,
     usd_per_gpu_hour: float | None = None,
+    whole_instances: bool = True,
     quality: Path | None = None,
     finalists: int = FINALISTS,
     jobs: int = 1,
@@ -67,8 +68,8 @@ def recommend(
         Limits, like ``p99_ttft <= 1 s``, ``watts <= 3 kW``, ``perplexity <= 5``.
     models, hardware : sequence of str, optional
         Names to choose from; the scenario's model, and every GPU with a price.
-    gpus : (int, int)
-        Fewest and most GPUs in all.
+    gpus : int or (int, int)
+        Most GPUs in all, or the fewest and the most.
     formats : sequence of str, optional
         Weight formats, ``published`` being the checkpoint's own; that, fp8 and int4 where none is named.
     drafts : sequence of int, optional
@@ -79,6 +80,8 @@ def recommend(
         Try prefill and decode on engines of their own.
     prices, usd_per_gpu_hour : optional
         A table of prices, or one price for all, instead of hwspecs/prices.csv.
+    whole_instances : bool
+        Rent instances whole, as the table has them; else GPUs one by one at an instance's price over its GPUs.
     quality : Path, optional
         A table of quality by model and format.
     finalists : int
@@ -95,7 +98,7 @@ def recommend(
     """
     question = asked(
         scenario, minimize, maximize, where, models, hardware, gpus, formats, drafts, settings or {}, apart, prices,
-        usd_per_gpu_hour, quality,
+        usd_per_gpu_hour, whole_instances, quality,
     )  # fmt: skip
     if finalists < 1:
         raise SpecError([Problem(f"{finalists} is no number of finalists; 1 or more is accepted", "--simulate")])

@@ -168,10 +168,9 @@ def _values(
 
 
 def _prices(question: Question, deployment: Deployment, out: float, every: float) -> dict[str, float]:
-    price = question.usd_per_gpu_hour.get(deployment.engine.gpu)
-    if price is None:
+    hourly = question.usd_per_hour(deployment)
+    if hourly is None:
         return {}
-    hourly = price * deployment.gpus
     return {
         "usd_per_hour": hourly,
         "usd_per_million_tokens": hourly / 3600.0 / every * 1e6,

@@ -93,7 +93,7 @@ class Line:
         question = self._question
         if measure in question.quality_metrics:
             return question.quality_values(deployment.engine)[measure]
-        price = question.usd_per_gpu_hour.get(deployment.engine.gpu)
+        price = question.usd_per_hour(deployment)
         if measure.startswith("usd") and price is None:
             return None
         return bounds.optimistic(measure, deployment, model, question.scenario.workload, price)

@@ -8,6 +8,7 @@ from typing import Any
 from moesim.explore.constraints import Constraint
 from moesim.explore.recommend.measures import OF_POWER
 from moesim.explore.recommend.space import Deployment, Engine, Space
+from moesim.inputs.prices_file import Price
 from moesim.inputs.quality_file import Quality
 from moesim.inputs.scenario import Disaggregation, Scenario
 from moesim.models.catalogue import load_model
@@ -27,9 +28,8 @@ class Question:
     higher: bool
     """Whether the objective is wanted at its highest."""
     limits: tuple[Constraint, ...]
-    usd_per_gpu_hour: dict[str, float]
-    """GPU -> the cheapest price that is known, or the user's."""
-    price_source: dict[str, str]
+    prices: dict[str, tuple[Price, ...]]
+    """GPU -> what providers ask for it, or the user."""
     quality: dict[str, Quality]
     """Model -> what the table says of it."""
 
@@ -37,6 +37,16 @@ class Question:
     def of_power(self) -> bool:
         """Whether watts decide anything."""
         return self.objective in OF_POWER or any(limit.metric in OF_POWER for limit in self.limits)
+
+    def price(self, deployment: Deployment) -> Price | None:
+        """The cheapest way to rent a deployment's GPUs; None where no table says."""
+        known = self.prices.get(deployment.engine.gpu, ())
+        return min(known, key=lambda price: price.hourly(deployment.gpus), default=None)
+
+    def usd_per_hour(self, deployment: Deployment) -> float | None:
+        """Rent of all of a deployment's GPUs. [$/h]"""
+        price = self.price(deployment)
+        return None if price is None else price.hourly(deployment.gpus)
 
     def engine_scenario(self, engine: Engine, hardware: str) -> Scenario:
         """A scenario of one engine with all of the load. Raises SpecError."""

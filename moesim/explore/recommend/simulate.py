@@ -53,29 +53,47 @@ def _values(question: Question, deployment: Deployment, prediction: Prediction, 
         metric = prediction.metrics[name]
         assert metric is not None
         found[name] = _scaled(metric, share)
+    measured = found["output_throughput"]
+    if load.request_rate and _keeps_up(prediction):
+        # Ramp and tail of a run are nobody's service: what is asked for is what is answered.
+        requests = (1.0, load.mean_output_len, load.mean_input_len + load.mean_output_len)
+        for name, each in zip(THROUGHPUTS, requests, strict=True):
+            found[name] = _exact(load.request_rate * each)
     gpus = deployment.gpus
     found["output_throughput_per_gpu"] = _scaled(found["output_throughput"], 1.0 / gpus)
-    found["gpus"] = Metric(gpus, gpus, gpus)
+    found["gpus"] = _exact(gpus)
     about = economy(prediction)
     watts = about.gpu_w
     found["watts"] = _scaled(watts, gpus)
-    found["joules_per_output_token"] = about.joules_per_output_token
+    energy = measured.value / found["output_throughput"].value
+    found["joules_per_output_token"] = _scaled(about.joules_per_output_token, energy)
     if isinstance(prediction.memory, Room) and isinstance(prediction, Served):
         room, used = prediction.memory, prediction.report.kv_used.peak
         held = room.usable - room.kv_available + used * room.kv_available
-        found["gpu_memory"] = Metric(held, held, held)
-    price = question.usd_per_gpu_hour.get(deployment.engine.gpu)
-    if price is not None:
-        hourly = price * gpus
-        found["usd_per_hour"] = Metric(hourly, hourly, hourly)
+        found["gpu_memory"] = _exact(held)
+    hourly = question.usd_per_hour(deployment)
+    if hourly is not None:
+        found["usd_per_hour"] = _exact(hourly)
         for name, of in (("tokens", "total_token_throughput"), ("output_tokens", "output_throughput")):
             rate = found[of]
             ends = (hourly / 3600.0 / value * 1e6 for value in (rate.value, rate.high, max(rate.low, 1e-12)))
             found[f"usd_per_million_{name}"] = Metric(*ends)
     for name, value in question.quality_values(deployment.engine).items():
         if value is not None:
-            found[name] = Metric(value, value, value)
+            found[name] = _exact(value)
     return found
+
+
+def _keeps_up(prediction: Prediction) -> bool:
+    """Whether requests are answered as fast as they come."""
+    if not isinstance(prediction, Served):
+        return False
+    report = prediction.report
+    return report.arrivals_set_pace and report.waiting.mean <= report.running.mean
+
+
+def _exact(value: float) -> Metric:
+    return Metric(value, value, value)
 
 
 def _scaled(metric: Metric, factor: float) -> Metric:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from moesim.inputs.loading import setting
 from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario
 from moesim.memory import fullest_stage, sequence_kv_bytes
-from moesim.metrics import STATIC_METRICS, STEADY_METRICS
+from moesim.metrics import LOAD_METRICS, STATIC_METRICS, STEADY_METRICS
 from moesim.outcome import Offloaded, Prediction, Steady
 from moesim.prediction import predict, predict_steady
 from moesim.serving.static import static_batch
@@ -29,6 +30,7 @@ SAMPLES = 8
 MEMORY = ("weights_bytes", "kv_available_bytes", "kv_needed_bytes")
 TIERS = ("gpu_memory_bytes", "main_memory_bytes")
 _POINTS_AT_ONCE = 10_000
+_WORDS = ("problem", "limited_by", "doubt")
 _ONE_BY_ONE = 16
 """Points of a block that are predicted on their own."""
 
@@ -40,7 +42,7 @@ class Grid(NamedTuple):
     values: dict[str, list[Any]]
     """Setting as the user calls it -> values."""
     kind: str
-    """``static``, ``steady`` or ``offloaded``."""
+    """``static``, ``steady`` (under load, in closed form), ``served`` (simulated) or ``offloaded``."""
 
     @property
     def points(self) -> int:
@@ -51,8 +53,10 @@ class Grid(NamedTuple):
         """Of every block, whatever fits in it."""
         ends = ("", "_low", "_high")
         if self.kind == "steady":
-            own: tuple[str, ...] = ("limited_by", *(n + e for n in STEADY_METRICS for e in ends))
+            own: tuple[str, ...] = ("limited_by", "doubt", *(n + e for n in STEADY_METRICS for e in ends))
             return (*self.values, "fits", "problem", *own)
+        if self.kind == "served":
+            return (*self.values, "fits", "problem", *(n + e for n in LOAD_METRICS for e in ends))
         found = [n + e for n in STATIC_METRICS for e in ends]
         if self.kind == "offloaded":
             return (*self.values, "fits", "problem", *TIERS, *found)
@@ -95,7 +99,7 @@ def priced(grid: Grid, block: Block) -> pd.DataFrame:
 
 def kinds(grid: Grid) -> dict[str, Any]:
     """pandas' type of every column, the same for all blocks: a block of refusals looks as any other."""
-    own = {"fits": "bool", "problem": "object", "limited_by": "object"} | dict.fromkeys(LOAD, "int64")
+    own = {"fits": "bool"} | dict.fromkeys(_WORDS, "object") | dict.fromkeys(LOAD, "int64")
     axes = {name: _shared([shown(value) for value in values]) for name, values in grid.values.items()}
     return {name: (own | axes).get(name, "float64") for name in grid.columns}
 
@@ -115,7 +119,7 @@ def _typed(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 
     for name, kind in kinds(grid).items():
         if kind == "object":
-            missing = "" if name in {"problem", "limited_by"} else None
+            missing = "" if name in _WORDS else None
             words = [missing if pd.isna(value) else str(value) for value in table[name]]
             table[name] = pd.Series(words, table.index, dtype=object)
         else:
@@ -156,7 +160,7 @@ def _one_by_one(grid: Grid, block: Block) -> pd.DataFrame:
 
 
 def _point(grid: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
-    predicted = predict if grid.kind == "offloaded" else predict_steady
+    predicted = partial(predict_steady, estimate=True) if grid.kind == "steady" else predict
     try:
         found: Prediction = predicted(grid.scenario.with_(**{_double(n): v for n, v in settings.items()}))
     except (SpecError, DoesNotFit) as error:
@@ -164,7 +168,7 @@ def _point(grid: Grid, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"fits": False, "problem": "; ".join(reasons)}
     row: dict[str, Any] = {"fits": True, "problem": ""}
     if isinstance(found, Steady):
-        row["limited_by"] = found.state.limited_by
+        row |= {"limited_by": found.state.limited_by, "doubt": found.state.doubt}
     if isinstance(found, Offloaded):
         row |= dict(zip(TIERS, (found.tiers.gpu, found.tiers.dram), strict=True))
     for name, metric in found.metrics.items():

@@ -34,6 +34,8 @@ class Swept(NamedTuple):
     """Why others do not, with how many."""
     resumed: int
     """Points that an earlier run had left."""
+    doubts: Counter[str]
+    """Why simulations may differ from closed forms, with how many."""
 
 
 def sweep_into(
@@ -44,6 +46,7 @@ def sweep_into(
     jobs: int = 1,
     backend: str = "processes",
     scheduler: str | None = None,
+    simulate: bool = False,
 ) -> Swept:
     """``sweep`` into a .parquet or .csv file, in flat memory; run again after a stop, it goes on.
 
@@ -52,7 +55,7 @@ def sweep_into(
     SpecError
         As ``sweep``; a name that is neither, or blocks of another sweep beside the target.
     """
-    path, grid = Path(path), grid_of(scenario, axes)
+    path, grid = Path(path), grid_of(scenario, axes, simulate)
     if path.suffix not in {".parquet", ".csv"}:
         raise SpecError([Problem(f"'{path}' must end in .csv or .parquet", "--output")])
     folder = _folder(path, grid)
@@ -69,9 +72,9 @@ def sweep_into(
             done += size
             if progress:
                 progress(done, grid.points)
-    fit, problems = _together(path, grid, folder)
+    fit, problems, doubts = _together(path, grid, folder)
     shutil.rmtree(folder)
-    return Swept(path, grid.points, fit, problems, resumed)
+    return Swept(path, grid.points, fit, problems, resumed, doubts)
 
 
 def _folder(path: Path, grid: Grid) -> Path:
@@ -138,16 +141,19 @@ def _tables(grid: Grid, folder: Path) -> Iterator[Any]:
         yield pq.read_table(_place(folder, block))
 
 
-def _together(path: Path, grid: Grid, folder: Path) -> tuple[int, Counter[str]]:
-    """Write the file out of its blocks, one at a time. (points that fit, why others do not)."""
-    fit, problems = 0, Counter[str]()
+def _together(path: Path, grid: Grid, folder: Path) -> tuple[int, Counter[str], Counter[str]]:
+    """Write the file out of its blocks, one at a time. (points that fit, why others do not, doubts of closed forms)."""
+    fit, problems, doubts = 0, Counter[str](), Counter[str]()
     with paths.whole(path) as half:
         write = _parquet if path.suffix == ".parquet" else _csv
         for table in write(half, grid, _tables(grid, folder)):
             fit += sum(table["fits"].to_pylist())
             problems.update(table["problem"].to_pylist())
-    del problems[""]
-    return fit, problems
+            if "doubt" in table.column_names:
+                # Figures in a reason differ from point to point.
+                doubts.update(reason.partition(": ")[2] or reason for reason in table["doubt"].to_pylist())
+    del problems[""], doubts[""]
+    return fit, problems, doubts
 
 
 def _parquet(half: Path, grid: Grid, tables: Iterator[Any]) -> Iterator[Any]:

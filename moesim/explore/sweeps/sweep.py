@@ -25,6 +25,7 @@ def sweep(
     jobs: int = 1,
     backend: str = "processes",
     scheduler: str | None = None,
+    simulate: bool = False,
 ) -> pd.DataFrame:
     """Predict every combination of ``axes``; one row each, in the order of the product.
 
@@ -38,14 +39,18 @@ def sweep(
         Called with (points done, points in all).
     jobs, backend, scheduler :
         Processes, and where they run (``moesim.explore.pool``); the table is the same whatever they are.
+    simulate : bool
+        Under load, run every point through the scheduler, as ``predict`` does, instead of the closed form.
 
     Returns
     -------
     DataFrame
         Static batches: the settings, ``fits``, ``problem`` (why a row could not be predicted, else empty), memory in
-        bytes, and each metric with ``_low`` and ``_high`` (90 %). Metrics are NaN where a row does not fit. Under
-        load (clients or a request rate): the steady state's means, and ``limited_by``, what holds it back. Offloaded:
-        peak bytes on the GPU and in main memory. ``attrs["units"]`` has the unit of every column.
+        bytes, and each metric with ``_low`` and ``_high`` (90 %), percentiles over eight steps of each phase. Metrics
+        are NaN where a row does not fit. Under load (clients or a request rate): the steady state's means in closed
+        form, ``limited_by``, what holds it back, and ``doubt``, why a simulation may differ; all metrics of
+        ``predict`` where points are simulated. Offloaded: peak bytes on the GPU and in main memory.
+        ``attrs["units"]`` has the unit of every column.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def sweep(
     """
     import pandas as pd
 
-    grid, frames, done = grid_of(scenario, axes), [], 0
+    grid, frames, done = grid_of(scenario, axes, simulate), [], 0
     with pool(jobs, backend, scheduler) as workers:
         for table in workers.map(partial(priced, grid), blocks(grid)):
             frames.append(table)
@@ -77,7 +82,7 @@ def units_of(grid: Grid) -> dict[str, str]:
     return found
 
 
-def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
+def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]], simulate: bool = False) -> Grid:
     """Axes checked. Raises SpecError."""
     values = {name: options(v) for name, v in axes.items()}
     if len({dotted(n) for n in values}) < len(values):
@@ -88,24 +93,30 @@ def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]]) -> Grid:
             raise SpecError(f"'{name}' is not a setting of a scenario; {hint}")
         if not found:
             raise SpecError(f"'{name}' has no values to sweep over")
-    leaves = {dotted(n).rsplit(".", 1)[-1] for n in values}
+    return Grid(scenario, values, _kind(scenario, values, simulate))
+
+
+def _kind(scenario: Scenario, values: dict[str, list[Any]], simulate: bool) -> str:
+    """How the grid's points are predicted. Raises SpecError."""
+    leaves, load = {dotted(n).rsplit(".", 1)[-1] for n in values}, scenario.workload
     if scenario.offload is not None or any(dotted(n).split(".")[0] in {"offload", "host"} for n in values):
-        return Grid(scenario, values, "offloaded")
-    if scenario.workload.arrivals != "batch" or {"max_concurrency", "request_rate"} & leaves:
-        load = scenario.workload
-        if load.trace_file or load.lengths.kind == "file" or scenario.disaggregation is not None:
-            raise SpecError(
-                "a sweep under load is of steady states, which traces, files and engines apart have none of"
-            )
+        return "offloaded"
+    if load.arrivals != "batch" or {"max_concurrency", "request_rate"} & leaves:
         if "batch_size" in leaves:
             raise SpecError("batch_size is a static batch; sweep it without max_concurrency and request_rate")
-        return Grid(scenario, values, "steady")
+        if simulate:
+            return "served"
+        if load.trace_file or load.lengths.kind == "file" or scenario.disaggregation is not None:
+            raise SpecError("traces, files of lengths and engines apart have no closed form; simulate every point")
+        return "steady"
+    if simulate:
+        raise SpecError("a static batch is not simulated; give max_concurrency or request_rate")
     for name, found in values.items():
         if dotted(name).rsplit(".", 1)[-1] in LOAD:
             wrong = [c for c in found if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or c < 1]
             if wrong:
                 raise SpecError(f"'{name}' is {wrong[0]!r} in a sweep; whole numbers from 1 are accepted")
-    return Grid(scenario, values, "static")
+    return "static"
 
 
 def options(values: Any) -> list[Any]:
