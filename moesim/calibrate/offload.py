@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,20 @@ from moesim.files import yaml
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.offload_fits import FITS_FILE, offload_fits
 from moesim.inputs.offload_runs import PublishedRun, rows_of, runs
+from moesim.inputs.system_file import load_system
 from moesim.prediction import predict
 
 _NOMINAL = {"PCIe3 x16": 16e9, "PCIe4 x16": 32e9, "PCIe5 x16": 64e9}
 _LARGE = {"", "4MiB", "16MiB"}
 _COPIES = {"pinned": ("pinned copy", "host_to_device_memcpy_ce"), "pageable": ("pageable copy",)}
 _LEAST_HALF_WIDTH = 0.15
+_FARTHEST = 2.0
+"""In the logarithm, of a fitted rate from what was assumed."""
+_ROUNDS = 2
+_THREAD = 5e9
+"""Where a fit of a thread's rate begins. [FLOP/s]"""
+_OTHER_PROCESSOR = 0.5
+"""Half-width, in the logarithm, of a thread's rate on a processor that was not fitted; assumed."""
 
 
 def hit_rate_curves() -> dict[str, tuple[int, int, Any, Any]]:
@@ -53,29 +61,81 @@ def copy_shares() -> dict[str, dict[str, float]]:
     return found
 
 
-def fit_bandwidth(run: PublishedRun) -> dict[str, Any]:
-    """The bandwidth to the GPU under which a run takes as long as measured, within what the link can do."""
-    scenario = run.scenario
-    hardware = load_hardware(scenario.hardware)
-    nominal = hardware.links.host.value
-    low, high = 0.02 * nominal, nominal
+def log_error(run: PublishedRun, rate: float | None = None) -> float:
+    """ln of predicted over measured, where given under another bandwidth to the GPU."""
+    scenario = run.scenario.with_(**{"offload.host_bandwidth": rate}) if rate else run.scenario
+    return float(np.log(predict(scenario)[run.metric] / 1e3 / run.measured_s))
 
-    def excess(rate: float) -> float:
-        return predict(scenario.with_(**{"offload.host_bandwidth": rate}))[run.metric] / 1e3 - run.measured_s
 
-    at_bound = excess(high) > 0 or excess(low) < 0
-    if excess(high) > 0:
-        low = high
-    elif excess(low) < 0:
-        high = low
-    for _ in range(40):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    rate = float(np.sqrt(low * high))
+def fit_bandwidth(alike: Sequence[PublishedRun]) -> dict[str, Any]:
+    """The bandwidth to the GPU under which a system's runs take as long as measured, in the mean of logarithms."""
+    from scipy.optimize import brentq
+
+    nominal = load_hardware(alike[0].scenario.hardware).links.host.value
+    ends = np.log([0.02 * nominal, nominal])
+
+    def excess(x: float) -> float:
+        return float(np.mean([log_error(run, float(np.exp(x))) for run in alike]))
+
+    slow, fast = (excess(x) for x in ends)
+    at_bound = slow < 0 or fast > 0
+    x: Any = (ends[1] if fast > 0 else ends[0]) if at_bound else brentq(excess, *ends, xtol=1e-5)
+    rate = float(np.exp(x))
     return {
         "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": _LEAST_HALF_WIDTH,
-        "row": run.row, "at_bound": at_bound,
+        "rows": [run.row for run in alike], "at_bound": bool(at_bound),
     }  # fmt: skip
+
+
+def fit_unpacking(alike: Sequence[PublishedRun]) -> dict[str, Any]:
+    """The rate of instructions that unpack weights, by least squares of logarithms."""
+    from scipy.optimize import least_squares
+
+    unpack = load_system(alike[0].system).runtime.unpack
+    assert unpack is not None
+    tried = offload_fits().setdefault("unpacking", {})
+
+    def errors(x: Any) -> Any:
+        tried[unpack.kernels] = {"issue_rate": float(np.exp(x[0])), "half_width": 0.0}
+        return np.array([log_error(run) for run in alike])
+
+    start = float(np.log(unpack.issue_rate.value))
+    found = least_squares(errors, [start], bounds=(start - _FARTHEST, start + _FARTHEST), diff_step=1e-3)
+    variance = (found.fun @ found.fun) / (len(alike) - 1) / float(found.jac[:, 0] @ found.jac[:, 0])
+    return {
+        "issue_rate": float(f"{np.exp(found.x[0]):.4g}"), "standard_error": round(float(np.sqrt(variance)), 3),
+        "half_width": round(max(1.645 * float(np.sqrt(variance)), _LEAST_HALF_WIDTH), 3),
+        "rows": [run.row for run in alike],
+    }  # fmt: skip
+
+
+def fit_cpu(alike: Sequence[PublishedRun]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what a thread multiplies, bandwidth to the GPU) under which a system's runs take as long as measured: least
+    squares of logarithms."""
+    from scipy.optimize import least_squares
+
+    kernels = load_system(alike[0].system).cpu_kernels
+    nominal = load_hardware(alike[0].scenario.hardware).links.host.value
+    tried = offload_fits().setdefault("cpu", {})
+
+    def errors(x: Any) -> Any:
+        tried[kernels] = {"flop_per_s": float(np.exp(x[0])), "half_width": 0.0}
+        return np.array([log_error(run, float(np.exp(x[1]))) for run in alike])
+
+    start = np.log([_THREAD, nominal / 2])
+    ends = (start - _FARTHEST, [start[0] + _FARTHEST, np.log(nominal)])
+    found = least_squares(errors, start, bounds=ends, diff_step=1e-3)
+    variance = (found.fun @ found.fun) / (len(alike) - len(start))
+    thread_error, link_error = np.sqrt(np.diag(np.linalg.pinv(found.jac.T @ found.jac)) * variance)
+    flop, rate = (float(x) for x in np.exp(found.x))
+    rows = [run.row for run in alike]
+    # Of one machine: another processor's threads differ by more than these rows' scatter.
+    thread = {"flop_per_s": float(f"{flop:.4g}"), "standard_error": round(float(thread_error), 3),
+              "half_width": _OTHER_PROCESSOR, "rows": rows}  # fmt: skip
+    width = round(max(1.645 * float(link_error), _LEAST_HALF_WIDTH), 3)
+    link = {"bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": width, "rows": rows,
+            "at_bound": False}  # fmt: skip
+    return thread, link
 
 
 def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
@@ -90,15 +150,28 @@ def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
         found = fit_locality(experts, top_k, slots, hits)
         locality[name] = {"experts": experts, "top_k": top_k, "catalogue": catalogue.get(name, []), **found}
         progress(f"{name}: persistence {found['persistence']}, skew {found['skew']}, rmse {found['rmse']}")
-    fits: dict[str, Any] = {"copies": copy_shares(), "systems": {}, "locality": locality}
+    fits: dict[str, Any] = {"copies": copy_shares(), "systems": {}, "unpacking": {}, "cpu": {}, "locality": locality}
     _write(fits)
-    for run in runs():
-        if run.role != "fit" or run.file != "offload-calibration.csv":
-            # Rows released since are predicted before anything is fitted on them.
-            continue
-        fits["systems"].setdefault(run.system, {})[run.gpu] = fit_bandwidth(run)
-        progress(f"{run.name}: {fits['systems'][run.system][run.gpu]['bytes_per_s'] / 1e9:.4g} GB/s")
-    _write(fits)
+    known = runs()
+    for _ in range(_ROUNDS):
+        # Some runs copy and unpack: each is fitted with the other as it stands.
+        for system, gpu in dict.fromkeys((run.system, run.gpu) for run in known if run.fits == "bandwidth"):
+            alike = [run for run in known if (run.system, run.gpu, run.fits) == (system, gpu, "bandwidth")]
+            entry = fits["systems"].setdefault(system, {})[gpu] = fit_bandwidth(alike)
+            progress(f"{system} on {gpu}: {entry['bytes_per_s'] / 1e9:.4g} GB/s")
+        _write(fits)
+        found = fit_unpacking(unpacked := [run for run in known if run.fits == "unpacking"])
+        unpack = load_system(unpacked[0].system).runtime.unpack
+        assert unpack is not None
+        fits["unpacking"][unpack.kernels] = found
+        _write(fits)
+        progress(f"{unpack.kernels}: {found['issue_rate'] / 1e9:.4g} G instructions/s an SM")
+    for system, gpu in dict.fromkeys((run.system, run.gpu) for run in known if run.fits == "cpu"):
+        thread, link = fit_cpu([run for run in known if (run.system, run.gpu, run.fits) == (system, gpu, "cpu")])
+        fits["cpu"][load_system(system).cpu_kernels] = thread
+        fits["systems"].setdefault(system, {})[gpu] = link
+        _write(fits)
+        progress(f"{system}: {thread['flop_per_s'] / 1e9:.3g} GFLOP/s a thread")
     return FITS_FILE
 
 

@@ -36,8 +36,9 @@ class Compared:
     name: str
     system: str
     gpu: str
-    role: str
-    """Of the run: ``fit``, ``judged`` or neither."""
+    fits: str
+    """What was fitted on it; empty where nothing was."""
+    judged: bool
     measured: float
     predicted: float
     low: float
@@ -45,7 +46,7 @@ class Compared:
 
     @property
     def fitted(self) -> bool:
-        return self.role == "fit"
+        return bool(self.fits)
 
     @property
     def error(self) -> float:
@@ -61,15 +62,15 @@ def compared_runs() -> tuple[list[Compared], list[Compared], list[Compared]]:
             found = predict(run.scenario)
         except DoesNotFit:
             # It ran, so it fits: said on the page as a failure of ours.
-            time.append(Compared(*head, run.role, run.measured_s, *(float("inf"),) * 3))
+            time.append(Compared(*head, run.fits, run.judged, run.measured_s, *(float("inf"),) * 3))
             continue
-        time.append(Compared(*head, run.role, run.measured_s, *_seconds(found, run.metric)))
+        time.append(Compared(*head, run.fits, run.judged, run.measured_s, *_seconds(found, run.metric)))
         if run.ttft_s is not None:
-            first.append(Compared(*head, "", run.ttft_s, *_seconds(found, "mean_ttft_ms")))
+            first.append(Compared(*head, "", False, run.ttft_s, *_seconds(found, "mean_ttft_ms")))
         if run.gpu_memory is not None:
             assert isinstance(found.memory, Tiers)
             peak = found.memory.gpu
-            memory.append(Compared(*head, "", run.gpu_memory, peak, peak, peak))
+            memory.append(Compared(*head, "", False, run.gpu_memory, peak, peak, peak))
     return time, first, memory
 
 
@@ -89,7 +90,7 @@ def compared_sizes() -> list[Compared]:
         predicted = weight_bytes(parts.rank)
         measured = float(table[size["row"] - 1]["value"]) * 2**30
         name = f"{formats['experts_format']} experts, {formats['attention_format']} attention"
-        found.append(Compared(name, "model size", "", "", measured, predicted, predicted, predicted))
+        found.append(Compared(name, "model size", "", "", False, measured, predicted, predicted, predicted))
     return found
 
 
@@ -109,8 +110,9 @@ def compared_expert() -> list[Compared]:
         "gpu_row": ("one expert on the GPU", float(on_gpu)),
         "cpu_row": ("one expert on the CPU", float(around.cpu_seconds(each, flop))),
     }
+    measured = {key: float(table[rows[key] - 1]["value"]) / 1e3 for key in predicted}
     return [
-        Compared(name, "fiddler", rows["gpu"], "", float(table[rows[key] - 1]["value"]) / 1e3, value, value, value)
+        Compared(name, "fiddler", rows["gpu"], "", False, measured[key], value, value, value)
         for key, (name, value) in predicted.items()
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost
-from moesim.cost.host_fits import LinkRate, link_rate
+from moesim.cost.host_fits import LinkRate, issue_rate, link_rate, thread_rate
 from moesim.cost.widening import around
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import Host
@@ -72,7 +72,10 @@ class HostMachine:
         """Weights through the CPU: as memory streams them, or as it multiplies. [s]"""
         seconds = op.count * self.cpu_seconds(op.weight_bytes, op.flop_each)
         text = "blocks x max(bytes / (DRAM bandwidth x achieved x share), FLOP / CPU rate)"
-        return self._cost(name, op, seconds, "CPU", _ASSUMED, "assumed", f"host/{self.host.name}:cpu", text)
+        fitted = thread_rate(self.system.cpu_kernels)
+        width, tag = (fitted.half_width, "fitted") if fitted else (_ASSUMED, "assumed")
+        source = f"offload:{self.system.cpu_kernels}" if fitted else f"host/{self.host.name}:cpu"
+        return self._cost(name, op, seconds, "CPU", width, tag, source, text)
 
     @property
     def cpu_bytes_per_s(self) -> float:
@@ -80,18 +83,28 @@ class HostMachine:
         dram, share = self.host.dram, self.system.cpu_share.value if self.system.cpu_share else 1.0
         return dram.bandwidth.value * dram.achieved.value * share
 
+    @property
+    def cpu_flop_per_s(self) -> float:
+        """Matrix products on the CPU. [FLOP/s]"""
+        fitted, own = thread_rate(self.system.cpu_kernels), self.system.cpu_threads
+        if fitted is None:
+            return self.host.cpu.flop_rate.value
+        cores = self.host.cpu.cores.value
+        return (min(cores, own.value) if own else cores) * fitted.flop_per_s
+
     def cpu_seconds(self, weight_bytes: Any, flop: Any) -> Any:
-        return np.maximum(weight_bytes / self.cpu_bytes_per_s, flop / self.host.cpu.flop_rate.value)
+        return np.maximum(weight_bytes / self.cpu_bytes_per_s, flop / self.cpu_flop_per_s)
 
     def unpack(self, name: str, op: Unpack) -> Cost:
         """Scales through memory in 16 bits, packed weights through the SMs. [s]"""
         gpu, unpack = self.hardware.gpu, self.system.runtime.unpack
-        seconds = op.scale_bytes / gpu.hbm_bandwidth.value
+        seconds, fitted = op.scale_bytes / gpu.hbm_bandwidth.value, issue_rate(unpack.kernels) if unpack else None
+        width, tag = (fitted[1], "fitted") if fitted else (_ASSUMED, "assumed")
         if unpack is not None:
             rate = unpack.weights_per_s(self.hardware.compute_capability, op.weights_format, gpu.sm_count.value)
-            seconds = seconds + op.weights / rate
+            seconds = seconds + op.weights / (rate * (fitted[0] / unpack.issue_rate.value if fitted else 1.0))
         text = "scale bytes / HBM + weights x instructions / (SMs x issue rate)"
-        return self._cost(name, op, seconds, "compute", _ASSUMED, "assumed", f"system/{self.system.name}:unpack", text)
+        return self._cost(name, op, seconds, "compute", width, tag, f"system/{self.system.name}:unpack", text)
 
     def launches(self, name: str, seconds: Any) -> Cost:
         """What launching operations one by one adds to the GPU's own time. [s]"""

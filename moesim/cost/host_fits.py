@@ -56,3 +56,26 @@ def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str, ow
     return LinkRate(
         nominal_bytes_per_s * float(np.exp(middle)), spread, "extrapolated", f"offload:{system} copies on other GPUs"
     )
+
+
+def issue_rate(kernels: str) -> tuple[float, float] | None:
+    """(thread instructions an SM gets through in a second where packed weights are unpacked, half-width of its
+    logarithm at 90 %) as fitted to runs of such kernels; None where none was. [1/s]
+    """
+    found = offload_fits().get("unpacking", {}).get(kernels)
+    return (found["issue_rate"], found["half_width"]) if found else None
+
+
+@dataclass(frozen=True)
+class ThreadRate:
+    """What one thread of a CPU multiplies."""
+
+    flop_per_s: float
+    half_width: float
+    """Of its logarithm, 90 %."""
+
+
+def thread_rate(kernels: str | None) -> ThreadRate | None:
+    """As fitted to runs of such kernels; None where none was."""
+    found = offload_fits().get("cpu", {}).get(kernels)
+    return ThreadRate(found["flop_per_s"], found["half_width"]) if found else None

@@ -59,6 +59,11 @@ class Policy(Strict):
     """Most experts fetched ahead for a layer."""
     missing: Literal["gpu", "cpu", "cheaper"] | None = None
     """A missing expert is fetched, runs on the CPU, or whichever is cheaper."""
+    gpu_from_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Under ``cheaper``: an expert with so many tokens or more is fetched, one with fewer runs on the CPU; null
+    compares what either costs."""
+    gpu_from_step: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Under ``cpu``: a step of so many tokens or more, a prompt's, fetches the experts it asks for; null never does."""
     backing: Literal["dram", "disk", "remote_gpu"] | None = None
     """Where weights that are off the GPU lie; what main memory cannot hold lies on disk where the system can."""
     remote_bandwidth: Rate | None = None

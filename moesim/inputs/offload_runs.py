@@ -30,8 +30,10 @@ class PublishedRun:
     metric: str
     """Of a prediction: mean_tpot_ms, mean_ttft_ms or mean_e2el_ms."""
     measured_s: float
-    role: str
-    """``fit``: constants are fitted on it; ``judged``: never; empty: neither."""
+    fits: str
+    """What is fitted on it: ``bandwidth``, ``unpacking``, ``cpu``; empty where nothing is."""
+    judged: bool = False
+    """It is kept to judge by."""
     ttft_s: float | None = None
     gpu_memory: float | None = None
     """Peak. [B]"""
@@ -62,9 +64,10 @@ def _run(data: dict[str, Any], entry: dict[str, Any]) -> PublishedRun:
     scenario = _scenario(data, entry, entry.get("workload", data["workload"]))
     metric, measured = _measured(row, scenario)
     memory = entry.get("gpu_memory")
+    gpu, peak = load_hardware(entry["gpu"]).name, parse(memory, "B") if memory else None
     return PublishedRun(
-        entry["name"], file, entry["row"], entry["set"]["system"], load_hardware(entry["gpu"]).name, scenario, metric,
-        measured, entry.get("role", ""), entry.get("ttft_s"), parse(memory, "B") if memory else None,
+        entry["name"], file, entry["row"], entry["set"]["system"], gpu, scenario, metric, measured,
+        entry.get("fits", ""), entry.get("role") == "judged", entry.get("ttft_s"), peak,
     )  # fmt: skip
 
 
@@ -77,10 +80,10 @@ def _table(data: dict[str, Any], table: dict[str, Any]) -> list[PublishedRun]:
         new, out = int(row["input_tokens"]), int(row["output_tokens"])
         scenario = _scenario(data, table, {"batch_size": 1, "input_len": new, "output_len": out})
         metric, measured = _measured(row, scenario)
-        role = "fit" if new in table["fit_input_len"] else "judged"
+        fits = table["fits"] if new in table["fit_input_len"] else ""
         name = f"{table['name']}, {new} in, {out} out"
         system, gpu = table["set"]["system"], load_hardware(table["gpu"]).name
-        found.append(PublishedRun(name, table["file"], number, system, gpu, scenario, metric, measured, role))
+        found.append(PublishedRun(name, table["file"], number, system, gpu, scenario, metric, measured, fits, not fits))
     return found
 
 

@@ -18,6 +18,8 @@ from moesim.inputs.offload import ExpertFormat, Offload, Policy
 class Unpacking(Strict):
     """How packed weights become operands inside a product."""
 
+    kernels: str = Field(min_length=1)
+    """Name by which what was fitted of them is known."""
     instructions: dict[str, dict[str, float]]
     """Compute capability (or ``default``) -> weight format -> thread instructions a weight."""
     issue_rate: Sourced
@@ -78,6 +80,8 @@ class Footprint(Strict):
     """What decides how many layers stay counts neither cache nor activations."""
     keeps_wide_trunk: bool = False
     """The allocator keeps the room of the 16-bit trunk that a quantised one replaced."""
+    embedding_on_host: bool = False
+    """The input embedding stays in main memory, where a token's row is read."""
     host_keeps: Literal["offloaded", "all"] = "offloaded"
     """What main memory holds: what is off the GPU, or a copy of the whole model."""
     disk: bool = False
@@ -112,6 +116,10 @@ class System(Strict):
     footprint: Footprint
     cpu_share: Share | None = None
     """Of the host's achieved memory bandwidth that experts on the CPU reach; null where none run there."""
+    cpu_kernels: str | None = None
+    """Name of what runs them, by which what was fitted of it is known."""
+    cpu_threads: Count | None = None
+    """Threads that run them; null is all cores."""
     doubts: list[str] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -162,11 +162,14 @@ class _State:
         self.note("GPU", f"{layer.name}: attention", start, chosen)
         self._stream_next(following, start)
         guess_there = self.guess_there
-        if "on_cpu" in self.used:
+        if "on_cpu" in self.used and self.rules.overlapped:
             self._on_cpu(layer, chosen)
         here = self._resident(layer, chosen, guess_there)
         self.gpu = self._arrived(layer, chosen, here) if "fetched" in self.used else here
         self._guess(following, chosen)
+        if "on_cpu" in self.used and not self.rules.overlapped:
+            # Whoever waits for every copy begins on the CPU once the GPU's part is done.
+            self._on_cpu(layer, self.gpu)
         if not self.rules.overlapped:
             self.note("GPU", f"{layer.name}: shared", self.gpu, self.gpu + layer.after_s)
             self.gpu = self.gpu + layer.after_s
@@ -256,12 +259,12 @@ class _State:
         return there
 
     def _written_back(self, layer: LayerWork, earliest: Any, there: Any) -> Any:
-        """Evicted experts go the other way; where both ways share the link, what comes waits for them."""
+        """Evicted experts go the other way; where both ways share the link or one stream, what comes waits for them."""
         returned = (layer.fetched + layer.guessed) * layer.back_s
         start = np.maximum(self.back, earliest)
         self.back = start + returned
         self.note("GPU to host", f"{layer.name}: evicted", start, self.back)
-        if self.rules.full_duplex:
+        if self.rules.full_duplex and self.rules.overlapped:
             # Landing space is free once what lay there has left.
             self.link = np.maximum(self.link, self.back - layer.back_s)
             return there

@@ -46,10 +46,14 @@ def moe_places(rank: Rank) -> list[int]:
 
 def trunk_bytes(rank: Rank) -> float:
     """All weights but routed experts. [B]"""
-    experts = sum(
-        g.count * g.routed.num_experts * expert_bytes(rank, g.routed) for g in rank.model.layers if g.routed is not None
-    )
+    experts = sum(g.count * g.routed.expert_bytes(rank) for g in rank.model.layers if g.routed is not None)
     return weight_bytes(rank) - experts
+
+
+def embedding_bytes(rank: Rank) -> float:
+    """The input embedding, where the head is not tied to it. [B]"""
+    model = rank.model
+    return 0.0 if model.tie_word_embeddings else (model.embedding_rows or model.vocab_size) * model.hidden_size * 2.0
 
 
 def layer_bytes(rank: Rank, layers: Layers) -> float:
@@ -61,6 +65,8 @@ def layer_bytes(rank: Rank, layers: Layers) -> float:
 def trunk_room(rank: Rank, system: System) -> float:
     """What the trunk takes on the GPU, the allocator's habits included. [B]"""
     held = trunk_bytes(rank)
+    if system.footprint.embedding_on_host:
+        held -= embedding_bytes(rank)
     if not system.footprint.keeps_wide_trunk:
         return held
     return max(held, trunk_bytes(replace(rank, model=rank.model.formatted(lambda _: "bfloat16", lambda now: now))))

@@ -114,7 +114,8 @@ def _experts(
     here = sum(slots) * each
     everything = memory.trunk_bytes(rank) + every * each
     buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
-    below = memory.host_tiers(system, host, policy.backing or "dram", every * each - here, everything)
+    embedding = memory.embedding_bytes(rank) if system.footprint.embedding_on_host else 0.0
+    below = memory.host_tiers(system, host, policy.backing or "dram", every * each - here + embedding, everything)
     tiers = _tiers(hardware, host, budget, (context, trunk, here, buffers, kv, activations), below)
     resident = (True,) * rank.model.num_hidden_layers
     return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
@@ -152,7 +153,8 @@ def _layers(
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
     context, kv, activations = memory.working_bytes(rank, system, limits, work)
     sizes = [memory.layer_bytes(rank, rank.model.layers[i]) for i in rank.model.order]
-    ends = memory.weight_bytes(rank) - sum(sizes)
+    embedding = memory.embedding_bytes(rank) if system.footprint.embedding_on_host else 0.0
+    ends = memory.weight_bytes(rank) - sum(sizes) - embedding
     head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
     landing = system.footprint.layer_buffers * max(sizes)
     budget = memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
@@ -177,7 +179,7 @@ def _layers(
     on_gpu = sum(size for size, here in zip(sizes, resident, strict=True) if here)
     # The head comes after all layers: it is off the GPU where any layer before it is.
     trunk = ends if all_here or last else ends - head
-    everything = ends + sum(sizes)
+    everything = ends + sum(sizes) + embedding
     off = everything - on_gpu - trunk
     below = memory.host_tiers(system, host, policy.backing or "dram", off, everything)
     kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)

@@ -113,8 +113,11 @@ def _with_experts(
         hit = hit * (np.arange(len(hit)) > 0)
     asked, miss = _wide(distinct), _wide(1.0 - hit)
     misses = drawn_misses(distinct, hit, len(places))
-    flop = 2.0 * tokens * ffn.num_experts_per_tok / distinct * ffn.expert_parameters(plan.rank.model.hidden_size)
-    on_cpu = _runs_on_cpu(plan, around, each, flop)
+    each_token = 2.0 * ffn.expert_parameters(plan.rank.model.hidden_size)
+    cpu_share, rows = _on_cpu(
+        plan, requests, around, each, each_token, tokens, tokens * ffn.num_experts_per_tok / distinct
+    )
+    on_cpu = bool(np.any(cpu_share > 0))
     guessed: Any = 0.0 * misses
     wasted: Any = 0.0 * misses
     if policy.prefetch in _GUESSES and phase == "decode" and not (on_cpu and policy.missing == "cheaper"):
@@ -130,20 +133,30 @@ def _with_experts(
         hits=np.maximum(asked - misses, 0.0),
         guessed=guessed,
         wasted=wasted,
-        fetched=0.0 * left if on_cpu else left,
-        on_cpu=left if on_cpu else 0.0 * left,
+        fetched=left * (1.0 - _wide(cpu_share)),
+        on_cpu=left * _wide(cpu_share),
         copy_s=around.copy_seconds(each),
-        back_s=around.copy_seconds(each) if policy.writeback and not everything else 0.0,
+        # What is not kept is not sent back.
+        back_s=around.copy_seconds(each) if policy.writeback and policy.cache != "none" and not everything else 0.0,
         disk_s=plan.disk_share * around.disk_seconds(each) if plan.disk_share else 0.0,
-        cpu_s=_wide(around.cpu_seconds(each, flop)) if on_cpu else 0.0,
+        cpu_s=_wide(around.cpu_seconds(each, rows * each_token)) if on_cpu else 0.0,
     )
 
 
-def _runs_on_cpu(plan: OffloadPlan, around: HostMachine, bytes_each: float, flop: Any) -> bool:
-    """Whether a missing expert runs on the CPU: always, never, or where that is cheaper than to fetch it."""
-    if plan.policy.missing != "cheaper":
-        return plan.policy.missing == "cpu"
-    return bool(around.cpu_seconds(bytes_each, np.mean(flop)) < around.copy_seconds(bytes_each))
+def _on_cpu(
+    plan: OffloadPlan, requests: Requests, around: HostMachine, bytes_each: float, flop_a_token: float, tokens: Any,
+    rows: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """(of the missing experts, the share that runs on the CPU: all, none, or those that it takes less to run there than
+    to fetch; tokens of each of them)."""
+    policy, every = plan.policy, np.ones_like(tokens, float)
+    if policy.missing != "cheaper":
+        fetches = policy.gpu_from_step is not None and tokens >= policy.gpu_from_step
+        return every * (policy.missing == "cpu") * np.logical_not(fetches), rows
+    if policy.gpu_from_tokens is not None:
+        return requests.fewer(tokens, policy.gpu_from_tokens)
+    cheaper = around.cpu_seconds(bytes_each, np.mean(rows) * flop_a_token) < around.copy_seconds(bytes_each)
+    return every * bool(cheaper), rows
 
 
 def _wide(x: Any) -> Any:

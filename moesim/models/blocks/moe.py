@@ -116,15 +116,19 @@ class Moe(Block):
 
     def weight_bytes(self, rank: Rank) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
-        slots = rank.slots(self)
-        width, wide = rank.expert_kernels(self)[0].stored(self.width // plan.expert_tp, self.seen(hidden))
-        experts = slots * self.matrices_per_expert * wide * width * bytes_per_weight(self.experts)
+        slots, experts = rank.slots(self), self.expert_bytes(rank)
         # Where tokens are exchanged, a rank runs the shared experts on its own tokens, with whole weights.
         shared = self.shared_parameters(hidden) / (1 if plan.exchanges else rank.tp) * bytes_per_weight(self.weights)
         extra = self.extra_parameters * slots / self.num_experts / plan.expert_tp
         router = hidden * (self.num_experts + self.unrouted)
         latent = (self._whole_parameters(hidden) - router) * BF16
         return experts + shared + router * bytes_per_weight(self.router) + latent + extra * BF16
+
+    def expert_bytes(self, rank: Rank) -> float:
+        """The rank's routed experts as their kernels store them. [B]"""
+        shape = self.width // rank.plan.expert_tp, self.seen(rank.model.hidden_size)
+        width, wide = rank.expert_kernels(self)[0].stored(*shape)
+        return rank.slots(self) * self.matrices_per_expert * wide * width * bytes_per_weight(self.experts)
 
     def activation_bytes(self, rank: Rank, tokens: int) -> float:
         plan, hidden = rank.plan, rank.model.hidden_size
