@@ -45,10 +45,6 @@ class Compared:
     high: float
 
     @property
-    def fitted(self) -> bool:
-        return bool(self.fits)
-
-    @property
     def error(self) -> float:
         return self.predicted / self.measured - 1
 

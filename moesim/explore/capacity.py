@@ -50,8 +50,7 @@ def capacity(
 ) -> Capacity:  # fmt: skip
     """Raise the load until the ``statistic`` of a latency leaves the SLO.
 
-    Every load tried is simulated; twice as much at a time, then by halves. Clients beyond the engine's seats and
-    beyond those that still raise its throughput only wait: they are tried while a limit says so, up to 8,192.
+    Every load tried is simulated; twice as much at a time, then by halves.
 
     Raises
     ------

@@ -7,7 +7,7 @@ first comparison said stays on the page of served runs, whatever is changed late
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,34 +23,41 @@ from moesim.prediction import predict
 
 FOLDER = paths.CALIBRATION / "first-looks"
 _COLUMNS = ("runs", "line", "metric", "predicted", "low", "high")
+_Line = tuple[str, int, str, Sequence[float]]
+"""(set, line, metric, value with its interval)."""
 
 
 def write_predictions(sets: Sequence[Path], target: Path, workers: int = 2) -> Path:
     """Predict every run of the sets and write what was predicted, beside nothing measured."""
     groups = [load_runs(path) for path in sets]
-    with whole(target) as half, half.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for group, run, values in predicted_runs(groups, workers):
-            for metric in run.measured:
-                if values:
-                    writer.writerow([group.name, run.line, metric, *(f"{x:.6g}" for x in values[metric])])
-    return target
+    return _written(target, (
+        (group.name, run.line, metric, values[metric])
+        for group, run, values in predicted_runs(groups, workers)
+        for metric in run.measured
+        if values
+    ))  # fmt: skip
 
 
 def write_offload_predictions(target: Path) -> Path:
     """The same of published runs of offloading systems; what does not fit has no line. [ms]"""
+    return _written(target, _of_offloading())
+
+
+def _of_offloading() -> Iterator[_Line]:
+    for run in runs():
+        try:
+            metric = predict(run.scenario).metrics[run.metric]
+        except DoesNotFit:
+            continue
+        assert metric is not None
+        yield run.file, run.row, run.metric, (metric.value, metric.low, metric.high)
+
+
+def _written(target: Path, lines: Iterable[_Line]) -> Path:
     with whole(target) as half, half.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for run in runs():
-            try:
-                metric = predict(run.scenario).metrics[run.metric]
-            except DoesNotFit:
-                continue
-            assert metric is not None
-            values = (metric.value, metric.low, metric.high)
-            writer.writerow([run.file, run.row, run.metric, *(f"{x:.6g}" for x in values)])
+        writer.writerows((*which, *(f"{x:.6g}" for x in values)) for *which, values in lines)
     return target
 
 

@@ -50,10 +50,12 @@ def trunk_bytes(rank: Rank) -> float:
     return weight_bytes(rank) - experts
 
 
-def embedding_bytes(rank: Rank) -> float:
-    """The input embedding, where the head is not tied to it. [B]"""
+def embedding_on_host(rank: Rank, system: System) -> float:
+    """The input embedding where the system keeps it in main memory, and the head is not tied to it. [B]"""
     model = rank.model
-    return 0.0 if model.tie_word_embeddings else (model.embedding_rows or model.vocab_size) * model.hidden_size * 2.0
+    if not system.footprint.embedding_on_host or model.tie_word_embeddings:
+        return 0.0
+    return (model.embedding_rows or model.vocab_size) * model.hidden_size * 2.0
 
 
 def layer_bytes(rank: Rank, layers: Layers) -> float:
@@ -64,9 +66,7 @@ def layer_bytes(rank: Rank, layers: Layers) -> float:
 
 def trunk_room(rank: Rank, system: System) -> float:
     """What the trunk takes on the GPU, the allocator's habits included. [B]"""
-    held = trunk_bytes(rank)
-    if system.footprint.embedding_on_host:
-        held -= embedding_bytes(rank)
+    held = trunk_bytes(rank) - embedding_on_host(rank, system)
     if not system.footprint.keeps_wide_trunk:
         return held
     return max(held, trunk_bytes(replace(rank, model=rank.model.formatted(lambda _: "bfloat16", lambda now: now))))

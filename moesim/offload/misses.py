@@ -43,19 +43,11 @@ class Requests:
 
     def fewer(self, tokens: Any, than: int) -> tuple[Array, Array]:
         """(of the experts asked for, the share with fewer tokens than so many; tokens of each of those)."""
-        share, mean = (Loads.per_token_count(tokens, lambda n, k=k: self._fewer(int(n), than)[k]) for k in range(2))
-        return share, mean
-
-    def _fewer(self, tokens: int, than: int) -> tuple[float, float]:
         q = np.clip(np.asarray(self._popularity()), 1e-12, 1.0 - 1e-12)
-        chance = (1.0 - q) ** tokens
-        asked, some, rows = (1.0 - chance).sum(), 0.0, 0.0
-        for k in range(1, min(than, tokens + 1)):
-            # Binomial: each token picks the expert with its own chance.
-            chance = chance * (tokens - k + 1) / k * q / (1.0 - q)
-            some, rows = some + chance.sum(), rows + k * chance.sum()
-        share = 1.0 if than > tokens else float(min(some / asked, 1.0))
-        return share, float(rows / some) if some > 0 else 1.0
+        counts = np.asarray(tokens, int)
+        known = {n: _fewer(q, n, than) for n in set(counts.ravel().tolist())}
+        found = np.array([known[n] for n in counts.ravel().tolist()])
+        return found[:, 0].reshape(counts.shape), found[:, 1].reshape(counts.shape)
 
     def _hit_rate(self, tokens: int, slots: float) -> float:
         experts = self.loads.num_experts
@@ -81,6 +73,18 @@ class Requests:
             counts = power_law_counts(experts, k, _LONG, self.loads.alpha)[0]
             return tuple(np.minimum(counts / _LONG, 1.0).tolist())
         return self.loads.popularity or (k / experts,) * experts
+
+
+def _fewer(q: Array, tokens: int, than: int) -> tuple[float, float]:
+    """``Requests.fewer`` of one number of tokens; ``q`` are the experts' inclusion probabilities."""
+    chance = (1.0 - q) ** tokens
+    asked, some, rows = (1.0 - chance).sum(), 0.0, 0.0
+    for k in range(1, min(than, tokens + 1)):
+        # Binomial: each token picks the expert with its own chance.
+        chance = chance * (tokens - k + 1) / k * q / (1.0 - q)
+        some, rows = some + chance.sum(), rows + k * chance.sum()
+    share = 1.0 if than > tokens else float(min(some / asked, 1.0))
+    return share, float(rows / some) if some > 0 else 1.0
 
 
 @lru_cache(maxsize=1)

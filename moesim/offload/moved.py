@@ -31,7 +31,7 @@ def _experts(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list
     )  # fmt: skip
     if np.any(fetched > 0):
         found.append(around.copy("expert_copy", Copy(fetched, each)))
-        if plan.policy.writeback and plan.policy.cache != "none":
+        if plan.policy.writeback:
             found.append(around.copy("expert_writeback", Copy(fetched, each, back=True)))
     if plan.disk_share and np.any(fetched + wasted + on_cpu > 0):
         read = plan.disk_share * (fetched + wasted + on_cpu)

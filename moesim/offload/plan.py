@@ -75,7 +75,9 @@ def filled(offload: Offload, system: System) -> Policy:
         "missing": "gpu", "backing": "dram", "host_memory": "pinned", "copies": "overlapped", "writeback": False,
         "skipped_share": 0.0, "cold_start": False,
     }  # fmt: skip
-    return Policy(**{**defaults, **base, **given, "unit": unit})
+    policy = {**defaults, **base, **given, "unit": unit}
+    # What is not kept is not sent back.
+    return Policy(**policy | {"writeback": policy["writeback"] and policy["cache"] != "none"})
 
 
 def amount_of(policy: Policy) -> str | None:
@@ -114,7 +116,7 @@ def _experts(
     here = sum(slots) * each
     everything = memory.trunk_bytes(rank) + every * each
     buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
-    embedding = memory.embedding_bytes(rank) if system.footprint.embedding_on_host else 0.0
+    embedding = memory.embedding_on_host(rank, system)
     below = memory.host_tiers(system, host, policy.backing or "dram", every * each - here + embedding, everything)
     tiers = _tiers(hardware, host, budget, (context, trunk, here, buffers, kv, activations), below)
     resident = (True,) * rank.model.num_hidden_layers
@@ -153,7 +155,7 @@ def _layers(
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
     context, kv, activations = memory.working_bytes(rank, system, limits, work)
     sizes = [memory.layer_bytes(rank, rank.model.layers[i]) for i in rank.model.order]
-    embedding = memory.embedding_bytes(rank) if system.footprint.embedding_on_host else 0.0
+    embedding = memory.embedding_on_host(rank, system)
     ends = memory.weight_bytes(rank) - sum(sizes) - embedding
     head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
     landing = system.footprint.layer_buffers * max(sizes)

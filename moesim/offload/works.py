@@ -136,8 +136,7 @@ def _with_experts(
         fetched=left * (1.0 - _wide(cpu_share)),
         on_cpu=left * _wide(cpu_share),
         copy_s=around.copy_seconds(each),
-        # What is not kept is not sent back.
-        back_s=around.copy_seconds(each) if policy.writeback and policy.cache != "none" and not everything else 0.0,
+        back_s=around.copy_seconds(each) if policy.writeback and not everything else 0.0,
         disk_s=plan.disk_share * around.disk_seconds(each) if plan.disk_share else 0.0,
         cpu_s=_wide(around.cpu_seconds(each, rows * each_token)) if on_cpu else 0.0,
     )

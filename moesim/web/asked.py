@@ -20,7 +20,8 @@ _MOST_GPUS = 64
 _SWITCH = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
 _FIELDS = ("model", "gpu", *_PLAN, "ep", "format")
 _START = {"a.model": "Qwen3-30B-A3B", "a.gpu": "nvidia-h100-sxm5-80gb", "a.tp": "1", "b.tp": "1"}
-MOST_REQUESTS = 400
+_MOST_REQUESTS = 400
+"""Of a simulation that the page asks for, but for those rounds."""
 _ROUNDS = 4
 """Requests of each client that the page simulates at least: the first round, a burst, is then not all there is."""
 
@@ -96,7 +97,7 @@ def _scenario(column: str, values: Mapping[str, str]) -> Scenario:
     engine["enable_expert_parallel"] = _SWITCH.get(ep, False)
     if stored != "published":
         engine["quantization"] = stored
-    requests = max(min(10 * load["users"], MOST_REQUESTS), _ROUNDS * load["users"])
+    requests = max(min(10 * load["users"], _MOST_REQUESTS), _ROUNDS * load["users"])
     workload = {"max_concurrency": load["users"], "input_len": load["isl"], "output_len": load["osl"],
                 "num_prompts": requests}  # fmt: skip
     return from_data({"model": model, "hardware": gpu, "engine": engine, "workload": workload}, column)

@@ -69,7 +69,7 @@ def docker_command(command: Command, settings: EngineSettings) -> str:
     variables = "".join(f" -e {name}={value}" for name, value in command.environment.items())
     words = shlex.join(command.words[2:])
     return (
-        f"docker run --gpus all --ipc=host -p 8000:8000 -v ~/.cache/huggingface:/root/.cache/huggingface{variables} "
+        f"docker run --gpus all --ipc=host -p 8000:8000 -v ~/.cache/huggingface:/hf -e HF_HOME=/hf{variables} "
         f"{_IMAGE}:{tag} --model {words}"
     )
 
