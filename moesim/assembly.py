@@ -109,8 +109,8 @@ def _offloaded(
     requests, ffn = None, rank.model.moe
     if ffn is not None:
         routing = rank.routing
-        skew = getattr(routing, "corpus_skew", None)
-        requests = Requests(rank.loads(ffn), policy, getattr(routing, "persistence", 0.0), skew)
+        repeats, drift = getattr(routing, "persistence", 0.0), getattr(routing, "drift", 0.0)
+        requests = Requests(rank.loads(ffn), policy, repeats, drift, getattr(routing, "corpus_skew", None))
     resident = StepModel(rank, machine, limits.captured_tokens, limits.async_scheduling)
     steps = OffloadedSteps(resident, plan, requests)
     return Parts(hardware, rank, limits, with_drafts(steps, limits), plan)

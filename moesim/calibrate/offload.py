@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from moesim import paths
-from moesim.calibrate.locality import fit_locality
+from moesim.calibrate.locality import Curve, fit_drifting
 from moesim.errors import CalibrationError
 from moesim.files import yaml
 from moesim.hardware.catalogue import load_hardware
-from moesim.inputs.offload_fits import FITS_FILE, offload_fits
+from moesim.inputs.offload_fits import FITS_FILE, fits_instead, forget_fits, offload_fits
 from moesim.inputs.offload_runs import PublishedRun, rows_of, runs
 from moesim.inputs.system_file import load_system
 from moesim.prediction import predict
@@ -32,14 +32,14 @@ _OTHER_PROCESSOR = 0.5
 """Half-width, in the logarithm, of a thread's rate on a processor that was not fitted; assumed."""
 
 
-def hit_rate_curves() -> dict[str, tuple[int, int, Any, Any]]:
-    """Model -> (experts, top-k, cached experts a layer, LRU hit rate)."""
+def hit_rate_curves() -> dict[str, Curve]:
+    """Model -> its LRU hit rates."""
     found: dict[str, tuple[int, int, list[float], list[float]]] = {}
     for row in rows_of("expert-cache-hit-rates-lru.csv"):
         entry = found.setdefault(row["model"], (int(row["n_experts"]), int(row["top_k"]), [], []))
         entry[2].append(float(row["cached_experts_per_layer"]))
         entry[3].append(float(row["hit_rate"]))
-    return {name: (e, k, np.array(slots), np.array(hits)) for name, (e, k, slots, hits) in found.items()}
+    return {name: Curve(e, k, np.array(slots), np.array(hits)) for name, (e, k, slots, hits) in found.items()}
 
 
 def copy_shares() -> dict[str, dict[str, float]]:
@@ -84,6 +84,35 @@ def fit_bandwidth(alike: Sequence[PublishedRun]) -> dict[str, Any]:
     return {
         "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": _LEAST_HALF_WIDTH,
         "rows": [run.row for run in alike], "at_bound": bool(at_bound),
+    }  # fmt: skip
+
+
+def fit_fixed(alike: Sequence[PublishedRun]) -> dict[str, Any]:
+    """The bandwidth to the GPU and a fixed time a step, under which runs that move different amounts take as long as
+    measured: least squares of logarithms.
+    """
+    from scipy.optimize import least_squares
+
+    nominal = load_hardware(alike[0].scenario.hardware).links.host.value
+    tried = offload_fits()["systems"].setdefault(alike[0].system, {})
+
+    def entry(x: Any) -> dict[str, Any]:
+        rate = float(np.exp(x[0]))
+        return {
+            "bytes_per_s": round(rate, -6), "share": rate / nominal, "half_width": _LEAST_HALF_WIDTH,
+            "fixed_s": float(x[1]), "rows": [run.row for run in alike], "at_bound": False,
+        }  # fmt: skip
+
+    def errors(x: Any) -> Any:
+        tried[alike[0].gpu] = entry(x)
+        return np.array([log_error(run) for run in alike])
+
+    fastest, longest = np.log(nominal), min(run.measured_s for run in alike)
+    ends = ([np.log(0.02 * nominal), 0.0], [fastest, longest])
+    found = least_squares(errors, [fastest - np.log(2), 0.2 * longest], bounds=ends, diff_step=1e-3)
+    share = float(np.exp(found.x[0] - fastest))
+    return entry(found.x) | {
+        "share": round(share, 6), "fixed_s": round(float(found.x[1]), 4), "at_bound": bool(share > 0.999),
     }  # fmt: skip
 
 
@@ -140,41 +169,51 @@ def fit_cpu(alike: Sequence[PublishedRun]) -> tuple[dict[str, Any], dict[str, An
 
 def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
     """Fit everything and write ``calibration/offload/fits.json``."""
-    catalogue = yaml.read(paths.OFFLOAD / "meta.yaml").data["catalogue"]
+    meta = yaml.read(paths.OFFLOAD / "meta.yaml").data
+    catalogue = meta["catalogue"]
     curves = hit_rate_curves()
     unknown = set(catalogue) - set(curves)
     if unknown:
         raise CalibrationError(f"meta.yaml names models without hit rates: {', '.join(sorted(unknown))}")
     locality = {}
-    for name, (experts, top_k, slots, hits) in curves.items():
-        found = fit_locality(experts, top_k, slots, hits)
-        locality[name] = {"experts": experts, "top_k": top_k, "catalogue": catalogue.get(name, []), **found}
+    for name, curve in curves.items():
+        found = fit_drifting(curve, meta["drift"]["redraws_per_repeat"])
+        locality[name] = {
+            "experts": curve.experts, "top_k": curve.top_k, "catalogue": catalogue.get(name, []), **found,
+        }  # fmt: skip
         progress(f"{name}: persistence {found['persistence']}, skew {found['skew']}, rmse {found['rmse']}")
     fits: dict[str, Any] = {"copies": copy_shares(), "systems": {}, "unpacking": {}, "cpu": {}, "locality": locality}
-    _write(fits)
-    known = runs()
-    for _ in range(_ROUNDS):
-        # Some runs copy and unpack: each is fitted with the other as it stands.
-        for system, gpu in dict.fromkeys((run.system, run.gpu) for run in known if run.fits == "bandwidth"):
-            alike = [run for run in known if (run.system, run.gpu, run.fits) == (system, gpu, "bandwidth")]
-            entry = fits["systems"].setdefault(system, {})[gpu] = fit_bandwidth(alike)
-            progress(f"{system} on {gpu}: {entry['bytes_per_s'] / 1e9:.4g} GB/s")
-        _write(fits)
-        found = fit_unpacking(unpacked := [run for run in known if run.fits == "unpacking"])
-        unpack = load_system(unpacked[0].system).runtime.unpack
-        assert unpack is not None
-        fits["unpacking"][unpack.kernels] = found
-        _write(fits)
-        progress(f"{unpack.kernels}: {found['issue_rate'] / 1e9:.4g} G instructions/s an SM")
-    for system, gpu in dict.fromkeys((run.system, run.gpu) for run in known if run.fits == "cpu"):
-        thread, link = fit_cpu([run for run in known if (run.system, run.gpu, run.fits) == (system, gpu, "cpu")])
-        fits["cpu"][load_system(system).cpu_kernels] = thread
-        fits["systems"].setdefault(system, {})[gpu] = link
-        _write(fits)
-        progress(f"{system}: {thread['flop_per_s'] / 1e9:.3g} GFLOP/s a thread")
+    fit_runs(runs(), fits, progress)
+    paths.write_whole(FITS_FILE, json.dumps(fits, indent=1) + "\n")
+    forget_fits()
     return FITS_FILE
 
 
-def _write(fits: dict[str, Any]) -> None:
-    paths.write_whole(FITS_FILE, json.dumps(fits, indent=1) + "\n")
-    offload_fits.cache_clear()
+def fit_runs(known: Sequence[PublishedRun], fits: dict[str, Any], progress: Callable[[str], None]) -> None:
+    """Fill ``fits`` with what the known runs that may be fitted say of systems, unpacking and CPUs."""
+    with fits_instead(fits):
+        for _ in range(_ROUNDS):
+            # Some runs copy and unpack: each is fitted with the other as it stands.
+            for fitting, fit in (("bandwidth", fit_bandwidth), ("bandwidth and fixed time", fit_fixed)):
+                for (system, gpu), alike in _alike(known, fitting).items():
+                    entry = fits["systems"].setdefault(system, {})[gpu] = fit(alike)
+                    more = f", {entry['fixed_s']:.3g} s a step" if "fixed_s" in entry else ""
+                    progress(f"{system} on {gpu}: {entry['bytes_per_s'] / 1e9:.4g} GB/s{more}")
+            for (system, _), alike in _alike(known, "unpacking").items():
+                unpack = load_system(system).runtime.unpack
+                assert unpack is not None
+                found = fits["unpacking"][unpack.kernels] = fit_unpacking(alike)
+                progress(f"{unpack.kernels}: {found['issue_rate'] / 1e9:.4g} G instructions/s an SM")
+        for (system, gpu), alike in _alike(known, "cpu").items():
+            kernels = load_system(system).cpu_kernels
+            fits["cpu"][kernels], fits["systems"].setdefault(system, {})[gpu] = fit_cpu(alike)
+            progress(f"{system}: {fits['cpu'][kernels]['flop_per_s'] / 1e9:.3g} GFLOP/s a thread")
+
+
+def _alike(known: Sequence[PublishedRun], fitting: str) -> dict[tuple[str, str], list[PublishedRun]]:
+    """(system, GPU) -> its runs that a constant of a kind is fitted on."""
+    found: dict[tuple[str, str], list[PublishedRun]] = {}
+    for run in known:
+        if run.fits == fitting:
+            found.setdefault((run.system, run.gpu), []).append(run)
+    return found

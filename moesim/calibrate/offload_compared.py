@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from moesim.calibrate.offload import hit_rate_curves
 from moesim.errors import DoesNotFit
 from moesim.inputs.loading import from_data
 from moesim.inputs.offload_fits import offload_fits
-from moesim.inputs.offload_runs import published, rows_of, runs
+from moesim.inputs.offload_runs import PublishedRun, published, rows_of, runs
 from moesim.memory import weight_bytes
 from moesim.offload import eager
 from moesim.offload.hit_rates import hit_rate
@@ -51,23 +52,30 @@ class Compared:
 
 def compared_runs() -> tuple[list[Compared], list[Compared], list[Compared]]:
     """(seconds of every published run, seconds to the first token, bytes on the GPU where a run states them)."""
-    time, first, memory = [], [], []
-    for run in runs():
-        head = (run.name, run.system, run.gpu)
-        try:
-            found = predict(run.scenario)
-        except DoesNotFit:
-            # It ran, so it fits: said on the page as a failure of ours.
-            time.append(Compared(*head, run.fits, run.judged, run.measured_s, *(float("inf"),) * 3))
+    first, memory, known = [], [], runs()
+    for run in known:
+        if run.ttft_s is None and run.gpu_memory is None:
             continue
-        time.append(Compared(*head, run.fits, run.judged, run.measured_s, *_seconds(found, run.metric)))
+        found, head = predict(run.scenario), (run.name, run.system, run.gpu)
         if run.ttft_s is not None:
             first.append(Compared(*head, "", False, run.ttft_s, *_seconds(found, "mean_ttft_ms")))
         if run.gpu_memory is not None:
             assert isinstance(found.memory, Tiers)
             peak = found.memory.gpu
             memory.append(Compared(*head, "", False, run.gpu_memory, peak, peak, peak))
-    return time, first, memory
+    return compared_times(known), first, memory
+
+
+def compared_times(known: Sequence[PublishedRun]) -> list[Compared]:
+    """Seconds of each run; infinite where it ran and we say that it does not fit."""
+    time = []
+    for run in known:
+        try:
+            found = _seconds(predict(run.scenario), run.metric)
+        except DoesNotFit:
+            found = (float("inf"),) * 3
+        time.append(Compared(run.name, run.system, run.gpu, run.fits, run.judged, run.measured_s, *found))
+    return time
 
 
 def _seconds(found: Prediction, name: str) -> tuple[float, float, float]:
@@ -141,16 +149,23 @@ def hit_rate_errors() -> dict[str, tuple[float, float]]:
     from moesim.calibrate.locality import predicted
 
     found = {}
-    for name, (experts, top_k, slots, measured) in hit_rate_curves().items():
+    for name, curve in hit_rate_curves().items():
         entry = offload_fits()["locality"][name]
-        error = predicted(experts, top_k, entry["persistence"], entry["skew"], slots) - measured
+        numbers = (entry["persistence"], entry["skew"], curve.slots, entry["drift"])
+        error = predicted(curve.experts, curve.top_k, *numbers) - curve.hit_rates
         found[name] = (float(np.sqrt((error**2).mean())), float(np.abs(error).max()))
     return found
+
+
+def lfu_below_lru() -> dict[str, bool]:
+    """Model -> whether LFU was published to hit less than LRU with two tokens' worth of slots."""
+    return {row["model"]: row["lfu_below_lru"] == "yes" for row in rows_of("lfu-below-lru.csv")}
 
 
 def other_policies(model: str) -> dict[str, float]:
     """Hit rates of every policy, with twice the slots that a token asks for, from the locality fitted on LRU."""
     entry = offload_fits()["locality"][model]
-    locality = Locality.zipf(entry["experts"], entry["top_k"], entry["persistence"], entry["skew"])
+    numbers = (entry["persistence"], entry["skew"], entry["drift"])
+    locality = Locality.zipf(entry["experts"], entry["top_k"], *numbers)
     slots = 2.0 * entry["top_k"]
     return {policy: hit_rate(policy, locality, slots) for policy in ("lru", "lfu", "fifo", "static", "belady")}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost
-from moesim.cost.host_fits import LinkRate, issue_rate, link_rate, thread_rate
+from moesim.cost.host_fits import LinkRate, fixed_time, issue_rate, link_rate, thread_rate
 from moesim.cost.widening import around
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import Host
@@ -20,6 +20,8 @@ _GIVEN = 0.1
 """Half-width of a bandwidth that the scenario gives."""
 _ASSUMED = 0.5
 """Half-width, in the logarithm, of what was assumed from hardware figures: a factor of 1.65."""
+_ASSUMED_CPU = 0.7
+"""The same of experts on a CPU, whose kernels differ by more: a factor of two."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class HostMachine:
         seconds = op.count * self.cpu_seconds(op.weight_bytes, op.flop_each)
         text = "blocks x max(bytes / (DRAM bandwidth x achieved x share), FLOP / CPU rate)"
         fitted = thread_rate(self.system.cpu_kernels)
-        width, tag = (fitted.half_width, "fitted") if fitted else (_ASSUMED, "assumed")
+        width, tag = (fitted.half_width, "fitted") if fitted else (_ASSUMED_CPU, "assumed")
         source = f"offload:{self.system.cpu_kernels}" if fitted else f"host/{self.host.name}:cpu"
         return self._cost(name, op, seconds, "CPU", width, tag, source, text)
 
@@ -110,6 +112,15 @@ class HostMachine:
         """What launching operations one by one adds to the GPU's own time. [s]"""
         text = "max(operations x host time of one, GPU time) - GPU time"
         return self._cost(name, None, seconds, "host", _ASSUMED, "assumed", f"host/{self.host.name}:operation", text)
+
+    def fixed(self) -> list[Cost]:
+        """What a step of the system takes beside everything that is priced, where runs tell of any. [s]"""
+        found = fixed_time(self.system.name, self.hardware.name)
+        if found is None:
+            return []
+        width, text = found.half_width, "fixed time a step, fitted on runs that move different amounts"
+        seconds = np.asarray(found.seconds)
+        return [self._cost("runtime", None, seconds, "host", width, found.tag, found.source, text)]
 
     @staticmethod
     def _cost(name: str, op: Any, seconds: Any, bound: str, width: float, tag: str, source: str, formula: str) -> Cost:

@@ -8,8 +8,11 @@ import numpy as np
 
 from moesim.inputs.offload_fits import offload_fits
 
-UNSEEN_SYSTEM = 0.35
+UNSEEN_SYSTEM = 0.45
 """Half-width, in the logarithm, where a system's copies were never seen: frameworks differ by two on one machine."""
+_OWN_SHARE, _UNSEEN_HOST = 0.5, 0.7
+"""Of a fixed time, what is taken to be the system's and not its machine's; half-width in the logarithm, a factor of
+two, so that all of it is inside."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,34 @@ def link_rate(system: str, gpu: str, nominal_bytes_per_s: float, memory: str, ow
     return LinkRate(
         nominal_bytes_per_s * float(np.exp(middle)), spread, "extrapolated", f"offload:{system} copies on other GPUs"
     )
+
+
+@dataclass(frozen=True)
+class FixedTime:
+    """What a system's step takes beside everything that is priced."""
+
+    seconds: float
+    half_width: float
+    """Of its logarithm, 90 %."""
+    tag: str
+    source: str
+
+
+def fixed_time(system: str, gpu: str) -> FixedTime | None:
+    """As fitted on runs that move different amounts; None where no GPU's runs tell of any.
+
+    On a GPU without runs of the system, half of what the median of the others has (a single row cannot tell and counts
+    as none): what nobody explains may be that machine's own.
+    """
+    own = offload_fits()["systems"].get(system, {})
+    if gpu in own:
+        entry = own[gpu]
+        seconds = entry.get("fixed_s", 0.0)
+        found = FixedTime(seconds, entry["half_width"], "fitted", f"offload/{gpu}:{system} fixed time")
+    else:
+        seconds = _OWN_SHARE * float(np.median([entry.get("fixed_s", 0.0) for entry in own.values()] or [0.0]))
+        found = FixedTime(seconds, _UNSEEN_HOST, "extrapolated", f"offload:{system} fixed time on other machines")
+    return found if seconds else None
 
 
 def issue_rate(kernels: str) -> tuple[float, float] | None:

@@ -8,6 +8,8 @@ from typing import Any
 from moesim.inputs.offload_fits import offload_fits
 from moesim.inputs.routing import Locality
 
+_NUMBERS = ("persistence", "skew", "drift")
+
 
 def _measured() -> dict[str, Any]:
     return offload_fits()["locality"]
@@ -20,17 +22,17 @@ def measured_name(model: str) -> str | None:
 
 def resolved(routing: Locality, model: str) -> Locality:
     """Nulls filled with what was measured of the model, else with the median of all measured models."""
-    if routing.persistence is not None and routing.skew is not None:
+    given = {name: getattr(routing, name) for name in _NUMBERS if getattr(routing, name) is not None}
+    if len(given) == len(_NUMBERS):
         return routing
     own = measured_name(model)
     entries = [_measured()[own]] if own else list(_measured().values())
-    values = {name: median(entry[name] for entry in entries) for name in ("persistence", "skew")}
-    given = {name: getattr(routing, name) for name in values if getattr(routing, name) is not None}
+    values = {name: median(entry[name] for entry in entries) for name in _NUMBERS}
     return routing.model_copy(update=values | given)
 
 
 def locality_note(routing: Locality, model: str) -> str | None:
     """What to say where nothing was measured of the model."""
-    if (routing.persistence is not None and routing.skew is not None) or measured_name(model):
+    if all(getattr(routing, name) is not None for name in _NUMBERS) or measured_name(model):
         return None
     return f"routing: locality of {model} was never measured; assumed the median of {len(_measured())} measured models"

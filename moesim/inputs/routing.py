@@ -73,6 +73,8 @@ class Locality(Strict):
     """Chance that an expert's state carries over to the next token; null is what was measured of the model."""
     skew: Annotated[float, Field(ge=0, le=10)] | None = None
     """Zipf exponent of popularity inside a text; null is what was measured of the model."""
+    drift: Annotated[float, Field(ge=0, le=0.99)] | None = None
+    """Chance a token that an expert's popularity is another's from then on; null is what was measured of the model."""
     corpus_skew: Annotated[float, Field(ge=0, le=10)] = 0.15
     """Zipf exponent of popularity that holds from text to text, which a set placed once can use. The default is what
     Fiddler publishes of Mixtral: the 125 most popular of 256 experts take 53 % (arXiv 2402.07033, appendix C)."""

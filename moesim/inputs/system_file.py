@@ -86,6 +86,8 @@ class Footprint(Strict):
     """What main memory holds: what is off the GPU, or a copy of the whole model."""
     disk: bool = False
     """What main memory cannot hold goes to disk."""
+    bits_off_gpu: dict[ExpertFormat, Literal[16, 32]] = {}
+    """Weight format -> bits of a weight that layers off the GPU keep, and come over the link in, instead."""
 
 
 class Searched(Strict):

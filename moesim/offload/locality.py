@@ -1,13 +1,16 @@
-"""How a router's choices repeat from token to token: two numbers, and all that an LRU cache needs follows.
+"""How a router's choices repeat from token to token: three numbers, and all that an LRU cache needs follows.
 
 Each token an expert keeps its state (picked or not) with probability ``persistence``, else it is picked afresh with
 its inclusion probability under Zipf(``skew``). The union of the last T tokens' experts then has the size
 
     D(T) = sum_e 1 - [(1 - q_e) (1 - (1 - p) q_e)^(T-1)]^n
 
-for n sequences side by side. What an LRU cache holds is such a union, so its hit rate at size D(T) is the chance that
-an expert asked for was asked for within T steps, ``1 - (D(T+1) - D(T)) / D(1)``: for p = 0 the approximation of Che et
-al. (2002) for requests that come in sets. Between two unions the cache holds a part of the next step's experts.
+for n sequences side by side. With probability ``drift`` a token an expert's popularity goes stale and it takes
+another's: then one expert's absence is a chain over popularities, whose eigenvalues give D(T).
+
+What an LRU cache holds is such a union, so its hit rate at size D(T) is the chance that an expert asked for was asked
+for within T steps, ``1 - (D(T+1) - D(T)) / D(1)``: for p = 0 the approximation of Che et al. (2002) for requests that
+come in sets. Between two unions the cache holds a part of the next step's experts.
 """
 
 from __future__ import annotations
@@ -42,10 +45,12 @@ class Locality:
 
     inclusion: tuple[float, ...]
     persistence: float = 0.0
+    drift: float = 0.0
+    """Chance a token that an expert's popularity is another's from then on."""
 
     @classmethod
-    def zipf(cls, num_experts: int, top_k: int, persistence: float, skew: float) -> Locality:
-        return cls(_zipf_inclusion(num_experts, top_k, float(skew)), persistence)
+    def zipf(cls, num_experts: int, top_k: int, persistence: float, skew: float, drift: float = 0.0) -> Locality:
+        return cls(_zipf_inclusion(num_experts, top_k, float(skew)), persistence, drift)
 
     @property
     def num_experts(self) -> int:
@@ -60,6 +65,9 @@ class Locality:
         q = np.minimum(np.asarray(self.inclusion), 1.0)
         steps = np.asarray(steps, float)[:, None]
         stays_away = 1.0 - (1.0 - self.persistence) * q
+        if self.drift:
+            absent = _drifting_absence((1.0 - q) ** sequences, stays_away**sequences, self.drift, steps)
+            return np.where(steps[:, 0] > 0, len(q) * (1.0 - absent), 0.0)
         absent = (1.0 - q) * stays_away ** np.maximum(steps - 1.0, 0.0)
         return np.where(steps[:, 0] > 0, (1.0 - absent**sequences).sum(1), 0.0)
 
@@ -70,3 +78,16 @@ class Locality:
         hit = 1.0 - (next_size - size) / size[1]
         hit[0] = 0.0
         return size, np.clip(hit, 0.0, 1.0)
+
+
+def _drifting_absence(first: Array, later: Array, drift: float, steps: Array) -> Array:
+    """Chance that an expert was not picked for so many steps, where popularities drift.
+
+    Of the experts that stayed away so far, ``v`` holds how many have each popularity; a step takes it to
+    ``later * ((1 - drift) v + drift mean(v))``, which is symmetric under ``sqrt(later)``.
+    """
+    experts, scale = len(first), np.sqrt(np.maximum(later, 1e-12))
+    step = np.diag((1.0 - drift) * scale**2) + drift / experts * np.outer(scale, scale)
+    rates, vectors = np.linalg.eigh(step)
+    weights = (scale @ vectors) * (vectors.T @ (first / experts / scale))
+    return np.clip(np.clip(rates, 0.0, 1.0) ** np.maximum(steps - 1.0, 0.0) @ weights, 0.0, 1.0)

@@ -64,6 +64,16 @@ def layer_bytes(rank: Rank, layers: Layers) -> float:
     return weight_bytes(replace(rank, model=one, first=False, last=False, drafting=None))
 
 
+def bytes_off_gpu(rank: Rank, system: System, layers: Layers) -> float:
+    """All weights of one layer as the system keeps them off the GPU. [B]"""
+    formats = {block.weights for block in layers.blocks} | ({layers.routed.experts} if layers.routed else set())
+    bits = next((bits for name, bits in system.footprint.bits_off_gpu.items() if name in formats), None)
+    if bits is None:
+        return layer_bytes(rank, layers)
+    model = rank.model.formatted(lambda _: "bfloat16", lambda _: "bfloat16")
+    return bits / 16 * layer_bytes(replace(rank, model=model), model.layers[rank.model.layers.index(layers)])
+
+
 def trunk_room(rank: Rank, system: System) -> float:
     """What the trunk takes on the GPU, the allocator's habits included. [B]"""
     held = trunk_bytes(rank) - embedding_on_host(rank, system)

@@ -28,6 +28,8 @@ class Requests:
     policy: Policy
     persistence: float = 0.0
     """Of an expert's state from token to token: the locality's, or how alike tokens are (``correlated``)."""
+    drift: float = 0.0
+    """Of popularity, from token to token."""
     corpus_skew: float | None = None
     """Popularity that outlasts one text, which a set placed once can use; None is the routing's own."""
 
@@ -64,7 +66,7 @@ class Requests:
         experts, k = self.loads.num_experts, self.loads.top_k
         if cache == "static" and self.corpus_skew is not None:
             return Locality.zipf(experts, k, self.persistence, self.corpus_skew)
-        return Locality(self._popularity(), max(self.persistence, min(self.loads.rho, _MOST_ALIKE)))
+        return Locality(self._popularity(), max(self.persistence, min(self.loads.rho, _MOST_ALIKE)), self.drift)
 
     def _popularity(self) -> tuple[float, ...]:
         experts, k = self.loads.num_experts, self.loads.top_k

@@ -173,16 +173,15 @@ def _layers(
         while count < len(sizes) and free >= sizes[count]:
             free -= sizes[count]
             count += 1
-        if count == len(sizes) and free + landing >= head:
-            landing = 0.0
     resident = tuple(i >= len(sizes) - count if last else i < count for i in range(len(sizes)))
     all_here = all(resident)
-    landing = 0.0 if all_here or policy.missing == "cpu" else landing
+    wide = [memory.bytes_off_gpu(rank, system, rank.model.layers[i]) for i in rank.model.order]
+    landing = 0.0 if all_here or policy.missing == "cpu" else system.footprint.layer_buffers * max(wide)
     on_gpu = sum(size for size, here in zip(sizes, resident, strict=True) if here)
     # The head comes after all layers: it is off the GPU where any layer before it is.
     trunk = ends if all_here or last else ends - head
-    everything = ends + sum(sizes) + embedding
-    off = everything - on_gpu - trunk
+    off = ends - trunk + embedding + sum(size for size, here in zip(wide, resident, strict=True) if not here)
+    everything = on_gpu + trunk + off
     below = memory.host_tiers(system, host, policy.backing or "dram", off, everything)
     kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)
     tiers = _tiers(hardware, host, budget, (context, trunk, on_gpu, landing, kv_here, activations), below)

@@ -1,7 +1,8 @@
 """Caches simulated request by request: on drawn requests, or on a user's routing trace.
 
 A step's experts are one set. After it the cache holds that set and, in what room is left, what it held before in the
-policy's order. Every policy is such an order; Belady's looks ahead and nothing beats it.
+policy's order. Every policy is such an order; Belady's looks ahead and nothing beats it. LFU protects nobody: an expert
+asked for once makes room for the next of its own set.
 """
 
 from __future__ import annotations
@@ -15,23 +16,38 @@ from moesim.experts.routing import Array
 from moesim.offload.locality import Locality
 
 POLICIES = ("lru", "lfu", "fifo", "lifo", "static", "belady")
-_CHAINS, _STEPS, _WARM_UP = 48, 320, 64
+_CHAINS, _STEPS, _WARM_UP = 48, 512, 64
 _FAR = 1e9
 
 
 def drawn_requests(locality: Locality, sequences: int, chains: int = _CHAINS, steps: int = _STEPS) -> Array:
     """Requests drawn from the locality model: booleans of shape (chains, steps, E)."""
     random = np.random.default_rng(0)
-    q = np.asarray(locality.inclusion)
-    shape = (chains, sequences, len(q))
+    experts = locality.num_experts
+    q = np.tile(np.minimum(np.asarray(locality.inclusion), 1.0), (chains, 1, 1))
+    shape = (chains, sequences, experts)
     state = _picked(random, q, shape)
-    found = np.empty((chains, steps, len(q)), bool)
+    found = np.empty((chains, steps, experts), bool)
     for step in range(steps):
         if step:
+            q = _drifted(random, q, locality.drift)
             kept = state & (random.random(shape) < locality.persistence)
             state = _topped_up(random, kept, _picked(random, q, shape))
         found[:, step] = state.any(1)
     return found
+
+
+def _drifted(random: np.random.Generator, q: Array, drift: float) -> Array:
+    """Popularities of shape (chains, 1, E) a token later: those that go stale change places among each other."""
+    if not drift:
+        return q
+    stale = random.random(q.shape) < drift
+    # Experts in a random order, the stale ones first: the i-th stale place takes what the i-th of that order had.
+    lot = np.where(stale, random.random(q.shape), 2.0).argsort(-1, kind="stable")
+    places = np.where(stale, 0, 1).argsort(-1, kind="stable")
+    moved = q.copy()
+    np.put_along_axis(moved, places, np.take_along_axis(q, lot, -1), -1)
+    return moved
 
 
 def _picked(random: np.random.Generator, q: Array, shape: tuple[int, ...]) -> Array:
@@ -41,9 +57,10 @@ def _picked(random: np.random.Generator, q: Array, shape: tuple[int, ...]) -> Ar
     """
     chains, sequences, experts = shape
     order = random.random((chains, sequences, experts)).argsort(-1)
-    ends = np.cumsum(q[order], axis=-1)
+    chances = np.take_along_axis(np.broadcast_to(q, shape), order, -1)
+    ends = np.cumsum(chances, axis=-1)
     offset = random.random((chains, sequences, 1))
-    taken = np.floor(ends + offset) > np.floor(ends - q[order] + offset)
+    taken = np.floor(ends + offset) > np.floor(ends - chances + offset)
     state = np.zeros(shape, bool)
     np.put_along_axis(state, order, taken, axis=-1)
     return state
@@ -103,7 +120,7 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
         else:
             assert following is not None
             order = -following[:, step]
-        if policy == "belady":
+        if policy in {"belady", "lfu"}:
             # It may pass by what it has just been asked for.
             score = np.where(asked | resident, order, -np.inf)
         else:

@@ -114,10 +114,10 @@ class OffloadedSteps:
         )
 
     def beside(self, load: Load, sampled: Any, encoder: bool) -> list[Cost]:
-        """What the GPU does besides layers: embedding and head, or the caches of an encoder's output."""
+        """What there is besides layers: embedding and head, or the caches of an encoder's output; a fixed time."""
         if encoder:
             return self.resident.source_caches(load)
-        return self.resident.ends(Frame(self.rank, load), sampled)
+        return [*self.resident.ends(Frame(self.rank, load), sampled), *self.around.fixed()]
 
     def timeline(self, load: Load) -> Timeline:
         """The lanes of one decode step, with the mean numbers of misses."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.host import HostMachine
+from moesim.inputs.system_file import System
 from moesim.memory import kv_bytes_per_token
 from moesim.models.model import Layers
 from moesim.models.rank import Rank
@@ -26,13 +27,15 @@ HEAD = -1
 
 def copies_of(plan: OffloadPlan, kind: int) -> Copy:
     """How a layer of a kind, or the head, comes over the link."""
-    return Copy(1, head_stream(plan)) if kind == HEAD else layer_copies(plan.rank, plan.rank.model.layers[kind])
+    if kind == HEAD:
+        return Copy(1, head_stream(plan))
+    return layer_copies(plan.rank, plan.system, plan.rank.model.layers[kind])
 
 
-def layer_copies(rank: Rank, layers: Layers) -> Copy:
+def layer_copies(rank: Rank, system: System, layers: Layers) -> Copy:
     """One copy for every tensor of a layer."""
     tensors = _TENSORS_AROUND + sum(block.tensors for block in layers.blocks)
-    return Copy(tensors, memory.layer_bytes(rank, layers) / tensors)
+    return Copy(tensors, memory.bytes_off_gpu(rank, system, layers) / tensors)
 
 
 def head_stream(plan: OffloadPlan) -> float:

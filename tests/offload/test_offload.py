@@ -32,10 +32,8 @@ from moesim.offload.plan import filled, placed
 from moesim.ops.load import Group
 from moesim.report.accuracy_offload import (
     ABLATION_TARGET,
-    JUDGED_TARGET,
     MEMORY_TARGET,
     ablations,
-    judged_errors,
     mean_error,
 )
 from moesim.report.as_json import prediction_data
@@ -524,17 +522,6 @@ def test_published_runs():
     assert all(row.low <= row.measured <= row.high for row in seven)
     for row in token:
         assert row.fits != "bandwidth" or "RTX 6000" in row.name or abs(row.error) < 2e-3, "run `moesim fit-offload`"
-
-
-def test_judged_rows():
-    """The gate of rows that nothing was fitted on, by system and machine."""
-    found = {(system, gpu): (error, naive) for system, gpu, error, naive, _ in judged_errors(compared_runs()[0])}
-    print("".join(f"\n{' on '.join(pair)}: {error:.1%}, naive {naive}" for pair, (error, naive) in found.items()))
-    card = "nvidia-quadro-rtx-6000"
-    assert found["zero-inference", card][0] < JUDGED_TARGET and found["mixtral-offloading", card][0] < JUDGED_TARGET
-    assert found["llama-cpp", "nvidia-rtx-3090"][0] < JUDGED_TARGET
-    # Just missed: at 128 prompt tokens its published runs decode faster than at 64, which nothing here explains.
-    assert found["fiddler", card][0] < 0.16
 
 
 def test_fits_have_not_drifted_and_stay_within_the_link():
