@@ -154,7 +154,8 @@ def _layers(
 ) -> OffloadPlan:
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
     context, kv, activations = memory.working_bytes(rank, system, limits, work)
-    sizes = [memory.layer_bytes(rank, rank.model.layers[i]) for i in rank.model.order]
+    of_kind = [memory.layer_bytes(rank, layers) for layers in rank.model.layers]
+    sizes = [of_kind[i] for i in rank.model.order]
     embedding = memory.embedding_on_host(rank, system)
     ends = memory.weight_bytes(rank) - sum(sizes) - embedding
     head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
@@ -175,7 +176,8 @@ def _layers(
             count += 1
     resident = tuple(i >= len(sizes) - count if last else i < count for i in range(len(sizes)))
     all_here = all(resident)
-    wide = [memory.bytes_off_gpu(rank, system, rank.model.layers[i]) for i in rank.model.order]
+    wide_of_kind = [memory.bytes_off_gpu(rank, system, layers) for layers in rank.model.layers]
+    wide = [wide_of_kind[i] for i in rank.model.order]
     landing = 0.0 if all_here or policy.missing == "cpu" else system.footprint.layer_buffers * max(wide)
     on_gpu = sum(size for size, here in zip(sizes, resident, strict=True) if here)
     # The head comes after all layers: it is off the GPU where any layer before it is.

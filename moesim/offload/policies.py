@@ -20,6 +20,7 @@ _CHAINS, _STEPS, _WARM_UP = 48, 512, 64
 _FAR = 1e9
 
 
+@lru_cache(maxsize=8)
 def drawn_requests(locality: Locality, sequences: int, chains: int = _CHAINS, steps: int = _STEPS) -> Array:
     """Requests drawn from the locality model: booleans of shape (chains, steps, E)."""
     random = np.random.default_rng(0)
@@ -97,8 +98,10 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
     resident[:, np.argsort(-popular, kind="stable")[:slots]] = True
     if policy == "static":
         return float((requests & resident[:, None]).sum() / requests.sum())
+    if policy == "lfu":
+        return float(_lfu_hits(requests, popular, warm_up)[slots])
     following = _next_use(requests) if policy == "belady" else None
-    used, inserted, count = (np.zeros((chains, experts)) for _ in range(3))
+    used, inserted = (np.zeros((chains, experts)) for _ in range(2))
     found = asked_for = 0
     random = np.random.default_rng(1)
     for step in range(steps):
@@ -106,13 +109,10 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
         if step >= min(warm_up, steps // 3):
             found += int((asked & resident).sum())
             asked_for += int(asked.sum())
-        count += asked
         used[asked] = step + 1
         inserted[asked & ~resident] = step + 1
         if policy == "lru":
             order = used
-        elif policy == "lfu":
-            order = count + used / (steps + 2)
         elif policy == "fifo":
             order = inserted
         elif policy == "lifo":
@@ -120,7 +120,7 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
         else:
             assert following is not None
             order = -following[:, step]
-        if policy in {"belady", "lfu"}:
+        if policy == "belady":
             # It may pass by what it has just been asked for.
             score = np.where(asked | resident, order, -np.inf)
         else:
@@ -130,6 +130,29 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
         np.put_along_axis(resident, keep, True, axis=1)
         resident &= np.isfinite(score)
     return found / max(asked_for, 1)
+
+
+def _lfu_hits(requests: Array, popular: Array, warm_up: int) -> Array:
+    """Hit rates of LFU caches of 0, 1, ... E slots at once.
+
+    An expert's rank by how often and how lately it was asked for depends on no cache, and who is left out loses no rank
+    to be let in again: a cache of n slots holds the first n.
+    """
+    chains, steps, experts = requests.shape
+    # What nobody asked for yet ranks by the popularity a cache begins with.
+    count = np.tile(np.argsort(np.argsort(popular, kind="stable")) / experts**2 / (steps + 2), (chains, 1))
+    used, at_rank = np.zeros((chains, experts)), np.zeros(experts)
+    rows = np.arange(chains)[:, None]
+    rank = np.empty((chains, experts), int)
+    for step in range(steps):
+        asked = requests[:, step]
+        if step >= min(warm_up, steps // 3):
+            order = np.argsort(-(count + used / (steps + 2)), axis=1, kind="stable")
+            rank[rows, order] = np.arange(experts)
+            at_rank += np.bincount(rank[asked], minlength=experts)
+        count += asked
+        used[asked] = step + 1
+    return np.concatenate([[0.0], np.cumsum(at_rank)]) / max(at_rank.sum(), 1)
 
 
 def _next_use(requests: Array) -> Array:
@@ -148,6 +171,8 @@ def simulated_hit_rates(policy: str, locality: Locality, sequences: int) -> tupl
     """Hit rates of 0, 1, ... E slots; large caches are simulated at 16 sizes."""
     requests = drawn_requests(locality, sequences)
     popular = np.asarray(locality.inclusion)
+    if policy == "lfu":
+        return tuple(_lfu_hits(requests, popular, _WARM_UP).tolist())
     return _at_all_sizes(locality.num_experts, lambda slots: hits(policy, requests, slots, popular))
 
 

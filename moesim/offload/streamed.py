@@ -41,7 +41,7 @@ def layer_copies(rank: Rank, system: System, layers: Layers) -> Copy:
 def head_stream(plan: OffloadPlan) -> float:
     """Head and what comes after the last layer, where those are off the GPU. [B]"""
     total = memory.weight_bytes(plan.rank)
-    sizes = sum(memory.layer_bytes(plan.rank, plan.rank.model.layers[i]) for i in plan.rank.model.order)
+    sizes = sum(layers.count * memory.layer_bytes(plan.rank, layers) for layers in plan.rank.model.layers)
     return max(total - sizes - plan.tiers.trunk, 0.0)
 
 
