@@ -105,7 +105,10 @@ def _offloaded(
         # Whole prompts in one step, no graphs.
         whole = work.batch * work.prompt
         limits = replace(limits, max_num_batched_tokens=whole, max_num_seqs=work.batch, eager=True, captured_tokens=0)
-    plan = placed(system, policy, rank, hardware, host, limits, work)
+    # Layers on several GPUs work one after the other: a pipeline that holds one batch.
+    split = rank if rank.plan.pp > 1 else None
+    rank = replace(rank, plan=replace(rank.plan, pp=1))
+    plan = placed(system, policy, rank, hardware, host, limits, work, split)
     requests, ffn = None, rank.model.moe
     if ffn is not None:
         routing = rank.routing

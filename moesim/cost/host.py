@@ -32,6 +32,8 @@ class HostMachine:
     host: Host
     system: System
     policy: Policy
+    at_once: int = 1
+    """GPUs that copy and read at the same time, and share what is not each one's own."""
 
     @property
     def link(self) -> LinkRate:
@@ -46,7 +48,7 @@ class HostMachine:
         nominal = own.value if own else links.host.value
         usual = self.system.policy.host_memory or "pinned"
         found = link_rate(self.system.name, "" if own else self.hardware.name, nominal, memory, usual)
-        dram = self.host.dram.bandwidth.value * self.host.dram.achieved.value
+        dram = self.host.dram.bandwidth.value * self.host.dram.achieved.value / self.at_once
         if found.bytes_per_s <= dram:
             return found
         return LinkRate(dram, max(found.half_width, _ASSUMED), "assumed", f"host/{self.host.name}:main memory")
@@ -68,7 +70,7 @@ class HostMachine:
         return self._cost(name, op, seconds, "disk", _ASSUMED, "datasheet", f"host/{self.host.name}:disk", text)
 
     def disk_seconds(self, bytes_each: Any) -> Any:
-        return self.host.disk.latency.value + bytes_each / self.host.disk.bandwidth.value
+        return self.host.disk.latency.value + bytes_each * self.at_once / self.host.disk.bandwidth.value
 
     def cpu(self, name: str, op: CpuMatrices) -> Cost:
         """Weights through the CPU: as memory streams them, or as it multiplies. [s]"""

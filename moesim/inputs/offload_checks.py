@@ -32,7 +32,7 @@ def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware
     except SpecError as error:
         yield from ((("offload", "system"), str(problem)) for problem in error.problems)
         return
-    yield from _elsewhere(scenario)
+    yield from _elsewhere(scenario, system)
     yield from _contradictions(offload, system)
     if model:
         yield from _beyond(offload, system, model)
@@ -40,10 +40,18 @@ def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware
         yield from _on(offload, hardware)
 
 
-def _elsewhere(scenario: Scenario) -> Iterator[Finding]:
+def _elsewhere(scenario: Scenario, system: System) -> Iterator[Finding]:
     """Settings of other sections that do not go with offloading."""
-    if Plan.of(scenario.engine).world > 1:
-        yield ("offload",), "a model with weights off the GPU runs on one GPU; set all parallel sizes to 1"
+    plan = Plan.of(scenario.engine)
+    if plan.dp > 1:
+        yield ("offload",), "a model with weights off the GPU has one replica; set data_parallel_size: 1"
+    if plan.expert_parallel:
+        yield ("offload",), "GPUs slice an offloaded model's experts; leave enable_expert_parallel out"
+    if plan.tp > 1 and system.runtime.kernels == "eager":
+        yield (
+            ("engine", "tensor_parallel_size"),
+            f"{system.title} runs layers on several GPUs one after the other; give pipeline_parallel_size",
+        )
     if scenario.workload.arrivals != "batch":
         yield (
             ("offload",),

@@ -29,8 +29,8 @@ class Work:
 
 
 def expert_bytes(rank: Rank, ffn: Moe) -> float:
-    """Weights of one expert. [B]"""
-    return ffn.expert_parameters(rank.model.hidden_size) * bytes_per_weight(ffn.experts)
+    """Weights of one expert, or of the slice of it that a tensor-parallel rank has. [B]"""
+    return ffn.expert_parameters(rank.model.hidden_size) * bytes_per_weight(ffn.experts) / rank.plan.expert_tp
 
 
 def moe_layers(rank: Rank) -> list[Moe]:
@@ -55,7 +55,7 @@ def embedding_on_host(rank: Rank, system: System) -> float:
     model = rank.model
     if not system.footprint.embedding_on_host or model.tie_word_embeddings:
         return 0.0
-    return (model.embedding_rows or model.vocab_size) * model.hidden_size * 2.0
+    return (model.embedding_rows or model.vocab_size) * model.hidden_size * 2.0 / rank.tp
 
 
 def layer_bytes(rank: Rank, layers: Layers) -> float:
@@ -82,20 +82,20 @@ def trunk_room(rank: Rank, system: System) -> float:
     return max(held, trunk_bytes(replace(rank, model=rank.model.formatted(lambda _: "bfloat16", lambda now: now))))
 
 
-def working_bytes(rank: Rank, system: System, limits: Limits, work: Work) -> tuple[float, float, float]:
-    """(context and engine, KV cache, activations) of a run on the GPU. [B]"""
+def working_bytes(rank: Rank, system: System, limits: Limits, work: Work, gpus: int = 1) -> tuple[float, float, float]:
+    """(context and engine, KV cache, activations) of a run on the GPU, or on several that share the layers. [B]"""
     reserves = rank.engine.file.reserves
     context = reserves.cuda_context.value
     kv = work.batch * float(sequence_kv_bytes(rank, work.context, limits.block_size))
     activations = activation_bytes(rank, limits)
     if system.runtime.kernels == "vllm":
         graphs = 0.0 if limits.eager or reserves.cuda_graphs is None else reserves.cuda_graphs.value
-        return context + graphs + reserves.attention_workspace.value, kv, activations
+        return gpus * (context + graphs + reserves.attention_workspace.value), kv, gpus * activations
     # Scores of one layer and the logits of every prompt token, in 32 bits and 16.
     heads = max(block.attention_heads for g in rank.model.layers for block in g.blocks)
     scores = 6.0 * work.batch * heads * work.prompt**2
     logits = 6.0 * work.batch * work.prompt * rank.model.vocab_size
-    return context, kv, max(activations, scores, logits)
+    return gpus * context, kv, gpus * max(activations, scores, logits)
 
 
 def host_tiers(

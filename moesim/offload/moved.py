@@ -39,7 +39,9 @@ def _experts(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list
     if np.any(wasted > 0):
         found.append(around.copy("wrong_guesses", Copy(wasted, each)))
     if np.any(on_cpu > 0):
-        found.append(_lasting(around.cpu("experts_on_cpu", CpuMatrices(on_cpu, each, 0.0)), busy))
+        found.append(
+            _lasting(around.cpu("experts_on_cpu", CpuMatrices(on_cpu, plan.rank.plan.expert_tp * each, 0.0)), busy)
+        )
     return found
 
 

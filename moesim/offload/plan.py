@@ -31,6 +31,8 @@ class OffloadPlan:
     """Whether each layer, in order, is on the GPU as a whole, where layers move."""
     tiers: Tiers
     work: Work
+    split: Rank | None = None
+    """The rank under the scenario's own plan, where layers lie on several GPUs that work one after the other."""
 
     @property
     def by_layer(self) -> bool:
@@ -54,7 +56,8 @@ class OffloadPlan:
         """Nothing is off the GPU and vLLM's own kernels run it: the prediction without offloading."""
         runtime = self.system.runtime
         skips = bool(self.policy.skipped_share)
-        return self.everything_resident and runtime.kernels == "vllm" and not runtime.related and not skips
+        own = runtime.kernels != "vllm" or runtime.related or self.split is not None
+        return self.everything_resident and not own and not skips
 
     @property
     def disk_share(self) -> float:
@@ -86,29 +89,35 @@ def amount_of(policy: Policy) -> str | None:
 
 
 def placed(
-    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work
-) -> OffloadPlan:
-    """Decide what stays on the GPU and count every tier."""
+    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work,
+    split: Rank | None = None,
+) -> OffloadPlan:  # fmt: skip
+    """Decide what stays on the GPU and count every tier.
+
+    Layers that ``split`` deals out to the GPUs of a pipeline see the memory of all of them together. Tensor-parallel
+    GPUs each hold a slice of everything: what is counted of the GPU is one of them, what is counted of the host all.
+    """
     place = _layers if policy.unit == "layer" else _experts
-    return place(system, policy, rank, hardware, host, limits, work)
+    found = place(system, policy, rank, hardware, host, limits, work, split.plan.pp if split else 1)
+    return replace(found, split=split)
 
 
 def _experts(
-    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work
+    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work, gpus: int
 ) -> OffloadPlan:
-    context, kv, activations = memory.working_bytes(rank, system, limits, work)
+    context, kv, activations = memory.working_bytes(rank, system, limits, work, gpus)
     trunk, ffns = memory.trunk_room(rank, system), memory.moe_layers(rank)
     each = memory.expert_bytes(rank, ffns[0])
     every = sum(ffn.num_experts for ffn in ffns)
-    buffers = system.footprint.expert_buffers * each
-    budget = memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
+    buffers = gpus * system.footprint.expert_buffers * each
+    budget = gpus * memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
     amount = amount_of(policy)
     share = system.footprint.usable.value if amount is None else 1.0
     free = share * budget - context - trunk - buffers - kv - activations
     if amount == "device_memory_ratio":
         assert policy.device_memory_ratio is not None
         # The ratio is of all memory, for weights alone.
-        for_weights = policy.device_memory_ratio * hardware.gpu.memory.value
+        for_weights = gpus * policy.device_memory_ratio * hardware.gpu.memory.value
         free = for_weights - trunk
         budget = min(budget, for_weights + context + kv + activations + buffers)
     count = _count(policy, amount, max(int(free // each), 0), every, ffns[0].num_experts, memory.moe_places(rank))
@@ -117,8 +126,9 @@ def _experts(
     everything = memory.trunk_bytes(rank) + every * each
     buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
     embedding = memory.embedding_on_host(rank, system)
-    below = memory.host_tiers(system, host, policy.backing or "dram", every * each - here + embedding, everything)
-    tiers = _tiers(hardware, host, budget, (context, trunk, here, buffers, kv, activations), below)
+    off = every * each - here + embedding
+    below = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
+    tiers = _tiers(hardware, host, gpus, budget, (context, trunk, here, buffers, kv, activations), below)
     resident = (True,) * rank.model.num_hidden_layers
     return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
 
@@ -150,17 +160,17 @@ def _dealt(policy: Policy, amount: str | None, count: float, each_layer: int, la
 
 
 def _layers(
-    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work
+    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work, gpus: int
 ) -> OffloadPlan:
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
-    context, kv, activations = memory.working_bytes(rank, system, limits, work)
+    context, kv, activations = memory.working_bytes(rank, system, limits, work, gpus)
     of_kind = [memory.layer_bytes(rank, layers) for layers in rank.model.layers]
     sizes = [of_kind[i] for i in rank.model.order]
     embedding = memory.embedding_on_host(rank, system)
     ends = memory.weight_bytes(rank) - sum(sizes) - embedding
     head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
-    landing = system.footprint.layer_buffers * max(sizes)
-    budget = memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
+    landing = gpus * system.footprint.layer_buffers * max(sizes)
+    budget = gpus * memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
     amount = amount_of(policy)
     share = system.footprint.usable.value if amount is None else 1.0
     last = amount == "n_gpu_layers"
@@ -178,29 +188,29 @@ def _layers(
     all_here = all(resident)
     wide_of_kind = [memory.bytes_off_gpu(rank, system, layers) for layers in rank.model.layers]
     wide = [wide_of_kind[i] for i in rank.model.order]
-    landing = 0.0 if all_here or policy.missing == "cpu" else system.footprint.layer_buffers * max(wide)
+    landing = 0.0 if all_here or policy.missing == "cpu" else gpus * system.footprint.layer_buffers * max(wide)
     on_gpu = sum(size for size, here in zip(sizes, resident, strict=True) if here)
     # The head comes after all layers: it is off the GPU where any layer before it is.
     trunk = ends if all_here or last else ends - head
     off = ends - trunk + embedding + sum(size for size, here in zip(wide, resident, strict=True) if not here)
     everything = on_gpu + trunk + off
-    below = memory.host_tiers(system, host, policy.backing or "dram", off, everything)
+    below = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
     kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)
-    tiers = _tiers(hardware, host, budget, (context, trunk, on_gpu, landing, kv_here, activations), below)
+    tiers = _tiers(hardware, host, gpus, budget, (context, trunk, on_gpu, landing, kv_here, activations), below)
     ffns = memory.moe_layers(rank)
     whole = tuple(float(ffn.num_experts) for ffn in ffns)
     return OffloadPlan(system, policy, hardware, host, rank, whole, resident, tiers, work)
 
 
 def _tiers(
-    hardware: Hardware, host: Host, budget: float, on_gpu: tuple[float, float, float, float, float, float],
+    hardware: Hardware, host: Host, gpus: int, budget: float, on_gpu: tuple[float, float, float, float, float, float],
     below: tuple[float, float, float],
 ) -> Tiers:  # fmt: skip
     """Tiers of a machine: context, trunk, experts, buffers, KV cache, activations on the GPU; DRAM, disk, remote."""
     dram, disk, remote = below
     return Tiers(
-        hardware.gpu.memory.value, budget, *on_gpu, host.dram.capacity.value, memory.dram_budget(host), dram,
-        host.disk.capacity.value, disk, remote,
+        gpus * hardware.gpu.memory.value, budget, *on_gpu, host.dram.capacity.value, memory.dram_budget(host), dram,
+        host.disk.capacity.value, disk, remote, gpus,
     )  # fmt: skip
 
 

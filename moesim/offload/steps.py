@@ -15,6 +15,7 @@ from moesim.cost.cost import Cost, reduced, summed
 from moesim.cost.host import HostMachine
 from moesim.cost.machine import Machine
 from moesim.cost.reasons import OTHER_SYSTEM, Why
+from moesim.models.ends import hop_operations
 from moesim.models.frame import Frame
 from moesim.models.rank import Rank
 from moesim.offload.lanes import Rules, Timeline, schedule
@@ -57,7 +58,7 @@ class OffloadedSteps:
     @property
     def around(self) -> HostMachine:
         plan = self.plan
-        return HostMachine(plan.hardware, plan.host, plan.system, plan.policy)
+        return HostMachine(plan.hardware, plan.host, plan.system, plan.policy, plan.rank.tp)
 
     @property
     def eager(self) -> bool:
@@ -117,7 +118,15 @@ class OffloadedSteps:
         """What there is besides layers: embedding and head, or the caches of an encoder's output; a fixed time."""
         if encoder:
             return self.resident.source_caches(load)
-        return [*self.resident.ends(Frame(self.rank, load), sampled), *self.around.fixed()]
+        return [*self.resident.ends(Frame(self.rank, load), sampled), *self._hops(load), *self.around.fixed()]
+
+    def _hops(self, load: Load) -> list[Cost]:
+        """From each GPU that holds some of the layers to the next."""
+        split = self.plan.split
+        if split is None:
+            return []
+        parts = [self.machine.price(name, op) for name, op in hop_operations(Frame(split, load))]
+        return [summed("between GPUs", parts, split.plan.pp - 1)]
 
     def timeline(self, load: Load) -> Timeline:
         """The lanes of one decode step, with the mean numbers of misses."""

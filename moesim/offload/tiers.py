@@ -29,6 +29,8 @@ class Tiers:
     disk: float
     remote: float = 0.0
     """On another GPU."""
+    gpus: int = 1
+    """GPUs that share the layers, counted together."""
 
     @property
     def gpu(self) -> float:

@@ -114,8 +114,10 @@ def _with_experts(
     asked, miss = _wide(distinct), _wide(1.0 - hit)
     misses = drawn_misses(distinct, hit, len(places))
     each_token = 2.0 * ffn.expert_parameters(plan.rank.model.hidden_size)
+    # The CPU runs an expert whole, however many GPUs have slices of it.
+    whole = plan.rank.plan.expert_tp * each
     cpu_share, rows = _on_cpu(
-        plan, requests, around, each, each_token, tokens, tokens * ffn.num_experts_per_tok / distinct
+        plan, requests, around, whole, each_token, tokens, tokens * ffn.num_experts_per_tok / distinct
     )
     on_cpu = bool(np.any(cpu_share > 0))
     guessed: Any = 0.0 * misses
@@ -138,7 +140,7 @@ def _with_experts(
         copy_s=around.copy_seconds(each),
         back_s=around.copy_seconds(each) if policy.writeback and not everything else 0.0,
         disk_s=plan.disk_share * around.disk_seconds(each) if plan.disk_share else 0.0,
-        cpu_s=_wide(around.cpu_seconds(each, rows * each_token)) if on_cpu else 0.0,
+        cpu_s=_wide(around.cpu_seconds(whole, rows * each_token)) if on_cpu else 0.0,
     )
 
 
@@ -154,7 +156,8 @@ def _on_cpu(
         return every * (policy.missing == "cpu") * np.logical_not(fetches), rows
     if policy.gpu_from_tokens is not None:
         return requests.fewer(tokens, policy.gpu_from_tokens)
-    cheaper = around.cpu_seconds(bytes_each, np.mean(rows) * flop_a_token) < around.copy_seconds(bytes_each)
+    copied = bytes_each / plan.rank.plan.expert_tp
+    cheaper = around.cpu_seconds(bytes_each, np.mean(rows) * flop_a_token) < around.copy_seconds(copied)
     return every * bool(cheaper), rows
 
 

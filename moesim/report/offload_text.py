@@ -13,8 +13,9 @@ _WIDTH = 48
 
 def tiers_lines(tiers: Tiers) -> list[str]:
     """What lies where."""
+    where = "GPU memory" if tiers.gpus == 1 else f"memory of {tiers.gpus} GPUs"
     lines = [
-        f"GPU memory: {bytes_text(tiers.gpu)} at its peak, as nvidia-smi shows it, of {bytes_text(tiers.gpu_budget)}",
+        f"{where}: {bytes_text(tiers.gpu)} at its peak, as nvidia-smi shows it, of {bytes_text(tiers.gpu_budget)}",
         f"  experts, layers {bytes_text(tiers.experts):>10}",
         f"  other weights   {bytes_text(tiers.trunk):>10}",
         f"  landing space   {bytes_text(tiers.buffers):>10}",
