@@ -108,6 +108,9 @@ def _offloaded(
     # Layers on several GPUs work one after the other: a pipeline that holds one batch.
     split = rank if rank.plan.pp > 1 else None
     rank = replace(rank, plan=replace(rank.plan, pp=1))
+    own_tokens = system.runtime.batched_tokens
+    if own_tokens and scenario.engine.max_num_batched_tokens is None:
+        limits = replace(limits, max_num_batched_tokens=int(own_tokens.value))
     plan = placed(system, policy, rank, hardware, host, limits, work, split)
     requests, ffn = None, rank.model.moe
     if ffn is not None:

@@ -23,7 +23,6 @@ from moesim.cost.tiles import tuned_tiles
 from moesim.cost.widening import of_experts
 from moesim.engines.engine import load_engine
 from moesim.hardware.catalogue import load_hardware
-from moesim.ops.formats import kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +92,7 @@ def _error(family: Family, fitted: FittedFamily, rows: pd.DataFrame, predicted: 
     measured = rows["seconds"].to_numpy()
     errors = np.abs(predicted / measured - 1)
     operation = family.operation(rows)
-    listed = load_engine().file.kernels.experts[kind(operation.weights)]
+    listed = load_engine().file.kernels.listed(operation.weights)
     kernel = next((kernel for kernel in listed if kernel.family == family.name), listed[0])
     widening = kernel.map_widening if operation.parallel else None
     spread = operation.loads.spread(operation.tokens)

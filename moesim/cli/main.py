@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 _EXTRAS = {
     "pandas": "sweep", "pyarrow": "sweep", "matplotlib": "plots", "joblib": "joblib", "distributed": "dask",
     "dask": "dask", "ray": "ray", "starlette": "web", "uvicorn": "web", "torch": "bench", "pynvml": "bench",
+    "gguf": "gguf",
 }  # fmt: skip
 """Package -> the extra that brings it."""
 

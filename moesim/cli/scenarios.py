@@ -17,6 +17,7 @@ def scenario_arguments(command: Any) -> None:
     command.usage = f"{command.prog} [scenario.yaml] [--setting VALUE ...] [options]"
     command.epilog = EPILOG
     command.add_argument("--from-vllm", metavar="COMMAND", help="take model and engine from vllm serve MODEL --flags")
+    command.add_argument("--from-llama-cpp", metavar="COMMAND", help="take all but the GPU from 'llama-server -m ...'")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
 
 
@@ -64,16 +65,22 @@ def scenario_of(
         raise SpecError([Problem(f"'{files[1]}' is not expected here", "command line")])
     path = files[0] if files else None
     changes, found = overrides(options.set, rest), list[str]()
-    if options.from_vllm is not None:
-        from moesim.inputs.vllm_command import scenario_from_vllm
-
-        data, found = scenario_from_vllm(options.from_vllm)
+    if options.from_vllm is not None or options.from_llama_cpp is not None:
+        flag = "--from-vllm" if options.from_vllm is not None else "--from-llama-cpp"
+        if options.from_vllm is not None and options.from_llama_cpp is not None:
+            raise SpecError([Problem("--from-vllm and --from-llama-cpp both say a command; keep one", "command line")])
         if path is None and not _HARDWARE & changes.keys():
-            message = "--from-vllm says no GPU; give --hardware h100-sxm, or a scenario file to start from"
+            message = f"{flag} says no GPU; give --hardware h100-sxm, or a scenario file to start from"
             raise SpecError([Problem(message, "command line")])
-        for name in _HARDWARE & changes.keys():
-            data["hardware"] = changes.pop(name)
-        scenario = loading.from_data(data, "--from-vllm", changes, path)
+        named = next(iter(_HARDWARE & changes.keys()), None)
+        hardware = changes.pop(named) if named else None
+        data, found = _of_command(options, hardware)
+        if hardware is not None:
+            data["hardware"] = hardware
+        if options.from_llama_cpp is not None and path is None:
+            said = data.get("workload", {})
+            data["workload"] = said | _assumed(changes, found, said)
+        scenario = loading.from_data(data, flag, changes, path)
     elif path is not None:
         scenario = loading.load(path, changes)
     else:
@@ -88,6 +95,18 @@ def scenario_of(
 _HARDWARE = {"hardware", "gpu"}
 
 
+def _of_command(options: argparse.Namespace, hardware: Any) -> tuple[dict[str, Any], list[str]]:
+    """(what another program's command says of a scenario, notes)."""
+    if options.from_vllm is not None:
+        from moesim.inputs.vllm_command import scenario_from_vllm
+
+        return scenario_from_vllm(options.from_vllm)
+    from moesim.hardware.catalogue import load_hardware
+    from moesim.inputs.llama_command import scenario_from_llama_cpp
+
+    return scenario_from_llama_cpp(options.from_llama_cpp, load_hardware(str(hardware)) if hardware else None)
+
+
 def _of_settings(changes: dict[str, Any], notes: list[str], load: bool) -> Scenario:
     """A scenario of nothing but settings. Raises SpecError."""
     from moesim.inputs.loading import from_data, setting
@@ -98,15 +117,24 @@ def _of_settings(changes: dict[str, Any], notes: list[str], load: bool) -> Scena
             "no scenario: give a file or a shipped name, --model NAME --hardware GPU, or --from-vllm 'vllm serve ...'"
         )
         raise SpecError([Problem(message, "command line")])
-    of_load = {f"workload.{name}" for name in ("trace_file", "lengths.file")} & named.keys()
+    missing = _assumed(changes, notes, {}, load)
+    data = {key: changes.pop(named[key]) for key in ("model", "hardware")}
+    return from_data({**data, "workload": missing}, "command line", changes)
+
+
+def _assumed(changes: dict[str, Any], notes: list[str], given: dict[str, Any], load: bool = False) -> dict[str, Any]:
+    """Lengths, and clients under load, that nothing says; told in a note."""
+    from moesim.inputs.loading import setting
+
+    named = {setting(name) for name in changes} | {f"workload.{name}" for name in given}
+    of_load = {f"workload.{name}" for name in ("trace_file", "lengths.file")} & named
     missing = {} if of_load else {n: v for n, v in _LENGTHS.items() if f"workload.{n}" not in named}
-    if load and not {f"workload.{n}" for n in ("max_concurrency", "request_rate", "batch_size")} & named.keys():
+    if load and not {f"workload.{n}" for n in ("max_concurrency", "request_rate", "batch_size")} & named:
         missing["max_concurrency"] = 16
     if missing:
         told = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in missing.items())
         notes.append(f"assumed: {told}; give your own")
-    data = {key: changes.pop(named[key]) for key in ("model", "hardware")}
-    return from_data({**data, "workload": missing}, "command line", changes)
+    return missing
 
 
 def say(notes: list[str]) -> None:

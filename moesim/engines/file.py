@@ -10,7 +10,7 @@ from pydantic import Field
 
 from moesim.errors import SpecError
 from moesim.files.quantities import Bytes, Count, Seconds, Size, Strict
-from moesim.ops.formats import kind, weight_only
+from moesim.ops.formats import kind, maker, weight_only
 
 
 class ByGpu(Strict):
@@ -307,6 +307,16 @@ class Kernels(Strict):
         least = self.narrow_from.get(kind(weights))
         return weight_only(weights) if least and capability_of(compute_capability) < capability_of(least) else weights
 
+    def listed(self, weights: str) -> list[ExpertKernel]:
+        """All kernels of experts in a format."""
+        own = self.experts.get(kind(weights))
+        return self.experts[maker(weights)] if own is None else own
+
+    def of_linear(self, weights: str) -> LinearKernel:
+        """The kernel of matrices in a format."""
+        own = self.linear.get(kind(weights))
+        return self.linear[maker(weights)] if own is None else own
+
     def of_experts(self, weights: str, backend: str, place: Place) -> ExpertKernel:
         """The kernel for a format under a backend (``auto`` is the engine's own choice)."""
         return self.candidates(weights, backend, place)[0]
@@ -319,7 +329,7 @@ class Kernels(Strict):
         SpecError
             The version has no such backend for the format on such a GPU.
         """
-        listed = [kernel for kernel in self.experts[kind(weights)] if kernel.when.on(place)]
+        listed = [kernel for kernel in self.listed(weights) if kernel.when.on(place)]
         if backend != "auto":
             asked = [kernel for kernel in listed if kernel.backend == backend]
             if not asked:
@@ -338,7 +348,7 @@ class Kernels(Strict):
     def others(self, weights: str, place: Place) -> list[ExpertKernel]:
         """What else the version has for a format on such a GPU."""
         chosen = {kernel.backend for kernel in self.candidates(weights, "auto", place)}
-        listed = [kernel for kernel in self.experts[kind(weights)] if kernel.when.on(place)]
+        listed = [kernel for kernel in self.listed(weights) if kernel.when.on(place)]
         return list({kernel.backend: kernel for kernel in listed if kernel.backend not in chosen}.values())
 
 

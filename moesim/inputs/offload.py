@@ -14,18 +14,21 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Cache = Literal["none", "lru", "lfu", "fifo", "lifo", "static", "belady"]
 ExpertFormat = Literal[
-    "bfloat16", "fp8", "fp8_block", "int8", "int8_weight_only", "int4", "mxfp4", "hqq4", "hqq3", "hqq2", "gguf_q8_0",
-    "gguf_q4_k", "gguf_q2_k",
+    "bfloat16", "fp8", "fp8_block", "int8", "int8_weight_only", "int4", "nf4", "mxfp4", "nvfp4", "hqq4", "hqq3", "hqq2",
+    "gguf_q8_0", "gguf_q6_k", "gguf_q5_k_m", "gguf_q5_k", "gguf_q5_0", "gguf_q4_k_m", "gguf_q4_k", "gguf_q4_0",
+    "gguf_iq4_nl", "gguf_iq4_xs", "gguf_q3_k_m", "gguf_q3_k", "gguf_iq3_s", "gguf_iq3_xxs", "gguf_q2_k", "gguf_iq2_s",
+    "gguf_iq2_xs", "gguf_iq2_xxs", "gguf_iq1_m", "gguf_iq1_s", "exl3_2", "exl3_3", "exl3_4", "exl3_5", "exl3_6",
+    "exl3_8",
 ]  # fmt: skip
 
 AMOUNTS = (
     "experts_on_gpu", "offload_per_layer", "resident_experts", "device_memory_ratio", "n_gpu_layers", "n_cpu_moe",
-    "gpu_memory",
+    "gpu_memory", "cpu_offload_gb",
 )  # fmt: skip
 """Ways to say how much stays on the GPU; a scenario names one at most, else as much as fits."""
 OF_EXPERTS = ("experts_on_gpu", "offload_per_layer", "resident_experts", "device_memory_ratio", "n_cpu_moe")
 """Those that say nothing where whole layers move."""
-OF_LAYERS = ("n_gpu_layers",)
+OF_LAYERS = ("n_gpu_layers", "cpu_offload_gb")
 """Those that say nothing where experts move."""
 
 
@@ -46,6 +49,8 @@ class Policy(Strict):
     """llama.cpp's knob: layers on the GPU, counted from the last; the rest runs, or lies, on the host."""
     n_cpu_moe: Count | None = None
     """llama.cpp's knob: of so many first layers, dense ones counted, the experts stay on the host."""
+    cpu_offload_gb: Capacity | None = None
+    """vLLM's knob: so much of each GPU's weights stays on the host, like 16 GiB: the first layers."""
     gpu_memory: Capacity | None = None
     """What may be used of the GPU's memory, like 16 GiB."""
     cache: Cache | None = None
@@ -57,6 +62,8 @@ class Policy(Strict):
     """Share of the next layer's experts that a guess names."""
     prefetch_experts: Count | None = None
     """Most experts fetched ahead for a layer."""
+    streamed: Literal["layer", "called"] | None = None
+    """What of a layer off the GPU comes over the link: all of it, or of its experts those that the step calls."""
     missing: Literal["gpu", "cpu", "cheaper"] | None = None
     """A missing expert is fetched, runs on the CPU, or whichever is cheaper."""
     gpu_from_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

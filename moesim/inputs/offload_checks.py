@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from moesim.errors import SpecError
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import load_host
-from moesim.inputs.offload import AMOUNTS, OF_EXPERTS, Offload
+from moesim.inputs.offload import AMOUNTS, OF_EXPERTS, OF_LAYERS, Offload
 from moesim.inputs.plan_checks import Finding
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.system_file import System, load_system, unit_of
@@ -33,7 +33,7 @@ def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware
         yield from ((("offload", "system"), str(problem)) for problem in error.problems)
         return
     yield from _elsewhere(scenario, system)
-    yield from _contradictions(offload, system)
+    yield from _contradictions(offload, system, model)
     if model:
         yield from _beyond(offload, system, model)
     if hardware:
@@ -64,9 +64,16 @@ def _elsewhere(scenario: Scenario, system: System) -> Iterator[Finding]:
         yield ("engine", "moe_dispatch"), f"{dispatch} is of experts on the GPU; with an offload leave it out"
 
 
-def _contradictions(offload: Offload, system: System) -> Iterator[Finding]:
+def _contradictions(offload: Offload, system: System, model: Model | None) -> Iterator[Finding]:
     given = [name for name in AMOUNTS if getattr(offload, name) is not None]
-    if len(given) > 1:
+    if set(given) == {"n_gpu_layers", "n_cpu_moe"} and model:
+        layers = model.num_hidden_layers
+        if (offload.n_gpu_layers or 0) < layers:
+            yield (
+                ("offload", "n_gpu_layers"),
+                f"beside n_cpu_moe all layers are on the GPU: {layers} or more is accepted, or leave one of them out",
+            )
+    elif len(given) > 1:
         yield ("offload", given[1]), f"{' and '.join(given)} both say how much stays on the GPU; keep one"
     unit = unit_of(offload, system)
     guess = offload.prefetch or system.policy.prefetch
@@ -106,8 +113,14 @@ def _of_layers(offload: Offload, unit: str, missing: str | None) -> Iterator[Fin
             yield ("offload", "prefetch"), "layers that run on the CPU are not fetched; accepted: none"
         if missing == "cheaper":
             yield ("offload", "missing"), "cheaper chooses for experts, but whole layers move; set missing: gpu, or cpu"
-    elif offload.n_gpu_layers is not None:
-        yield ("offload", "n_gpu_layers"), "counts whole layers, but unit is expert; leave one of them out"
+        if missing == "cpu" and offload.streamed is not None:
+            yield ("offload", "streamed"), "layers that run on the CPU do not come over the link; leave it out"
+    else:
+        for name in OF_LAYERS:
+            if getattr(offload, name) is not None and offload.n_cpu_moe is None:
+                yield ("offload", name), "counts whole layers, but unit is expert; leave one of them out"
+        if offload.streamed is not None:
+            yield ("offload", "streamed"), "is of whole layers, but experts move one by one; leave it out"
 
 
 def _beyond(offload: Offload, system: System, model: Model) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from moesim import paths
 from moesim.files.names import named_file
 from moesim.files.quantities import Count, Share, Sourced, Strict
 from moesim.files.validation import read_as
-from moesim.inputs.offload import ExpertFormat, Offload, Policy
+from moesim.inputs.offload import AMOUNTS, OF_LAYERS, ExpertFormat, Offload, Policy
 
 
 class Unpacking(Strict):
@@ -54,6 +54,8 @@ class Runtime(Strict):
     """Operations of one matrix: 1, or more where scales are unpacked first."""
     expert_operations: Count | None = None
     """Operations of one expert around its matrices, which wait for the GPU: selection, activation, weighted sum."""
+    batched_tokens: Count | None = None
+    """Prompt tokens of a step where the scenario's engine does not say; null is vLLM's default."""
     unpacks_scales: bool = False
     """Scales and zeros are themselves quantised and pass through memory in 16 bits at every use (HQQ)."""
     unpack: Unpacking | None = None
@@ -95,7 +97,7 @@ class Searched(Strict):
 
     amount: Literal[
         "experts_on_gpu", "offload_per_layer", "resident_experts", "device_memory_ratio", "n_gpu_layers", "n_cpu_moe",
-        "gpu_memory",
+        "gpu_memory", "cpu_offload_gb",
     ]  # fmt: skip
     """The setting that says how much stays on the GPU; a search tries its whole range."""
     formats: list[tuple[ExpertFormat, ExpertFormat]] = Field(min_length=1)
@@ -136,8 +138,12 @@ class System(Strict):
 
 def unit_of(offload: Offload, system: System) -> str:
     """What moves: as the scenario says, or as the amount that it names implies, or as the system has it."""
-    implied = "layer" if offload.n_gpu_layers is not None else system.policy.unit or "expert"
-    return offload.unit or implied
+    if offload.unit:
+        return offload.unit
+    given = {name for name in AMOUNTS if getattr(offload, name) is not None}
+    # llama.cpp's usual line: all layers on the GPU, of the first some the experts not.
+    of_layers = given & set(OF_LAYERS) and "n_cpu_moe" not in given
+    return "layer" if of_layers else system.policy.unit or "expert"
 
 
 def load_system(name: str) -> System:

@@ -53,7 +53,9 @@ def _layers(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[
     )  # fmt: skip
     found = []
     if np.any(stream > 0):
-        copies = [(g.layers, copies_of(plan, g.kind)) for g in alike if np.any(np.asarray(g.work.stream_s) > 0)]
+        copies = [
+            (g.layers, copies_of(plan, g.kind, _called(g))) for g in alike if np.any(np.asarray(g.work.stream_s) > 0)
+        ]
         count = sum(layers * op.count for layers, op in copies)
         moved = sum(layers * op.hbm_bytes for layers, op in copies)
         found.append(_lasting(around.copy("layer_copy", Copy(count, moved / count)), stream))
@@ -65,6 +67,11 @@ def _layers(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[
         each = on_cpu / blocks * around.cpu_bytes_per_s
         found.append(_lasting(around.cpu("layers_on_cpu", CpuMatrices(blocks, each, 0.0)), on_cpu))
     return found
+
+
+def _called(group: Alike) -> Any:
+    """Experts that each step calls of a layer, one entry a step."""
+    return group.over_layers(group.work.hits) / group.layers
 
 
 def _total(alike: list[Alike], what: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from moesim.engines.engine import Limits
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import Host
@@ -69,14 +71,16 @@ class OffloadPlan:
 def filled(offload: Offload, system: System) -> Policy:
     """The system's policy with the scenario's changes; naming an amount replaces the system's."""
     given = {name: value for name in Policy.model_fields if (value := getattr(offload, name)) is not None}
+    if "n_cpu_moe" in given:
+        given.pop("n_gpu_layers", None)
     base, unit = system.policy.model_dump(exclude_none=True), unit_of(offload, system)
     silent = OF_EXPERTS if unit == "layer" else OF_LAYERS
     dropped = AMOUNTS if any(name in given for name in AMOUNTS) else silent
     base = {name: value for name, value in base.items() if name not in dropped}
     defaults = {
         "cache": "lru", "cache_scope": "layer", "prefetch": "none", "prefetch_recall": 0.0,
-        "missing": "gpu", "backing": "dram", "host_memory": "pinned", "copies": "overlapped", "writeback": False,
-        "skipped_share": 0.0, "cold_start": False,
+        "missing": "gpu", "streamed": "layer", "backing": "dram", "host_memory": "pinned", "copies": "overlapped",
+        "writeback": False, "skipped_share": 0.0, "cold_start": False,
     }  # fmt: skip
     policy = {**defaults, **base, **given, "unit": unit}
     # What is not kept is not sent back.
@@ -173,9 +177,13 @@ def _layers(
     budget = gpus * memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
     amount = amount_of(policy)
     share = system.footprint.usable.value if amount is None else 1.0
-    last = amount == "n_gpu_layers"
-    if last:
+    last = amount in OF_LAYERS
+    if amount == "n_gpu_layers":
         count = min(policy.n_gpu_layers or 0, len(sizes))
+    elif amount == "cpu_offload_gb":
+        # From the first layer on, until so much has left.
+        left = np.cumsum([0.0, *sizes[:-1]]) < (policy.cpu_offload_gb or 0.0)
+        count = len(sizes) - int(left.sum())
     else:
         # Planners take a share of what is free, and keep landing room; some count neither cache nor activations.
         working = 0.0 if system.footprint.plans_weights_alone else kv + activations
@@ -216,5 +224,8 @@ def _tiers(
 
 def rank_with_formats(rank: Rank, policy: Policy) -> Rank:
     """The rank in the policy's weight formats, where it names any."""
-    experts, linear = policy.experts_format, policy.attention_format
+    experts, linear = (
+        name and rank.engine.file.kernels.runs(name, rank.compute_capability)
+        for name in (policy.experts_format, policy.attention_format)
+    )
     return replace(rank, model=rank.model.formatted(lambda now: linear or now, lambda now: experts or now))

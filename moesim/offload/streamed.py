@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.host import HostMachine
-from moesim.inputs.system_file import System
 from moesim.memory import kv_bytes_per_token
 from moesim.models.model import Layers
-from moesim.models.rank import Rank
 from moesim.offload import memory
 from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections
@@ -25,17 +23,19 @@ HEAD = -1
 """Stands where a kind of layer would, for what comes after the last layer."""
 
 
-def copies_of(plan: OffloadPlan, kind: int) -> Copy:
-    """How a layer of a kind, or the head, comes over the link."""
+def copies_of(plan: OffloadPlan, kind: int, distinct: Any) -> Copy:
+    """How a layer of a kind, or the head, comes over the link in a step that calls ``distinct`` of its experts."""
     if kind == HEAD:
         return Copy(1, head_stream(plan))
-    return layer_copies(plan.rank, plan.system, plan.rank.model.layers[kind])
-
-
-def layer_copies(rank: Rank, system: System, layers: Layers) -> Copy:
-    """One copy for every tensor of a layer."""
+    layers = plan.rank.model.layers[kind]
+    bytes_ = memory.bytes_off_gpu(plan.rank, plan.system, layers)
     tensors = _TENSORS_AROUND + sum(block.tensors for block in layers.blocks)
-    return Copy(tensors, memory.bytes_off_gpu(rank, system, layers) / tensors)
+    ffn = layers.routed
+    if plan.policy.streamed == "called" and ffn is not None:
+        wide = bytes_ / memory.layer_bytes(plan.rank, layers)
+        bytes_ = bytes_ - wide * (ffn.num_experts - distinct) * memory.expert_bytes(plan.rank, ffn)
+        tensors = tensors - (ffn.num_experts - distinct) * ffn.tensors / ffn.num_experts
+    return Copy(tensors, bytes_ / tensors)
 
 
 def head_stream(plan: OffloadPlan) -> float:

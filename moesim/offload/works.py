@@ -61,7 +61,7 @@ def works(
         found.append(Alike(i, tuple(places), work))
     streams = plan.by_layer and plan.policy.missing == "gpu" and not encoder
     if streams and head_stream(plan):
-        found.append(Alike(HEAD, (len(model.order),), _streaming(LayerWork("head"), plan, around, HEAD)))
+        found.append(Alike(HEAD, (len(model.order),), _streaming(LayerWork("head"), plan, around, HEAD, 0.0)))
     return found
 
 
@@ -89,12 +89,12 @@ def _work(
     if layers.routed is not None:
         assert requests is not None
         work = _with_experts(work, plan, requests, around, kind, layers.routed, slots, load, phase, places, first)
-    return work if resident else _streaming(work, plan, around, i)
+    return work if resident else _streaming(work, plan, around, i, _wide(kind.distinct))
 
 
-def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: int) -> LayerWork:
+def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: int, distinct: Any) -> LayerWork:
     """The same of what comes over the link as a whole, from disk before where it lies there."""
-    copies = copies_of(plan, kind)
+    copies = copies_of(plan, kind, distinct)
     read = plan.disk_share * around.disk_seconds(copies.count * copies.bytes_each) if plan.disk_share else 0.0
     return replace(work, stream_s=copies.count * around.copy_seconds(copies.bytes_each), stream_disk_s=read)
 

@@ -16,7 +16,6 @@ from moesim.cost.forms.arithmetic import ceil, floor, least, maximum, minimum, r
 from moesim.cost.forms.form import Form, Parameter, Timing, smooth_max, waves
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.registry import Choice, chooses, families
-from moesim.ops.formats import kind
 from moesim.ops.gemm import Gemm
 
 _THROTTLE_SECONDS = 1e-3
@@ -194,7 +193,7 @@ families({"gemm/bfloat16": BF16, "gemm/fp8": FP8, "gemm/fp8_block": FP8_BLOCK, "
 @chooses(Gemm)
 def choose(machine: Any, name: str, op: Gemm) -> Choice:
     """The family of a weight format, weights cold."""
-    kernel, gpu = machine.engine.file.kernels.linear[kind(op.weights)], machine.cold_gpu
+    kernel, gpu = machine.engine.file.kernels.of_linear(op.weights), machine.cold_gpu
     if op.arithmetic == "float32":
         # The tiles of a bfloat16 product, multiplied outside the tensor cores.
         gpu = replace(gpu, bf16_flop_per_s=gpu.fp32_flop_per_s)

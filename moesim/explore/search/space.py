@@ -46,6 +46,8 @@ def amounts(name: str, model: Model, hardware: Hardware) -> list[Any]:
     if name == "gpu_memory":
         total = hardware.gpu.memory.value
         return [total * share for share in np.linspace(0.1, 1.0, _MOST_AMOUNTS).tolist()]
+    if name == "cpu_offload_gb":
+        return [round(total) for total in (np.linspace(0, 1, _MOST_AMOUNTS) * 2.0 * model.parameters).tolist()]
     ffns = [g.routed for g in model.layers for _ in range(g.count) if g.routed is not None]
     experts = ffns[0].num_experts if ffns else 0
     most = {

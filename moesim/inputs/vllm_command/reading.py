@@ -16,6 +16,7 @@ from moesim.models.catalogue import load_model
 
 _OURS = ("VLLM_", "NCCL_", "CUDA_")
 """Variables that may change what an engine does."""
+_OFFLOAD = "vllm-offload"
 _NCCL = {"ring", "tree", "nvls"}
 
 
@@ -39,6 +40,8 @@ def scenario_from_vllm(command: str) -> tuple[dict[str, Any], list[str]]:
     if reading.problems:
         raise SpecError([Problem(message, WHERE) for message in reading.problems])
     found: dict[str, Any] = {"model": reading.arguments.model, "engine": reading.engine}
+    if reading.offload:
+        found["offload"] = {"system": _OFFLOAD, **reading.offload}
     if program.kind != "serve":
         found["workload"] = reading.workload()
     return found, list(dict.fromkeys(reading.notes))
@@ -49,6 +52,7 @@ class _Reading:
         self.program, self.arguments, self.tables = program, arguments, tables()
         self.engine: dict[str, Any] = {}
         self.load: dict[str, int] = {}
+        self.offload: dict[str, Any] = {}
         self.notes: list[str] = [*program.notes, *arguments.notes]
         self.problems: list[str] = list(arguments.problems)
 
@@ -79,7 +83,8 @@ class _Reading:
             if not _nothing(value, self.tables.refused[name]):
                 self.problems.append(f"{_said(written, value)}: {self.tables.refused[name].effect}")
         elif name in self.tables.read:
-            self._read(self.tables.read[name], name, value, written)
+            read = self.tables.read[name]
+            self._read(read, name, value, written, self.offload if read.section == "offload" else None)
         elif name in self.tables.not_modelled:
             self._left_out(self.tables.not_modelled[name], value, written)
         elif name not in self.tables.no_effect and name.partition(".")[0] not in self.tables.no_effect:
@@ -138,6 +143,8 @@ class _Reading:
             found = sizes(value)
             alone = read.kind == "sizes_or_largest" and len(found) == 1
             return found[0] if alone else self._largest(found, written)
+        if read.kind == "gibibytes":
+            return f"{number(text):g} GiB"
         return {"whole": whole, "number": number, "switch": switch, "text": str}[read.kind](text)
 
     def _speculation(self, found: dict[str, Any], written: str) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from moesim.files.validation import validated
 class Read(Strict):
     """An argument that is an engine setting."""
 
-    kind: Literal["whole", "number", "switch", "text", "map", "speculation", "sizes", "sizes_or_largest"] = Field(
-        alias="as"
-    )
+    kind: Literal["whole", "number", "switch", "text", "map", "speculation", "sizes", "sizes_or_largest",
+                  "gibibytes"] = Field(alias="as")  # fmt: skip
+    section: Literal["engine", "offload"] = "engine"
     setting: str | None = None
     """Its name here; null is vLLM's own, a dot stands before a key of a map."""
     values: dict[str, Any] = {}
