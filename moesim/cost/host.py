@@ -44,8 +44,7 @@ class HostMachine:
             return LinkRate(rate, _ASSUMED, "datasheet", "hardware:link between GPUs")
         if self.policy.host_bandwidth is not None:
             return LinkRate(self.policy.host_bandwidth, _GIVEN, "assumed", "scenario:host_bandwidth")
-        memory, own = self.policy.host_memory or "pinned", self.host.gpu_link
-        nominal = own.value if own else links.host.value
+        memory, own, nominal = self.policy.host_memory or "pinned", self.host.gpu_link, self.nominal_link
         usual = self.system.policy.host_memory or "pinned"
         found = link_rate(self.system.name, "" if own else self.hardware.name, nominal, memory, usual)
         dram = self.host.dram.bandwidth.value * self.host.dram.achieved.value / self.at_once
@@ -53,12 +52,21 @@ class HostMachine:
             return found
         return LinkRate(dram, max(found.half_width, _ASSUMED), "assumed", f"host/{self.host.name}:main memory")
 
+    @property
+    def nominal_link(self) -> float:
+        """What no copy to the GPU beats. [B/s]"""
+        if self.policy.backing == "remote_gpu":
+            return max(self.hardware.links.gpu_to_gpu.value, self.policy.remote_bandwidth or 0.0)
+        own = self.host.gpu_link
+        return own.value if own else self.hardware.links.host.value
+
     def copy(self, name: str, op: Copy) -> Cost:
         """Bytes over the link, and a latency for each copy. [s]"""
         link = self.link
         seconds = op.count * self.copy_seconds(op.bytes_each)
         formula = "copies x (latency + bytes / link bandwidth)"
-        return self._cost(name, op, seconds, "link", link.half_width, link.tag, link.source, formula)
+        least = op.count * op.bytes_each / max(self.nominal_link, link.bytes_per_s)
+        return self._cost(name, op, seconds, "link", link.half_width, link.tag, link.source, formula, least)
 
     def copy_seconds(self, bytes_each: Any) -> Any:
         return self.host.copy_latency.value + bytes_each / self.link.bytes_per_s
@@ -79,7 +87,8 @@ class HostMachine:
         fitted = thread_rate(self.system.cpu_kernels)
         width, tag = (fitted.half_width, "fitted") if fitted else (_ASSUMED_CPU, "assumed")
         source = f"offload:{self.system.cpu_kernels}" if fitted else f"host/{self.host.name}:cpu"
-        return self._cost(name, op, seconds, "CPU", width, tag, source, text)
+        least = op.count * op.weight_bytes / self.host.dram.bandwidth.value
+        return self._cost(name, op, seconds, "CPU", width, tag, source, text, least)
 
     @property
     def cpu_bytes_per_s(self) -> float:
@@ -125,8 +134,13 @@ class HostMachine:
         return [self._cost("runtime", None, seconds, "host", width, found.tag, found.source, text)]
 
     @staticmethod
-    def _cost(name: str, op: Any, seconds: Any, bound: str, width: float, tag: str, source: str, formula: str) -> Cost:
+    def _cost(
+        name: str, op: Any, seconds: Any, bound: str, width: float, tag: str, source: str, formula: str,
+        least: Any = 0.0,
+    ) -> Cost:  # fmt: skip
+        """With an interval of ``width`` in the logarithm, none of it below ``least``."""
+        down, up = around(seconds, width)
+        ends = (np.minimum(down, np.maximum(seconds - least, 0.0)), up)
         return Cost(
-            name, seconds, {f"offload/{bound}": around(seconds, width)}, bound=bound, formula=formula, source=source,
-            tag=tag, op=op,
-        )  # fmt: skip
+            name, seconds, {f"offload/{bound}": ends}, bound=bound, formula=formula, source=source, tag=tag, op=op
+        )

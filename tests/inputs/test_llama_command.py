@@ -137,7 +137,7 @@ def test_a_files_header_says_shapes_and_formats(tiny, capsys):
     assert found.experts == "gguf_q4_k_m" and found.attention == "gguf_q8_0", "the nearest by bytes a weight"
     line = f"llama-server -m {tiny} -ngl 99 -cmoe"
     assert main(["predict", "--from-llama-cpp", line, "--hardware", "rtx-4070", "--output_len", "8"]) == 0
-    assert "the experts of 0 of 48 layers on the GPU" in capsys.readouterr().out
+    assert "0 of 128 experts of each layer on the GPU" in capsys.readouterr().out
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, capsys):

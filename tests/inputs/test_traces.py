@@ -162,7 +162,7 @@ def test_a_vllm_command_is_a_scenario():
         ("python serve.py", "is no vLLM command"),
         ("vllm serve -tp 4", "names no model"),
         ("vllm serve 'x", "cannot be read"),
-        ("vllm serve m --cpu-offload-gb 10", "offloaded"),
+        ("vllm serve m --cpu-offload-gb ten", "'ten'"),
         ("vllm serve m --hf-overrides '{x'", "is no map"),
     ],
 )

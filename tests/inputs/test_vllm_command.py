@@ -8,6 +8,7 @@ import pytest
 from moesim.cli import main
 from moesim.engines.settings import EngineSettings
 from moesim.errors import SpecError
+from moesim.inputs.offload import Offload
 from moesim.inputs.vllm_command import scenario_from_vllm
 from moesim.inputs.vllm_command.tables import tables
 
@@ -264,7 +265,7 @@ def test_variables_are_said_too():
         ),
         ("vllm serve $MODEL -tp 2", ["the model '$MODEL' has no value here"]),
         ("vllm serve <model> -tp 2", ["the model '<model>' has no value here"]),
-        (f"vllm serve {QWEN} --max-num-batched-tokens 16k --cpu-offload-gb 10", ["--cpu-offload-gb 10: offloaded"]),
+        (f"vllm serve {QWEN} --max-num-batched-tokens 16k --cpu-offload-gb x", ["'x'"]),
         ("vllm serve m --runner pooling", ["pooling models are not predicted"]),
         (f"vllm bench serve --model {QWEN}", ["'vllm bench serve' starts no engine to predict: it asks a server"]),
         (f"vllm chat {QWEN}", ["'vllm chat' starts no engine to predict: it talks to a server that runs"]),
@@ -357,7 +358,8 @@ def test_every_argument_is_in_one_table_and_every_setting_exists():
     assert {name for name in found.short.values() if not found.has_fields(name)} <= set(names)
     assert {name for name in found.same_as.values() if not found.has_fields(name)} <= set(names)
     for name, read in found.read.items():
-        assert (read.setting or name).partition(".")[0] in EngineSettings.model_fields
+        fields = Offload.model_fields if read.section == "offload" else EngineSettings.model_fields
+        assert (read.setting or name).partition(".")[0] in fields
         assert all(value == value.lower() for value in (*read.values, *read.effects))
         for value in read.values.values():
             if read.setting is None and value is not None:
