@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -36,3 +37,14 @@ def require(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+
+
+def gpu_range(text: str) -> tuple[int, int]:
+    """``8`` or ``1-16``. Raises SpecError."""
+    found = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", text.strip())
+    if found is None:
+        raise SpecError([Problem(f"'{text}' is not a number of GPUs, like 8, or a range, like 1-16", "--gpus")])
+    fewest, most = int(found[1] if found[2] else 1), int(found[2] or found[1])
+    if not 1 <= fewest <= most:
+        raise SpecError([Problem(f"'{text}' is no number of GPUs from 1 on, nor a range that rises", "--gpus")])
+    return fewest, most

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moesim.cli.checks import say_written
+from moesim.cli.checks import gpu_range, say_written
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.errors import Problem, SpecError
@@ -24,6 +24,7 @@ def search_command(commands: Any) -> None:
     )
     command.add_argument("--systems", default="", help="names to choose from, like fiddler,llama-cpp; default: all")
     command.add_argument("--quality", type=Path, help="a CSV of perplexity or accuracy by format, with sources")
+    command.add_argument("--gpus", default="1", metavar="N", help="how many GPUs, like 2, or a range, like 1-4")
     command.add_argument("--top", type=int, default=10, help="how many to print")
     command.add_argument("-o", "--output", type=Path, help="every configuration as a .csv file")
     command.add_argument("--picture", type=Path, help="time, memory and quality as .png or .svg")
@@ -55,7 +56,7 @@ def _check_output(path: Path, suffixes: set[str], option: str) -> None:
 
 def _search(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.explore.search import search
-    from moesim.report.search_text import search_text, write_csv
+    from moesim.report.search_text import runner_up, search_text, write_csv
 
     if options.output:
         _check_output(options.output, {".csv"}, "--output")
@@ -65,13 +66,15 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
         raise SpecError([Problem(f"{options.top} is not a number of rows; 1 or more is accepted", "--top")])
     scenario = scenario_of(options, rest)
     names = tuple(name for name in options.systems.split(",") if name)
-    found = search(scenario, options.minimize, options.where, names, options.quality)
+    fewest, most = gpu_range(options.gpus)
+    found = search(scenario, options.minimize, options.where, names, options.quality, range(fewest, most + 1))
     # A file is there whatever becomes of a reader of the table.
     written = [write_csv(found, options.output)] if options.output else []
     if options.json:
         best = found.rows()[: options.top] if found.kept else []
         data = {"minimized": found.minimized, "limits": [str(one) for one in found.constraints], "kept": found.kept,
-                "configurations": best, "advice": list(found.advice)}  # fmt: skip
+                "at_best": found.at_best, "configurations": best, "advice": list(found.advice),
+                "runner_up": runner_up(scenario, found)}  # fmt: skip
         print(json.dumps(data, indent=1))
     else:
         print(search_text(scenario, found, options.top))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from moesim.cli.checks import check_output
+from moesim.cli.checks import check_output, gpu_range
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.parallel import parallel_arguments
 from moesim.cli.progress import counted
@@ -74,7 +74,7 @@ def _recommend(options: argparse.Namespace, rest: list[str]) -> int:
         message = f"{options.price_per_gpu_hour:g} is no price; dollars above 0, up to 1e6, are accepted"
         raise SpecError([Problem(message, "--price-per-gpu-hour")])
     check_pool(options.jobs, options.backend, options.scheduler)
-    models, cards, gpus = _names(options.model), _names(options.hardware), _range(options.gpus)
+    models, cards, gpus = _names(options.model), _names(options.hardware), gpu_range(options.gpus)
     scenario = scenario_of(options, [*rest, *_base(models, cards, rest)], load=True)
     with counted() as told:
         found = recommend(
@@ -111,16 +111,6 @@ def _base(models: list[str], cards: list[str], rest: list[str]) -> list[str]:
 
         cards = [read_prices(SHIPPED)[0].gpu]
     return [*(["--model", models[0]] if models else []), *(["--hardware", cards[0]] if cards else [])]
-
-
-def _range(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", text.strip())
-    if found is None:
-        raise SpecError([Problem(f"'{text}' is not a number of GPUs, like 8, or a range, like 1-16", "--gpus")])
-    fewest, most = int(found[1] if found[2] else 1), int(found[2] or found[1])
-    if not 1 <= fewest <= most:
-        raise SpecError([Problem(f"'{text}' is no number of GPUs from 1 on, nor a range that rises", "--gpus")])
-    return fewest, most
 
 
 def _numbers(text: str) -> list[int]:

@@ -15,7 +15,7 @@ from moesim.inputs.model_of import model_of
 from moesim.inputs.scenario import Scenario
 from moesim.metrics import LOAD_METRICS, STATIC_METRICS, unit_of
 from moesim.models.plan import Plan
-from moesim.outcome import OnGpu
+from moesim.outcome import OnGpu, Prediction
 from moesim.prediction import predict
 from moesim.units import bytes_text
 
@@ -162,7 +162,7 @@ def _ranked(found: list[tuple[Scenario, OnGpu | None, str]], metric: str) -> Pla
     return ranked
 
 
-def deciding_term(loser: OnGpu, best: OnGpu) -> str:
+def deciding_term(loser: Prediction, best: Prediction) -> str:
     """The operation that costs the loser most over the best plan, of the whole batch's or run's time."""
     mine, theirs = operation_seconds(loser.cost), operation_seconds(best.cost)
     gap = {name: mine.get(name, 0.0) - theirs.get(name, 0.0) for name in mine.keys() | theirs.keys()}

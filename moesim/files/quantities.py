@@ -75,6 +75,8 @@ Rate = Annotated[float, BeforeValidator(lambda text: _plain(text, "B/s", 1e6)), 
 """Bytes per second a user writes, with the unit; SI where it is a number already."""
 Capacity = Annotated[float, BeforeValidator(lambda text: _plain(text, "B", 1e6)), Field(gt=0), _WRITTEN]
 """Bytes a user writes, with the unit; SI where it is a number already."""
+CapacityFromZero = Annotated[float, BeforeValidator(lambda text: _plain(text, "B", 1e6)), Field(ge=0), _WRITTEN]
+"""The same where none is meant by 0."""
 Delay = Annotated[float, BeforeValidator(lambda text: _plain(text, "s")), Field(ge=0, le=10), _WRITTEN]
 Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
 HostBytes = Annotated[Sourced, _sourced("B", 1e8, 1e15)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moesim.files.quantities import Capacity, Rate, Strict
+from moesim.files.quantities import Capacity, CapacityFromZero, Rate, Strict
 
 Slots = Annotated[float, Field(ge=0, le=4096)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -49,7 +49,7 @@ class Policy(Strict):
     """llama.cpp's knob: layers on the GPU, counted from the last; the rest runs, or lies, on the host."""
     n_cpu_moe: Count | None = None
     """llama.cpp's knob: of so many first layers, dense ones counted, the experts stay on the host."""
-    cpu_offload_gb: Capacity | None = None
+    cpu_offload_gb: CapacityFromZero | None = None
     """vLLM's knob: so much of each GPU's weights stays on the host, like 16 GiB: the first layers."""
     gpu_memory: Capacity | None = None
     """What may be used of the GPU's memory, like 16 GiB."""

@@ -47,7 +47,7 @@ def _elsewhere(scenario: Scenario, system: System) -> Iterator[Finding]:
         yield ("offload",), "a model with weights off the GPU has one replica; set data_parallel_size: 1"
     if plan.expert_parallel:
         yield ("offload",), "GPUs slice an offloaded model's experts; leave enable_expert_parallel out"
-    if plan.tp > 1 and system.runtime.kernels == "eager":
+    if plan.tp > 1 and system.runtime.several_gpus == "layers":
         yield (
             ("engine", "tensor_parallel_size"),
             f"{system.title} runs layers on several GPUs one after the other; give pipeline_parallel_size",

@@ -54,6 +54,8 @@ class Runtime(Strict):
     """Operations of one matrix: 1, or more where scales are unpacked first."""
     expert_operations: Count | None = None
     """Operations of one expert around its matrices, which wait for the GPU: selection, activation, weighted sum."""
+    several_gpus: Literal["slices", "layers"] = "slices"
+    """How it runs on several: every matrix sliced (tensor parallel), or layers on one after the other."""
     batched_tokens: Count | None = None
     """Prompt tokens of a step where the scenario's engine does not say; null is vLLM's default."""
     unpacks_scales: bool = False

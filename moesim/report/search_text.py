@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from moesim.explore.search import Configuration, SearchResult
+from moesim.explore.constraints import value_text
+from moesim.explore.search import Configuration, SearchResult, why_lost
 from moesim.explore.search.evaluate import METRICS
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.offload import AMOUNTS
@@ -50,12 +51,42 @@ def search_text(scenario: Scenario, found: SearchResult, top: int) -> str:
     shown: dict[tuple[object, ...], str] = {}
     for c in found.configurations[: found.kept]:
         # Knobs that change nothing, with everything on the GPU say, are shown once.
-        shown.setdefault((*(c.settings[key] for key in sorted(_HIDDEN)), *c.values.values()), _row(c, found.quality))
+        shown.setdefault((*_way(c), *c.values.values()), _row(c, found.quality))
         if len(shown) == top:
             break
     lines += shown.values()
-    lines += ["", "* on the front: no other fits and is as good in time a token, GPU memory and quality"]
+    lost = runner_up(scenario, found)
+    lines += ["", f"the next best way is {lost['way']}: {lost['why']}"] if lost else [""]
+    lines += [_bound_text(found)] if found.minimized in METRICS else []
+    lines += ["* on the front: no other fits and is as good in time a token, GPU memory and quality"]
     return "\n".join(lines)
+
+
+def runner_up(scenario: Scenario, found: SearchResult) -> dict[str, str] | None:
+    """The best of another system, number of GPUs or format, and why it is not the first; None where there is none."""
+    first = found.best
+    others = (c for c in found.configurations[: found.kept] if first is not None and _way(c) != _way(first))
+    other = next(others, None)
+    if first is None or other is None:
+        return None
+    return {"way": _way_text(other), "why": why_lost(scenario, other, first, found.minimized)}
+
+
+def _way(c: Configuration) -> tuple[object, ...]:
+    return c.gpus, *(c.settings[key] for key in sorted(_HIDDEN))
+
+
+def _way_text(c: Configuration) -> str:
+    where = f" on {c.gpus} GPUs" if c.gpus > 1 else ""
+    knobs = knobs_text(c.settings)
+    formats = f"{c.settings['experts_format']} experts"
+    return f"{c.settings['system']}{where}, {formats}{', ' + knobs if knobs else ''}"
+
+
+def _bound_text(found: SearchResult) -> str:
+    if found.at_best is None:
+        return "amounts between those tried could gain 1 % at most"
+    return f"amounts between those tried could reach {value_text(found.at_best, METRICS[found.minimized])} at best"
 
 
 def _row(c: Configuration, quality: str | None) -> str:
@@ -64,8 +95,9 @@ def _row(c: Configuration, quality: str | None) -> str:
     shown = "-" if value is None else f"{value:.4g}"
     tpot, ttft, gpu, dram = (c.values[name] or 0.0 for name in ("tpot", "ttft", "gpu_memory", "main_memory"))
     mark = "*" if c.on_front else " "
+    name = f"{c.settings['system']} x{c.gpus}" if c.gpus > 1 else c.settings["system"]
     return (
-        f"{c.settings['system']:18}{mark}{formats:24}{1e3 * tpot:>9.4g}{1e3 * ttft:>10,.0f}{bytes_text(gpu):>11}"
+        f"{name:18}{mark}{formats:24}{1e3 * tpot:>9.4g}{1e3 * ttft:>10,.0f}{bytes_text(gpu):>11}"
         f"{bytes_text(dram):>13}{shown:>12}  {knobs_text(c.settings)}"
     )
 
@@ -78,9 +110,11 @@ def write_csv(found: SearchResult, target: Path) -> Path:
     with whole(target) as half, half.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         columns = [f"{name}{_UNIT.get(METRICS.get(name, ''), '')}" for name in values]
-        writer.writerow(["system", "experts_format", "attention_format", *knobs, *columns, "fits", "kept", "on_front"])
+        writer.writerow(
+            ["system", "gpus", "experts_format", "attention_format", *knobs, *columns, "fits", "kept", "on_front"]
+        )
         for i, c in enumerate(found.configurations):
-            formats = (c.settings["system"], c.settings["experts_format"], c.settings["attention_format"])
+            formats = (c.settings["system"], c.gpus, c.settings["experts_format"], c.settings["attention_format"])
             shown = ["" if v is None else v for v in (*(c.settings.get(k) for k in knobs), *c.values.values())]
             writer.writerow([*formats, *shown, c.fits, i < found.kept, c.on_front])
     return target

@@ -14,6 +14,7 @@ from moesim.inputs.quality_file import quality_of, shipped_quality
 from moesim.inputs.system_file import systems
 from moesim.models.catalogue import load_model
 from moesim.report.offload_study import study_text
+from moesim.report.search_text import runner_up
 
 HEAD = "model,experts_format,attention_format,metric,value,source\n"
 FILE = paths.SCENARIOS / "offload" / "mixtral_offloading_rtx_a6000.yaml"
@@ -49,7 +50,7 @@ def test_a_configuration_is_what_predict_says(scenario, found):
             seen.setdefault(c.settings["system"], c)
     assert set(seen) == set(systems())
     for c in seen.values():
-        full = predict(scenario.with_(offload=c.settings))
+        full = predict(c.scenario(scenario))
         assert c.values["tpot"] == pytest.approx(full["mean_tpot_ms"] / 1e3, rel=2e-3), c.settings
         assert c.values["ttft"] == pytest.approx(full["mean_ttft_ms"] / 1e3, rel=2e-3)
         assert c.values["output_throughput"] == pytest.approx(full["output_throughput"], rel=2e-3)
@@ -126,6 +127,7 @@ def test_other_models_and_machines_are_searched(scenario):
         "zero-inference",
         "llama-cpp",
         "custom",
+        "vllm-offload",
     }
 
 
@@ -137,7 +139,8 @@ def test_a_users_own_system_is_searched_as_it_is_written(tmp_path, scenario):
     )
     mine, shipped = (search(scenario, systems=[name]) for name in (str(path), "fiddler"))
     assert {c.settings["system"] for c in mine.configurations} == {str(path)}
-    assert 3 * len(mine.configurations) == len(shipped.configurations)
+    assert {c.settings["missing"] for c in mine.configurations} == {"gpu"}
+    assert {c.settings["missing"] for c in shipped.configurations} == {"gpu", "cpu", "cheaper"}
     assert mine.best.values["tpot"] > shipped.best.values["tpot"]
 
 
@@ -146,6 +149,50 @@ def test_a_remote_gpu_is_kept(scenario):
     remote = scenario.with_(offload={"backing": "remote_gpu", "remote_bandwidth": "20 GB/s"})
     result = search(remote, systems=["mixtral-offloading", "fiddler"])
     assert {c.settings["system"] for c in result.configurations} == {"mixtral-offloading"}
+
+
+def test_several_gpus_are_tried_as_each_system_uses_them(scenario):
+    result = search(scenario.with_(hardware="rtx-a6000-x2"), systems=["llama-cpp", "vllm-offload"], gpus=(1, 2))
+    both = {(c.settings["system"], c.gpus) for c in result.configurations}
+    assert both == {(name, n) for name in ("llama-cpp", "vllm-offload") for n in (1, 2)}
+    plans = {c.settings["system"]: c.scenario(scenario).engine for c in result.configurations if c.gpus == 2}
+    assert plans["llama-cpp"].pipeline_parallel_size == 2 and plans["vllm-offload"].tensor_parallel_size == 2
+    resident = [c for c in result.configurations if c.settings.get("cpu_offload_gb") == 0 and c.fits]
+    assert {c.gpus for c in resident if c.settings["experts_format"] == "int4"} == {1, 2}, "nothing off the GPU"
+    wide = search(scenario, systems=["vllm-offload"], gpus=(2,))
+    c = next(c for c in wide.configurations if c.fits and c.settings["cpu_offload_gb"])
+    full = predict(c.scenario(scenario.with_(hardware="rtx-a6000-x2")))
+    assert c.values["tpot"] == pytest.approx(full["mean_tpot_ms"] / 1e3, rel=0.05)
+
+
+def test_nothing_between_amounts_is_missed(scenario):
+    """Every whole amount of a knob, tried by hand: none beats what the search found by more than it says."""
+    limits = ["gpu_memory <= 11 GiB"]
+    few = search(scenario, "tpot", limits, ["fiddler"])
+    best = min(
+        (
+            one.values["tpot"]
+            for n in range(0, 257)
+            if (one := _priced(scenario, {**few.best.settings, "resident_experts": n})).fits
+            and one.values["gpu_memory"] <= 11 * 2**30
+        ),
+    )
+    said = few.best.values["tpot"] * 0.99 if few.at_best is None else few.at_best
+    assert best >= said * (1 - 1e-9)
+    assert len(few.configurations) > 75, "gaps were looked into"
+
+
+def _priced(scenario, settings):
+    from moesim.explore.search.best import Configuration
+    from moesim.explore.search.evaluate import METRICS, Pricer
+
+    gives = Pricer(scenario, []).figures(settings, 1)
+    return Configuration(settings, 1, {name: getattr(gives, name) for name in METRICS}, gives.shortfalls)
+
+
+def test_the_next_best_way_says_why_it_lost(scenario, found):
+    said = runner_up(scenario, found)
+    assert said is not None and "tpot +" in said["why"]
 
 
 def test_one_token_has_no_time_between_tokens(scenario):
@@ -242,7 +289,7 @@ def test_an_impossible_search_exits_3(capsys):
         (["offload.gpu_memory=16", "offload.offload_per_layer=null"], "has no unit"),
         (["offload.host_bandwidth=12"], "has no unit"),
         (["host=nowhere"], "the host 'nowhere' is not known"),
-        (["engine.tensor_parallel_size=2"], "runs on one GPU"),
+        (["engine.tensor_parallel_size=2"], "one after the other"),
         (["workload.max_concurrency=4"], "static batches"),
         (["model=Qwen3-32B"], "has no experts to offload"),
         (["offload.unit=layer"], "offload_per_layer counts experts, but whole layers move"),

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.constraints import Constraint, parsed, value_text
-from moesim.explore.search.evaluate import METRICS, Figures, figures
+from moesim.explore.plans import deciding_term
+from moesim.explore.search.evaluate import METRICS, Figures, Pricer, changes_of
 from moesim.explore.search.space import space
+from moesim.explore.search.untried import Gap, gaps
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
 from moesim.inputs.quality_file import Quality, higher_is_better, quality_known
 from moesim.inputs.scenario import Scenario
+from moesim.prediction import predict
 from moesim.units import bytes_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_ROUNDS, _MOST_GAPS = 3, 40
 _MARGIN = 1e-3
 """Added to a limit that is suggested, so that its rounded figure is kept."""
 
@@ -30,6 +34,8 @@ class Configuration:
 
     settings: dict[str, Any]
     """Of a scenario's ``offload``."""
+    gpus: int
+    """How many run it."""
     values: dict[str, float | None]
     """Metric -> value; None where the quality table says nothing."""
     shortfalls: dict[str, float]
@@ -40,6 +46,10 @@ class Configuration:
     @property
     def fits(self) -> bool:
         return not self.shortfalls
+
+    def scenario(self, asked: Scenario) -> Scenario:
+        """What ``predict`` takes: the scenario that was asked about, run this way."""
+        return asked.with_(**changes_of(self.settings, self.gpus))
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class SearchResult:
     """How many of them fit and keep every constraint."""
     advice: tuple[str, ...]
     """Where none does: which constraint to relax, by how much."""
+    at_best: float | None = None
+    """What an amount between those tried could reach of what is minimised; None where none could be better."""
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each configuration; units in ``attrs["units"]``."""
@@ -65,7 +77,7 @@ class SearchResult:
     def rows(self) -> list[dict[str, Any]]:
         """The same as plain data: settings, values in SI units, whether it fits and keeps every limit."""
         return [
-            {**c.settings, **c.values, "fits": c.fits, "kept": i < self.kept, "on_front": c.on_front}
+            {**c.settings, "gpus": c.gpus, **c.values, "fits": c.fits, "kept": i < self.kept, "on_front": c.on_front}
             for i, c in enumerate(self.configurations)
         ]
 
@@ -76,9 +88,9 @@ class SearchResult:
 
 def search(
     scenario: Scenario, minimize: str = "tpot", where: Sequence[str] = (), systems: Sequence[str] = (),
-    quality: Path | None = None,
+    quality: Path | None = None, gpus: Sequence[int] = (1,),
 ) -> SearchResult:  # fmt: skip
-    """Try every system, precision and amount on the GPU that this machine allows.
+    """Try every system, precision and amount on the GPU that this machine allows, nothing off it among them.
 
     Parameters
     ----------
@@ -94,6 +106,8 @@ def search(
         Names of systems; all that ship by default.
     quality : Path, optional
         A table of quality by format, instead of the project's own.
+    gpus : sequence of int
+        Numbers of GPUs to try: sliced or with layers on one after the other, as the system does.
 
     Raises
     ------
@@ -110,26 +124,78 @@ def search(
     if minimize == "tpot" and scenario.workload.output_len == 1:
         raise SpecError([Problem("one token comes out: there is no time between tokens; minimise ttft", "--minimize")])
     constraints = tuple(parsed(text, known) for text in ((where,) if isinstance(where, str) else where))
-    tried = space(model, load_hardware(scenario.hardware), tuple(systems))
+    hardware = load_hardware(scenario.hardware)
     refusals: list[str] = []
-    priced = figures(scenario, tried, refusals)
-    found = [_configuration(settings, gives, table, of_quality) for settings, gives in priced]
+    pricer = Pricer(scenario, refusals)
+
+    def priced(tried: Iterable[tuple[int, dict[str, Any]]]) -> list[Configuration]:
+        return [
+            _configuration(settings, many, gives, table, of_quality)
+            for many, settings in tried
+            if (gives := pricer.figures(settings, many)) is not None
+        ]
+
+    found = priced((many, way) for many in gpus for way in space(model, hardware, tuple(systems), many))
     if not found:
         why = f": {refusals[0]}" if refusals else ""
         raise SpecError([Problem(f"no system can run this scenario{why}", "search")])
-    axis = next((c.metric for c in constraints if c.metric in of_quality), of_quality[0] if of_quality else None)
-    found = _with_front(found, axis)
     best_high = higher_is_better(minimize) if minimize in of_quality else minimize.endswith("throughput")
-    sign = -1.0 if best_high else 1.0
-
-    def order(c: Configuration) -> tuple[bool, float, float]:
-        value = c.values[minimize]
-        return not _keeps(c, constraints), float("inf") if value is None else sign * value, c.values["gpu_memory"] or 0
-
-    found.sort(key=order)
+    order = _Order(minimize, -1.0 if best_high else 1.0, constraints)
+    # Only what is priced moves with the amount; quality goes by formats.
+    left = order.gaps(found) if minimize in METRICS else []
+    for _ in range(_ROUNDS):
+        if not left:
+            break
+        found += priced((gap.gpus, gap.settings | {gap.amount: x}) for gap in left[:_MOST_GAPS] for x in gap.between())
+        left = order.gaps(found)
+    axis = next((c.metric for c in constraints if c.metric in of_quality), of_quality[0] if of_quality else None)
+    found = sorted(_with_front(found, axis), key=order)
     kept = sum(_keeps(c, constraints) for c in found)
     advice = () if kept else _advice(found, constraints)
-    return SearchResult(minimize, constraints, axis, tuple(found), kept, advice)
+    at_best = order.sign * left[0].at_best if left and kept else None
+    return SearchResult(minimize, constraints, axis, tuple(found), kept, advice, at_best)
+
+
+def why_lost(asked: Scenario, other: Configuration, first: Configuration, minimized: str) -> str:
+    """What the first does better, and the operation that costs the other most more."""
+    mine, theirs = other.values[minimized], first.values[minimized]
+    if mine is None or theirs is None:
+        return f"{minimized} not known"
+    same = abs(mine - theirs) <= 1e-6 * abs(theirs)
+    more = "as good, with more of the GPU's memory" if same else f"{minimized} {mine / theirs - 1:+.1%}"
+    if same or minimized not in {"tpot", "ttft", "output_throughput"}:
+        return more
+    slower, faster = (predict(one.scenario(asked)) for one in (other, first))
+    if slower.cost.seconds <= faster.cost.seconds:
+        return more
+    return f"{more}: {deciding_term(slower, faster)}"
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is better: first what fits and keeps every limit, then the value, then less of the GPU's memory."""
+
+    minimize: str
+    sign: float
+    constraints: tuple[Constraint, ...]
+
+    def value(self, c: Configuration) -> float:
+        value = c.values[self.minimize]
+        return float("inf") if value is None else self.sign * value
+
+    def __call__(self, c: Configuration) -> tuple[bool, float, float]:
+        return not _keeps(c, self.constraints), self.value(c), c.values["gpu_memory"] or 0.0
+
+    def gaps(self, found: list[Configuration]) -> list[Gap]:
+        """Between amounts tried, where something better might be."""
+        best = min(found, key=self)
+        return gaps(found, self.value, self._could_keep, self.value(best)) if _keeps(best, self.constraints) else []
+
+    def _could_keep(self, a: Configuration, b: Configuration) -> bool:
+        """Whether something between them might be within every limit: every metric as good as the better one's."""
+        return (a.fits or b.fits) and all(
+            limit.keeps(a.values[limit.metric]) or limit.keeps(b.values[limit.metric]) for limit in self.constraints
+        )
 
 
 def _enough(constraint: Constraint, value: float) -> str:
@@ -139,7 +205,7 @@ def _enough(constraint: Constraint, value: float) -> str:
 
 
 def _configuration(
-    settings: dict[str, Any], gives: Figures, table: Quality, of_quality: tuple[str, ...]
+    settings: dict[str, Any], gpus: int, gives: Figures, table: Quality, of_quality: tuple[str, ...]
 ) -> Configuration:
     values: dict[str, float | None] = {name: getattr(gives, name) for name in METRICS}
     for metric in of_quality:
@@ -147,7 +213,7 @@ def _configuration(
         known = not settings.get("skipped_share")
         key = (settings["experts_format"], settings["attention_format"], metric)
         values[metric] = table.get(key) if known else None
-    return Configuration(settings, values, gives.shortfalls)
+    return Configuration(settings, gpus, values, gives.shortfalls)
 
 
 def _keeps(configuration: Configuration, constraints: Sequence[Constraint]) -> bool:
@@ -170,7 +236,7 @@ def _with_front(found: list[Configuration], quality: str | None) -> list[Configu
         if not any(all(a <= b for a, b in zip(other, one, strict=True)) for other in front):
             front.append(one)
     best = set(front)
-    return [Configuration(c.settings, c.values, c.shortfalls, place(c) in best) for c in found]
+    return [replace(c, on_front=place(c) in best) for c in found]
 
 
 def _advice(found: list[Configuration], constraints: Sequence[Constraint]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,41 +59,52 @@ class Figures:
     shortfalls: dict[str, float]
 
 
-def figures(
-    scenario: Scenario, configurations: Iterable[dict[str, Any]], refusals: list[str]
-) -> Iterator[tuple[dict[str, Any], Figures]]:
-    """Price every configuration that the model and the GPU allow; why others are not goes to ``refusals``.
+class Pricer:
+    """Prices one configuration after the other; what a system and its formats share is worked out once.
 
     Parameters
     ----------
     scenario : Scenario
-        Model, hardware, host, workload and routing; of its own ``offload`` only bandwidths and a
-        remote GPU are kept.
-    configurations : iterable of dict
-        Settings of ``offload``.
+        Model, hardware, host, workload and routing; of its own ``offload`` only bandwidths and a remote GPU are kept.
+    refusals : list of str
+        Takes why what the model or the GPU does not allow is not priced.
     """
-    bases: dict[tuple[str, str, str], tuple[Parts, dict[Any, Any]] | None] = {}
-    load = scenario.workload
-    for settings in configurations:
-        key = (settings["system"], settings["experts_format"], settings["attention_format"])
-        if key not in bases:
-            bases[key] = _base(scenario, key, refusals)
-        base = bases[key]
+
+    def __init__(self, scenario: Scenario, refusals: list[str]) -> None:
+        self.scenario, self.refusals = scenario, refusals
+        self.bases: dict[tuple[str, str, str, int], tuple[Parts, dict[Any, Any]] | None] = {}
+
+    def figures(self, settings: dict[str, Any], gpus: int) -> Figures | None:
+        """What the settings of an ``offload`` give on so many GPUs."""
+        key = (settings["system"], settings["experts_format"], settings["attention_format"], gpus)
+        if key not in self.bases:
+            self.bases[key] = _base(self.scenario, *key, self.refusals)
+        base = self.bases[key]
         if base is None:
-            continue
+            return None
         parts, shared = base
-        offloaded = offloaded_of(parts.steps)
+        offloaded, load = offloaded_of(parts.steps), self.scenario.workload
         assert parts.offload is not None and offloaded is not None
         before = parts.offload
-        policy = filled(Offload(**settings, **_machine(scenario)), before.system)
-        plan = placed(before.system, policy, before.rank, before.hardware, before.host, parts.limits, before.work)
+        policy = filled(Offload(**settings, **_machine(self.scenario)), before.system)
+        plan = placed(
+            before.system, policy, before.rank, before.hardware, before.host, parts.limits, before.work, before.split
+        )
         requests = replace(offloaded.requests, policy=policy) if offloaded.requests else None
         steps = with_drafts(QuickSteps(offloaded.resident, plan, requests, shared), parts.limits)
         batch = static_batch(
             steps, load.size, load.input_len, load.output_len, parts.limits.max_num_batched_tokens, samples=_SAMPLES
         )
         tiers = plan.tiers
-        yield settings, Figures(*_latencies(batch), tiers.gpu, tiers.dram, tiers.disk, tiers.shortfalls)
+        return Figures(*_latencies(batch), tiers.gpu, tiers.dram, tiers.disk, tiers.shortfalls)
+
+
+def changes_of(settings: dict[str, Any], gpus: int) -> dict[str, Any]:
+    """A configuration as changes of a scenario: its offload, and how its system runs on several GPUs."""
+    several = load_system(settings["system"]).runtime.several_gpus
+    sizes = {"engine.tensor_parallel_size": 1, "engine.pipeline_parallel_size": 1}
+    sizes[f"engine.{'pipeline' if several == 'layers' else 'tensor'}_parallel_size"] = gpus
+    return {"offload": settings, **sizes}
 
 
 def _latencies(batch: Any) -> tuple[float, float | None, float]:
@@ -114,15 +124,16 @@ def _machine(scenario: Scenario) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(offload, name)) is not None}
 
 
-def _base(scenario: Scenario, key: tuple[str, str, str], refusals: list[str]) -> tuple[Parts, dict[Any, Any]] | None:
+def _base(
+    scenario: Scenario, system: str, experts: str, attention: str, gpus: int, refusals: list[str]
+) -> tuple[Parts, dict[Any, Any]] | None:
     """The parts that all configurations of a system and its formats share; None where they cannot run here."""
-    system, experts, attention = key
     offload = {"system": system, "experts_format": experts, "attention_format": attention, **_machine(scenario)}
     model = model_of(scenario)
     if load_system(system).policy.unit == "layer" or model.moe is None:
         offload |= {"n_gpu_layers": 0}
     try:
-        return assemble(scenario.with_(offload=offload)), {}
+        return assemble(scenario.with_(**changes_of(offload, gpus))), {}
     except SpecError as error:
         refusals.append(error.problems[0].message)
         return None

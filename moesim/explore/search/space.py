@@ -15,16 +15,16 @@ from moesim.models.model import Model
 _MOST_AMOUNTS = 25
 
 
-def space(model: Model, hardware: Hardware, names: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """Settings of ``offload``, one configuration each; all systems that ship where none is named."""
+def space(model: Model, hardware: Hardware, names: tuple[str, ...] = (), gpus: int = 1) -> Iterator[dict[str, Any]]:
+    """Settings of ``offload`` on so many GPUs, one configuration each; all systems that ship where none is named."""
     for name in names or systems():
         system = load_system(name)
         by_layer = system.policy.unit == "layer" or "n_gpu_layers" in system.knobs
         if model.moe is not None or by_layer:
-            yield from _of_system(name, system, model, hardware)
+            yield from _of_system(name, system, model, hardware, gpus)
 
 
-def _of_system(name: str, system: System, model: Model, hardware: Hardware) -> Iterator[dict[str, Any]]:
+def _of_system(name: str, system: System, model: Model, hardware: Hardware, gpus: int) -> Iterator[dict[str, Any]]:
     searched, dense = system.search, model.moe is None
     amount_name = "n_gpu_layers" if dense and system.policy.unit != "layer" else searched.amount
     # What experts' knobs do, a dense model does not have.
@@ -32,14 +32,14 @@ def _of_system(name: str, system: System, model: Model, hardware: Hardware) -> I
     for (experts, attention), others in itertools.product(
         searched.formats, itertools.product(*(searched.others[key] for key in keys))
     ):
-        for amount in amounts(amount_name, model, hardware):
+        for amount in amounts(amount_name, model, hardware, gpus):
             yield {
                 "system": name, "experts_format": experts, "attention_format": attention,
                 amount_name: amount, **dict(zip(keys, others, strict=True)),
             }  # fmt: skip
 
 
-def amounts(name: str, model: Model, hardware: Hardware) -> list[Any]:
+def amounts(name: str, model: Model, hardware: Hardware, gpus: int = 1) -> list[Any]:
     """The range of a setting that says how much stays on the GPU, at most 25 values."""
     if name == "device_memory_ratio":
         return [round(x, 2) for x in np.arange(0.1, 1.0, 0.05).tolist()]
@@ -47,7 +47,7 @@ def amounts(name: str, model: Model, hardware: Hardware) -> list[Any]:
         total = hardware.gpu.memory.value
         return [total * share for share in np.linspace(0.1, 1.0, _MOST_AMOUNTS).tolist()]
     if name == "cpu_offload_gb":
-        return [round(total) for total in (np.linspace(0, 1, _MOST_AMOUNTS) * 2.0 * model.parameters).tolist()]
+        return [round(total) for total in (np.linspace(0, 1, _MOST_AMOUNTS) * 2.0 * model.parameters / gpus).tolist()]
     ffns = [g.routed for g in model.layers for _ in range(g.count) if g.routed is not None]
     experts = ffns[0].num_experts if ffns else 0
     most = {
