@@ -29,9 +29,10 @@ def host_points(models: Sequence[Model], grid: Grid, cores: int) -> list[Point]:
     for t in threads:
         for size in grid.host.stream:
             found += [Point("host_stream", {"op": op, "bytes": size, "threads": t}) for op in ("read", "copy")]
-        for dtype in grid.host.types:
+        for dtype in grid.host.products:
             for m, n, k in grid.host.matmul:
                 found.append(Point("host_matmul", {"m": m, "n": n, "k": k, "dtype": dtype, "threads": t}))
+        for dtype in grid.host.types:
             for hidden, ffn in _experts(models):
                 shape = {"hidden_size": hidden, "inter_size": ffn.width, "dtype": dtype, "threads": t}
                 found += [Point("host_expert", {"num_tokens": n, **shape}) for n in grid.host.tokens]

@@ -24,6 +24,8 @@ class HostGrid(Strict):
     matmul: list[tuple[_Whole, _Whole, _Whole]]
     """(m, n, k)."""
     types: list[str]
+    products: list[str]
+    """Types of plain matrix products; experts run in ``types``."""
 
 
 class CheckRule(Strict):

@@ -143,7 +143,7 @@ def fit_cpu(alike: Sequence[PublishedRun]) -> tuple[dict[str, Any], dict[str, An
     squares of logarithms."""
     from scipy.optimize import least_squares
 
-    kernels = load_system(alike[0].system).cpu_kernels
+    kernels = load_system(alike[0].system).cpu_kernels["default"]
     nominal = load_hardware(alike[0].scenario.hardware).links.host.value
     tried = offload_fits().setdefault("cpu", {})
 
@@ -205,7 +205,7 @@ def fit_runs(known: Sequence[PublishedRun], fits: dict[str, Any], progress: Call
                 found = fits["unpacking"][unpack.kernels] = fit_unpacking(alike)
                 progress(f"{unpack.kernels}: {found['issue_rate'] / 1e9:.4g} G instructions/s an SM")
         for (system, gpu), alike in _alike(known, "cpu").items():
-            kernels = load_system(system).cpu_kernels
+            kernels = load_system(system).cpu_kernels["default"]
             fits["cpu"][kernels], fits["systems"].setdefault(system, {})[gpu] = fit_cpu(alike)
             progress(f"{system}: {fits['cpu'][kernels]['flop_per_s'] / 1e9:.3g} GFLOP/s a thread")
 

@@ -13,7 +13,7 @@ from moesim.cost.widening import around
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import Host
 from moesim.inputs.offload import Policy
-from moesim.inputs.system_file import System
+from moesim.inputs.system_file import System, cpu_kernels
 from moesim.ops.host import Copy, CpuMatrices, DiskRead, Unpack
 
 _GIVEN = 0.1
@@ -84,9 +84,12 @@ class HostMachine:
         """Weights through the CPU: as memory streams them, or as it multiplies. [s]"""
         seconds = op.count * self.cpu_seconds(op.weight_bytes, op.flop_each)
         text = "blocks x max(bytes / (DRAM bandwidth x achieved x share), FLOP / CPU rate)"
-        fitted = thread_rate(self.system.cpu_kernels)
+        fitted, kernels = thread_rate(self.cpu_kernels), self.cpu_kernels or "cpu"
         width, tag = (fitted.half_width, "fitted") if fitted else (_ASSUMED_CPU, "assumed")
-        source = f"offload:{self.system.cpu_kernels}" if fitted else f"host/{self.host.name}:cpu"
+        own = self.host.cpu.rates.get(kernels)
+        if own is not None and own.source == "measured":
+            width, tag = _GIVEN, "measured"
+        source = f"offload:{kernels}" if fitted and own is None else f"host/{self.host.name}:{kernels}"
         least = op.count * op.weight_bytes / self.host.dram.bandwidth.value
         return self._cost(name, op, seconds, "CPU", width, tag, source, text, least)
 
@@ -97,9 +100,17 @@ class HostMachine:
         return dram.bandwidth.value * dram.achieved.value * share
 
     @property
+    def cpu_kernels(self) -> str | None:
+        """What runs experts on the CPU."""
+        return cpu_kernels(self.system, self.policy.experts_format)
+
+    @property
     def cpu_flop_per_s(self) -> float:
         """Matrix products on the CPU. [FLOP/s]"""
-        fitted, own = thread_rate(self.system.cpu_kernels), self.system.cpu_threads
+        fitted, own = thread_rate(self.cpu_kernels), self.system.cpu_threads
+        known = self.host.cpu.rates.get(self.cpu_kernels or "")
+        if known is not None:
+            return known.value
         if fitted is None:
             return self.host.cpu.flop_rate.value
         cores = self.host.cpu.cores.value

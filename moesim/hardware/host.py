@@ -37,7 +37,9 @@ class Cpu(Strict):
 
     cores: Count
     flop_rate: CpuFlopPerSecond
-    """What matrix products reach on all cores in the format experts are kept in."""
+    """What matrix products reach on all cores, whichever kernels run them."""
+    rates: dict[str, CpuFlopPerSecond] = {}
+    """Kernels (torch-bf16, torch-int8, k-quants, amx-int8) -> what they reach on all cores, where that is known."""
     operation: Seconds
     """Python, dispatch and launch of one PyTorch operation (eager mode), on one core."""
 

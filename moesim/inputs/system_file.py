@@ -13,6 +13,7 @@ from moesim.files.names import named_file
 from moesim.files.quantities import Count, Share, Sourced, Strict
 from moesim.files.validation import read_as
 from moesim.inputs.offload import AMOUNTS, OF_LAYERS, ExpertFormat, Offload, Policy
+from moesim.ops.formats import maker
 
 
 class Unpacking(Strict):
@@ -122,8 +123,9 @@ class System(Strict):
     footprint: Footprint
     cpu_share: Share | None = None
     """Of the host's achieved memory bandwidth that experts on the CPU reach; null where none run there."""
-    cpu_kernels: str | None = None
-    """Name of what runs them, by which what was fitted of it is known."""
+    cpu_kernels: dict[str, str] = {}
+    """Letters that weight formats begin with (gguf, int, bfloat), or ``default`` -> name of what runs them, by which
+    fits and hosts know it."""
     cpu_threads: Count | None = None
     """Threads that run them; null is all cores."""
     doubts: list[str] = Field(min_length=1)
@@ -136,6 +138,12 @@ class System(Strict):
                 f"{', '.join(unknown)} is no setting of a policy; there are {', '.join(Policy.model_fields)}"
             )
         return self
+
+
+def cpu_kernels(system: System, experts_format: str | None) -> str | None:
+    """What runs experts of a format on the CPU; None where the system's file does not say."""
+    own = system.cpu_kernels.get(maker(experts_format)) if experts_format else None
+    return own or system.cpu_kernels.get("default")
 
 
 def unit_of(offload: Offload, system: System) -> str:

@@ -25,7 +25,7 @@ def knobs_text(settings: dict[str, object]) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    if key == "gpu_memory" and isinstance(value, (int, float)):
+    if key in {"gpu_memory", "cpu_offload_gb"} and isinstance(value, (int, float)):
         return bytes_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -442,6 +442,7 @@ def test_two_minutes_on_the_host(tmp_path, capsys):
     host = load_host(str(host_file))
     assert 1e9 < host.dram.bandwidth.value < 1e12 and host.dram.bandwidth.source == "measured"
     assert 1e9 < host.cpu.flop_rate.value < 1e14
+    assert set(host.cpu.rates) >= {"torch-bf16"} and all(rate.source == "measured" for rate in host.cpu.rates.values())
     assert f"--host {host_file}" in said.out
     fits = json.loads((folder / "fit.json").read_text())["families"]
     assert {"host_stream/read", "host_expert/bfloat16"} <= set(fits)

@@ -10,7 +10,7 @@ import torch
 from moesim.bench.kernels import Kernel
 from moesim.bench.timing import Call, Times, time_calls
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
 _COLD_BYTES = 192 << 20
 """More than a processor's last cache, so that each call's weights come from memory."""
 _MOST_COPIES = 24
@@ -51,6 +51,8 @@ def _stream(columns: dict[str, Any]) -> list[Call]:
 
 def _random(columns: dict[str, Any], *shapes: tuple[int, int]) -> Callable[[], list[torch.Tensor]]:
     dtype = _DTYPES[str(columns["dtype"])]
+    if dtype == torch.int8:
+        return lambda: [torch.randint(-9, 9, shape, dtype=dtype) for shape in shapes]
     return lambda: [(torch.randn(*shape) * 0.02).to(dtype) for shape in shapes]
 
 
@@ -59,6 +61,9 @@ def _matmul(columns: dict[str, Any]) -> list[Call]:
     (x,) = _random(columns, (m, k))()
     make = _random(columns, (n, k))
     weights = [make()[0] for _ in range(_copies(n * k * x.element_size()))]
+    if x.dtype == torch.int8:
+        # oneDNN's product of 8-bit integers, what VNNI and AMX are for.
+        return [lambda w=w: torch.ops.aten._int_mm(x, w.t()) for w in weights]
     return [lambda w=w: linear(x, w) for w in weights]
 
 

@@ -1,4 +1,6 @@
-"""Offloading on several GPUs, vLLM's --cpu-offload-gb, and called-experts-only streaming."""
+"""Offloading on several GPUs, --cpu-offload-gb, called-experts-only streaming, and what a processor's kernels reach."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +10,7 @@ from moesim.cost.cost import leaf_seconds
 from moesim.inputs.loading import from_data
 from moesim.inputs.vllm_command import scenario_from_vllm
 from moesim.offload import memory
+from moesim.ops.host import CpuMatrices
 
 
 def mixtral(hardware="hgx-h100", engine=None, **offload):
@@ -116,3 +119,27 @@ def test_shipped_scenarios_of_several_gpus():
     for name in ("llama_cpp_2x_rtx_5090", "vllm_offload_tp2_l40s"):
         found = predict(load(paths.SCENARIOS / "offload" / f"{name}.yaml"))
         assert found["mean_tpot_ms"] > 0
+
+
+def test_a_cpus_rate_belongs_to_the_kernels_that_run_there():
+    """K-quants on an AMX machine run at their own rate, 8-bit integers at the machine's; a measured rate is narrow."""
+    base = {
+        "model": "Mixtral-8x7B-v0.1", "hardware": "h100", "host": "server-sapphire-rapids",
+        "workload": {"batch_size": 1, "input_len": 256, "output_len": 2}, "routing": {"kind": "locality"},
+    }  # fmt: skip
+
+    def machine(experts):
+        offload = {"system": "ktransformers", "experts_on_gpu": 0, "experts_format": experts}
+        return assemble(from_data({**base, "offload": offload}, "test")).steps.around
+
+    slow, fast = machine("gguf_q4_k"), machine("int8")
+    assert (slow.cpu_kernels, fast.cpu_kernels) == ("k-quants", "amx-int8")
+    cpu = slow.host.cpu
+    assert slow.cpu_flop_per_s == cpu.rates["k-quants"].value < fast.cpu_flop_per_s == cpu.flop_rate.value
+    op = CpuMatrices(1.0, 1.0, 1e9)
+    assumed = slow.cpu("experts", op)
+    rate = cpu.rates["k-quants"].model_copy(update={"source": "measured"})
+    measured_host = slow.host.model_copy(update={"cpu": cpu.model_copy(update={"rates": {"k-quants": rate}})})
+    measured = replace(slow, host=measured_host).cpu("experts", op)
+    assert (assumed.tag, measured.tag) == ("assumed", "measured")
+    assert measured.spread["offload/CPU"][1] < 0.2 * assumed.spread["offload/CPU"][1]
