@@ -19,6 +19,7 @@ STRATEGIES = ("linear", "round_robin", "load_sorted")
 _EVEN = {"uniform", "correlated", "identical", "task"}
 """Kinds of routing that favour no expert."""
 _POINTS = 801
+_TIE = 1e-6
 _REACH = 7.0
 _FEW_ROWS, _FEW_PICKS = 400.0, 20_000.0
 """Mean rows of a rank, and picks in all, up to which the busiest is counted rather than taken as normal."""
@@ -56,7 +57,9 @@ def replicated(load: Array, ranks: int, redundant: int = 0) -> Array:
     room = np.full(ranks, -(-len(of_slot) // ranks))
     carried, shares = np.zeros(ranks), np.zeros((ranks, experts))
     for slot in np.argsort(-weight, kind="stable"):
-        rank = int(np.argmin(np.where(room > 0, carried, np.inf)))
+        # Of ranks that carry the same, one that has no replica of the expert yet: measured loads never tie.
+        again = _TIE * weight[slot] * (shares[:, of_slot[slot]] > 0)
+        rank = int(np.argmin(np.where(room > 0, carried + again, np.inf)))
         carried[rank] += weight[slot]
         room[rank] -= 1
         shares[rank, of_slot[slot]] += 1.0 / replicas[of_slot[slot]]
@@ -64,9 +67,11 @@ def replicated(load: Array, ranks: int, redundant: int = 0) -> Array:
 
 
 def placed(strategy: str, load: Array, ranks: int, redundant: int) -> Array:
-    """Shares of a placement; redundant slots (EPLB) are always packed by load."""
-    if strategy == "load_sorted" or redundant:
-        best = replicated(load, ranks, redundant)
+    """Shares of a placement; redundant slots (EPLB) are always packed by load, and read whatever the load is."""
+    if redundant:
+        return replicated(load, ranks, redundant)
+    if strategy == "load_sorted":
+        best = replicated(load, ranks)
         # A greedy packing may lose to the plain one; EPLB keeps what is better.
         plain = linear(len(load), ranks)
         return best if (best @ load).max() <= (plain @ load).max() else plain

@@ -105,3 +105,12 @@ def test_a_trace_gives_the_busiest_rank_it_holds(tmp_path):
 
 def test_one_rank_is_the_whole_layer():
     assert group_loads(Uniform(), 64, 8, 1, "linear", 0) is loads(Uniform(), 64, 8)
+
+
+def test_a_rank_reads_its_replicas_whatever_the_load():
+    """256 experts on 32 ranks: 8 weights a rank, 9 with 32 replicas, 16 with 256; the rows stay the same."""
+    many = np.array([8192])
+    groups = [group_loads(Uniform(kind="uniform"), 256, 8, 32, "linear", redundant) for redundant in (0, 32, 256)]
+    assert [float(group.distinct(many)[0]) for group in groups] == pytest.approx([8, 9, 16], rel=1e-3)
+    rows = [float(group.rows(many)[0]) for group in groups]
+    assert rows == pytest.approx([rows[0]] * 3, rel=2e-3)

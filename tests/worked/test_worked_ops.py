@@ -48,6 +48,29 @@ class Touched:
         ("gguf_q8_0", 1.0625, "bfloat16", 2.0),  # 34 bytes for 32
         ("gguf_q4_k", 0.5625, "bfloat16", 2.0),  # 144 for 256
         ("gguf_q2_k", 0.328125, "bfloat16", 2.0),  # 84 for 256
+        ("gguf_q6_k", 0.8203125, "bfloat16", 2.0),  # 128 + 64 + 16 scales + 2 for 256
+        ("gguf_q5_k", 0.6875, "bfloat16", 2.0),  # 128 + 32 + 12 + 4
+        ("gguf_q5_0", 0.6875, "bfloat16", 2.0),  # 16 + 4 + 2 for 32
+        ("gguf_q4_0", 0.5625, "bfloat16", 2.0),  # 16 + 2 for 32
+        ("gguf_iq4_nl", 0.5625, "bfloat16", 2.0),
+        ("gguf_iq4_xs", 0.53125, "bfloat16", 2.0),  # 128 + 2 + 2 + 4 for 256
+        ("gguf_q3_k", 0.4296875, "bfloat16", 2.0),  # 64 + 32 + 12 + 2
+        ("gguf_iq3_s", 0.4296875, "bfloat16", 2.0),
+        ("gguf_iq3_xxs", 0.3828125, "bfloat16", 2.0),  # 98
+        ("gguf_iq2_s", 0.3203125, "bfloat16", 2.0),  # 82
+        ("gguf_iq2_xs", 0.2890625, "bfloat16", 2.0),  # 74
+        ("gguf_iq2_xxs", 0.2578125, "bfloat16", 2.0),  # 66
+        ("gguf_iq1_m", 0.21875, "bfloat16", 2.0),  # 56
+        ("gguf_iq1_s", 0.1953125, "bfloat16", 2.0),  # 50
+        (
+            "gguf_q5_k_m",
+            0.6875 + 0.5 * (0.8203125 - 0.6875) / 3,
+            "bfloat16",
+            2.0,
+        ),  # every second down projection in Q6_K
+        ("gguf_q4_k_m", 0.5625 + 0.5 * (0.8203125 - 0.5625) / 3, "bfloat16", 2.0),
+        ("gguf_q3_k_m", 0.4296875 + (0.5625 - 0.4296875) / 3, "bfloat16", 2.0),  # down projections in Q4_K
+        *((f"exl3_{bits}", bits / 8, "bfloat16", 2.0) for bits in (2, 3, 4, 5, 6, 8)),
         ("float32", 4.0, "float32", 4.0),
         ("fp8_weight_only", 1.0, "bfloat16", 2.0),
         ("fp8_block_weight_only", 1.000244140625, "bfloat16", 2.0),
@@ -62,12 +85,12 @@ class Touched:
     ],
 )
 def test_formats(weights, bytes_each, multiplied, activation):
-    assert bytes_per_weight(weights) == bytes_each
+    assert bytes_per_weight(weights) == pytest.approx(bytes_each, rel=1e-15)
     assert arithmetic(weights) == multiplied
     assert ACTIVATION_BYTES[multiplied] == activation
     op = Gemm(3, 256, 128, weights)
-    assert op.weight_bytes == bytes_each * 256 * 128
-    assert op.hbm_bytes == bytes_each * 256 * 128 + activation * 3 * 128 + 2 * 3 * 256
+    assert op.weight_bytes == pytest.approx(bytes_each * 256 * 128, rel=1e-15)
+    assert op.hbm_bytes == pytest.approx(bytes_each * 256 * 128 + activation * 3 * 128 + 2 * 3 * 256, rel=1e-15)
     assert op.flop == 2 * 3 * 256 * 128
     assert op.arithmetic == multiplied and not op.of_context
 
