@@ -116,7 +116,7 @@ def test_all_layers_on_the_gpu_beside_experts_off_it_is_one_amount():
 
 
 def test_shipped_scenarios_of_several_gpus():
-    for name in ("llama_cpp_2x_rtx_5090", "vllm_offload_tp2_l40s"):
+    for name in ("accelerate_4x_l40s", "llama_cpp_2x_rtx_5090", "vllm_offload_tp2_l40s"):
         found = predict(load(paths.SCENARIOS / "offload" / f"{name}.yaml"))
         assert found["mean_tpot_ms"] > 0
 
