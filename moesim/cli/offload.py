@@ -12,6 +12,7 @@ from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.errors import Problem, SpecError
 from moesim.inputs.scenario import Scenario
+from moesim.models.plan import Plan
 
 
 def search_command(commands: Any) -> None:
@@ -24,7 +25,7 @@ def search_command(commands: Any) -> None:
     )
     command.add_argument("--systems", default="", help="names to choose from, like fiddler,llama-cpp; default: all")
     command.add_argument("--quality", type=Path, help="a CSV of perplexity or accuracy by format, with sources")
-    command.add_argument("--gpus", default="1", metavar="N", help="how many GPUs, like 2, or a range, like 1-4")
+    command.add_argument("--gpus", metavar="N", help="up to how many GPUs, or a range, like 2-4; else the scenario's")
     command.add_argument("--top", type=int, default=10, help="how many to print")
     command.add_argument("-o", "--output", type=Path, help="every configuration as a .csv file")
     command.add_argument("--picture", type=Path, help="time, memory and quality as .png or .svg")
@@ -66,7 +67,8 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
         raise SpecError([Problem(f"{options.top} is not a number of rows; 1 or more is accepted", "--top")])
     scenario = scenario_of(options, rest)
     names = tuple(name for name in options.systems.split(",") if name)
-    fewest, most = gpu_range(options.gpus)
+    own = Plan.of(scenario.engine).world
+    fewest, most = gpu_range(options.gpus) if options.gpus else (own, own)
     found = search(scenario, options.minimize, options.where, names, options.quality, range(fewest, most + 1))
     # A file is there whatever becomes of a reader of the table.
     written = [write_csv(found, options.output)] if options.output else []

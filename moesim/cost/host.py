@@ -87,8 +87,8 @@ class HostMachine:
         fitted, kernels = thread_rate(self.cpu_kernels), self.cpu_kernels or "cpu"
         width, tag = (fitted.half_width, "fitted") if fitted else (_ASSUMED_CPU, "assumed")
         own = self.host.cpu.rates.get(kernels)
-        if own is not None and own.source == "measured":
-            width, tag = _GIVEN, "measured"
+        if own is not None:
+            width, tag = (_GIVEN, "measured") if own.source == "measured" else (_ASSUMED_CPU, "assumed")
         source = f"offload:{kernels}" if fitted and own is None else f"host/{self.host.name}:{kernels}"
         least = op.count * op.weight_bytes / self.host.dram.bandwidth.value
         return self._cost(name, op, seconds, "CPU", width, tag, source, text, least)

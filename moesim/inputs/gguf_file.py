@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.models.names import resolve
 from moesim.ops.formats import FORMATS, bytes_per_weight
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -21,6 +22,7 @@ _AS = {
     "iq3_xs": "iq3_xxs", "iq2_m": "iq2_s",
 }  # fmt: skip
 """Names of files that have no format of their own -> the nearest one; a longer suffix goes first."""
+_SIZES = ("block_count", "nextn_predict_layers", "embedding_length", "expert_count")
 _WIDE = {"bf16", "f16", "fp16", "f32"}
 
 
@@ -84,7 +86,10 @@ def header(path: Path) -> GgufModel:
         reader = GGUFReader(path)
         kind = _field(reader, "general.architecture")
         names = [_field(reader, f"general.{key}") for key in ("name", "basename")]
-        sizes = {key: _field(reader, f"{kind}.{key}") for key in ("block_count", "embedding_length", "expert_count")}
+        sizes = {
+            key: _field(reader, f"{kind}.{key}")
+            for key in ("block_count", "nextn_predict_layers", "embedding_length", "expert_count")
+        }
         tensors = [(t.name, t.tensor_type.name, int(t.n_elements), int(t.n_bytes)) for t in reader.tensors]
     except Exception as error:
         # A reader of someone else's binary format: whatever it trips over, the file is not one.
@@ -92,11 +97,23 @@ def header(path: Path) -> GgufModel:
     own = named(path.name)
     experts = _nearest([t for t in tensors if "_exps." in t[0]])
     others = _nearest([t for t in tensors if t[0].startswith("blk.") and "_exps." not in t[0] and t[1] != "F32"])
-    name = next((str(name).replace(" ", "-") for name in names if name), own.name)
+    # Some files are called Models, or nothing: the first name that is known, else the file's own.
+    said = [str(name).replace(" ", "-") for name in names if name]
+    name = next((one for one in said if _known(one)), own.name)
     return GgufModel(
-        name, experts or own.experts, others or own.attention, sizes["block_count"], sizes["embedding_length"],
+        name, experts or own.experts, others or own.attention,
+        # Layers that predict further tokens are counted as blocks.
+        sizes["block_count"] and sizes["block_count"] - (sizes["nextn_predict_layers"] or 0), sizes["embedding_length"],
         sizes["expert_count"],
     )  # fmt: skip
+
+
+def _known(name: str) -> bool:
+    try:
+        resolve(name)
+    except SpecError:
+        return False
+    return True
 
 
 def _field(reader: Any, key: str) -> Any:

@@ -80,8 +80,22 @@ def _words(command: str) -> tuple[dict[str, str], list[str]]:
     start = next((i for i, word in enumerate(words) if re.match(r"llama(-|$)", Path(word).name)), None)
     if start is None:
         raise SpecError([Problem("names no llama.cpp program; 'llama-server -m MODEL.gguf ...' is accepted", WHERE)])
+    if Path(words[start]).name != "llama-bench":
+        # A prompt, and tokens to stop after, rather than lengths of a benchmark.
+        words = _without_prompt(words)
     variables = dict(word.split("=", 1) for word in words[:start] if re.match(r"[A-Za-z_]\w*=", word))
     return variables, words[start + 1 :]
+
+
+def _without_prompt(words: list[str]) -> list[str]:
+    found, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if word in {"-p", "--prompt", "-f", "--file"}:
+            left = left[1:]
+        else:
+            found.append(word)
+    return found
 
 
 class _Reading:
@@ -232,6 +246,9 @@ class _Reading:
             self.problems.append(f"-sm {mode} is not known; accepted: layer, none, row")
         lists = [self.given.get("shares", [""])[-1].replace("/", ","), self.given.get("devices", [""])[-1],
                  self.variables.get("CUDA_VISIBLE_DEVICES", "")]  # fmt: skip
+        if "none" in lists[1].lower() or lists[2].strip() == "-1":
+            self.problems.append("no GPU runs it: a processor alone is not predicted")
+        lists[0] = ",".join(share for share in lists[0].split(",") if share.strip() not in {"", "0"})
         gpus = next((len(text.split(",")) for text in lists if text), 1)
         if gpus > 1 and mode != "none":
             engine["pipeline_parallel_size"] = gpus
@@ -244,8 +261,8 @@ class _Reading:
         if name not in self.given:
             return None
         text = self.given[name][-1]
-        if name == "n_gpu_layers" and text.lower() in {"auto", "all"}:
-            return None if text.lower() == "auto" else 10_000
+        if name == "n_gpu_layers" and text.lower() in {"auto", "-1", "all"}:
+            return 10_000 if text.lower() == "all" else None
         if not re.fullmatch(r"-?\d{1,9}", text) or (int(text) < 0 and name != "new"):
             self.problems.append(f"{_VALUES[name][0]} {text} is no number; a whole number from 0 is accepted")
             return None

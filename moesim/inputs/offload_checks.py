@@ -47,6 +47,11 @@ def _elsewhere(scenario: Scenario, system: System) -> Iterator[Finding]:
         yield ("offload",), "a model with weights off the GPU has one replica; set data_parallel_size: 1"
     if plan.expert_parallel:
         yield ("offload",), "GPUs slice an offloaded model's experts; leave enable_expert_parallel out"
+    if plan.pp > 1 and scenario.offload is not None and scenario.offload.cpu_offload_gb is not None:
+        yield (
+            ("offload", "cpu_offload_gb"),
+            "is of each GPU of a tensor-parallel group; beside pipeline_parallel_size give n_gpu_layers",
+        )
     if plan.tp > 1 and system.runtime.several_gpus == "layers":
         yield (
             ("engine", "tensor_parallel_size"),

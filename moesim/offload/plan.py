@@ -172,7 +172,7 @@ def _layers(
     sizes = [of_kind[i] for i in rank.model.order]
     embedding = memory.embedding_on_host(rank, system)
     ends = memory.weight_bytes(rank) - sum(sizes) - embedding
-    head = rank.model.vocab_size * rank.model.hidden_size * 2.0 if not rank.model.tie_word_embeddings else 0.0
+    head = rank.model.vocab_size * rank.model.hidden_size * 2.0 / rank.tp if not rank.model.tie_word_embeddings else 0.0
     landing = gpus * system.footprint.layer_buffers * max(sizes)
     budget = gpus * memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
     amount = amount_of(policy)

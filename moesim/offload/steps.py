@@ -118,7 +118,8 @@ class OffloadedSteps:
         """What there is besides layers: embedding and head, or the caches of an encoder's output; a fixed time."""
         if encoder:
             return self.resident.source_caches(load)
-        return [*self.resident.ends(Frame(self.rank, load), sampled), *self._hops(load), *self.around.fixed()]
+        fixed = [] if self.plan.everything_resident else self.around.fixed()
+        return [*self.resident.ends(Frame(self.rank, load), sampled), *self._hops(load), *fixed]
 
     def _hops(self, load: Load) -> list[Cost]:
         """From each GPU that holds some of the layers to the next."""

@@ -189,7 +189,8 @@ class _Order:
     def gaps(self, found: list[Configuration]) -> list[Gap]:
         """Between amounts tried, where something better might be."""
         best = min(found, key=self)
-        return gaps(found, self.value, self._could_keep, self.value(best)) if _keeps(best, self.constraints) else []
+        reached = self.value(best) if _keeps(best, self.constraints) else float("inf")
+        return gaps(found, self.value, self._could_keep, reached)
 
     def _could_keep(self, a: Configuration, b: Configuration) -> bool:
         """Whether something between them might be within every limit: every metric as good as the better one's."""

@@ -62,6 +62,7 @@ def gaps(
         others = tuple(sorted((key, str(x)) for key, x in one.settings.items() if key != amount))
         ways.setdefault((one.gpus, amount, *others), []).append((one.settings[amount], one))
     found = []
+    enough = best - _CLOSE * abs(best) if best < float("inf") else best
     for (_, amount, *_), steps in ways.items():
         steps.sort(key=lambda step: step[0])
         for (low, a), (high, b) in itertools.pairwise(steps):
@@ -69,6 +70,6 @@ def gaps(
             if high == low or (whole and high - low < 2) or not could_keep(a, b):
                 continue
             at_best = min(value(a), value(b))
-            if at_best < best - _CLOSE * abs(best):
+            if at_best < enough:
                 found.append(Gap(a.settings, a.gpus, str(amount), low, high, at_best))
     return sorted(found, key=lambda gap: gap.at_best)
