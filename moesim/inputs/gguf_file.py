@@ -46,12 +46,12 @@ def format_of(quant: str) -> str:
     text = quant.lower().removesuffix("_moe")
     if text in _WIDE:
         return "bfloat16"
-    for name in (text, *(text.rpartition("_")[0] for _ in "1"), "mxfp4"):
+    if text == "mxfp4":
+        return text
+    for name in (text, text.rpartition("_")[0]):
         known = _AS.get(name, name)
         if f"gguf_{known}" in FORMATS:
             return f"gguf_{known}"
-        if known == "mxfp4" and text == "mxfp4":
-            return "mxfp4"
     raise SpecError(f"'{quant}' is no quantisation of GGUF files that is known here")
 
 

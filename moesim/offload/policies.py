@@ -200,4 +200,7 @@ def replayed_hit_rates(
     """Hit rates of 0, 1, ... E slots over a trace; the cache holds its most popular experts at first."""
     requests = trace_requests(trace, num_experts, tokens_per_step)
     popular = np.bincount(np.ravel(trace), minlength=num_experts)
+    if policy == "lfu":
+        at_every_size = _lfu_hits(requests, popular, 0)
+        return _at_all_sizes(num_experts, lambda slots: float(at_every_size[slots]))
     return _at_all_sizes(num_experts, lambda slots: hits(policy, requests, slots, popular, warm_up=0))

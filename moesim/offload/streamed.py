@@ -55,6 +55,5 @@ def cpu_layer(around: HostMachine, plan: OffloadPlan, layers: Layers, load: Load
     context = sum(g.sequences * (g.past + g.query) for g in load.groups)
     cache = context * kv_bytes_per_token(rank) / rank.model.num_hidden_layers
     # Whole, however many GPUs have slices of other layers.
-    weights, cache = rank.tp * weights, rank.tp * cache
-    busy = around.cpu_seconds(weights + cache, 2.0 * tokens * per_token)
-    return busy, plan.disk_share * around.disk_seconds(weights / rank.tp) if plan.disk_share else 0.0 * busy
+    busy = around.cpu_seconds(rank.tp * (weights + cache), 2.0 * tokens * per_token)
+    return busy, plan.disk_share * around.disk_seconds(weights) if plan.disk_share else 0.0 * busy
