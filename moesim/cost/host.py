@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class HostMachine:
     at_once: int = 1
     """GPUs that copy and read at the same time, and share what is not each one's own."""
 
-    @property
+    @cached_property
     def link(self) -> LinkRate:
         """Towards the GPU."""
         links = self.hardware.links

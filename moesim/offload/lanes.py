@@ -123,8 +123,9 @@ def _used(layers: list[LayerWork]) -> set[str]:
     """Fields that any layer fills: what nobody uses is not worked out layer by layer."""
     found: set[str] = set()
     for name in ("guessed", "wasted", "fetched", "on_cpu", "back_s", "disk_s", "stream_s", "whole_cpu_s"):
-        values = [getattr(layer, name) for layer in layers]
-        if any(v.any() if isinstance(v, np.ndarray) else v for v in values):
+        # Equal layers share their arrays.
+        values = {id(v): v for v in (getattr(layer, name) for layer in layers)}
+        if any(v.any() if isinstance(v, np.ndarray) else v for v in values.values()):
             found.add(name)
     return found
 

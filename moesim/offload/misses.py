@@ -39,9 +39,12 @@ class Requests:
         skipped = self.policy.skipped_share or 0.0
         return np.where(np.asarray(tokens) == 1, asked - skipped, asked)
 
-    def hit_rate(self, tokens: Any, slots: float) -> Array:
-        """Share of them on the GPU, for every number of tokens."""
-        return Loads.per_token_count(tokens, lambda n: self._hit_rate(int(n), slots))
+    def hit_rate(self, tokens: Any, slots: Any) -> Array:
+        """Share of them on the GPU, for numbers of tokens and of slots, which broadcast."""
+        counts, of_count = np.unique(tokens, return_inverse=True)
+        sizes, of_size = np.unique(slots, return_inverse=True)
+        table = np.array([[self._hit_rate(int(n), size) for size in sizes.tolist()] for n in counts.tolist()])
+        return table[of_count.reshape(np.shape(tokens)), of_size.reshape(np.shape(slots))]
 
     def fewer(self, tokens: Any, than: int) -> tuple[Array, Array]:
         """(of the experts asked for, the share with fewer tokens than so many; tokens of each of those)."""
@@ -103,20 +106,24 @@ def drawn_misses(asked: Any, hit: Any, layers: int) -> Array:
 
     Parameters
     ----------
-    asked, hit : float or ndarray, shape (steps,)
-        Experts asked for, and the share of them on the GPU. A fraction of an expert: a binomial of the next whole
-        number, scaled.
+    asked : float or ndarray, shape (steps,)
+        Experts asked for. A fraction of an expert: a binomial of the next whole number, scaled.
+    hit : float or ndarray, shape (steps,) or (layers, steps)
+        The share of them on the GPU.
 
     Returns
     -------
-    ndarray, shape (layers, steps, DRAWS)
+    ndarray, shape (layers, steps, DRAWS), or (layers, steps, 1) where nothing can miss
     """
-    asked, hit = np.broadcast_arrays(np.atleast_1d(np.asarray(asked, float)), np.asarray(hit, float))
-    found = np.empty((layers, len(asked), DRAWS))
-    for step, (a, h) in enumerate(zip(asked.tolist(), hit.tolist(), strict=True)):
-        whole = int(np.ceil(a - 1e-9))
-        found[:, step] = _quantiles(whole, round(1.0 - h, 6))[:layers] * (a / max(whole, 1))
-    return found
+    asked = np.atleast_1d(np.asarray(asked, float))
+    if np.all(np.asarray(hit) >= 1):
+        return np.zeros((layers, len(asked), 1))
+    whole, chance = np.broadcast_arrays(np.ceil(asked - 1e-9), np.atleast_2d(np.round(1.0 - np.asarray(hit), 6)))
+    # Pairs as complex numbers: each is worked out once.
+    pairs, which = np.unique(whole + 1j * chance, return_inverse=True)
+    drawn = np.array([_quantiles(int(pair.real), pair.imag)[:layers] for pair in pairs.tolist()])
+    found = drawn[which.reshape(whole.shape), np.arange(layers)[:, None]]
+    return found * (asked / np.maximum(whole[0], 1))[:, None]
 
 
 @lru_cache(maxsize=2048)

@@ -33,7 +33,7 @@ def _experts(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list
         found.append(around.copy("expert_copy", Copy(fetched, each)))
         if plan.policy.writeback:
             found.append(around.copy("expert_writeback", Copy(fetched, each, back=True)))
-    if plan.disk_share and np.any(fetched + wasted + on_cpu > 0):
+    if np.any(plan.disk_share) and np.any(fetched + wasted + on_cpu > 0):
         read = plan.disk_share * (fetched + wasted + on_cpu)
         found.append(around.disk("expert_from_disk", DiskRead(read, each)))
     if np.any(wasted > 0):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +30,8 @@ class OffloadPlan:
     hardware: Hardware
     host: Host
     rank: Rank
-    slots: tuple[float, ...]
-    """Experts on the GPU, for each MoE layer in order."""
+    slots: tuple[Any, ...]
+    """Experts on the GPU, for each MoE layer in order; numbers, or arrays over points (``stacked``)."""
     resident: tuple[bool, ...]
     """Whether each layer, in order, is on the GPU as a whole, where layers move."""
     tiers: Tiers
@@ -39,6 +42,17 @@ class OffloadPlan:
     @property
     def by_layer(self) -> bool:
         return self.policy.unit == "layer"
+
+    @cached_property
+    def points(self) -> int:
+        """Plans of equal policy in one."""
+        return max((np.size(slots) for slots in self.slots), default=1)
+
+    def slots_at(self, places: Sequence[int], steps: int = 1) -> Any:
+        """Slots of the MoE layers that stand at ``places``, for each step of each point; (places, points x steps)."""
+        index = {place: k for k, place in enumerate(memory.moe_places(self.rank))}
+        found = np.array([np.atleast_1d(self.slots[index[place]]) for place in places], float)
+        return np.repeat(found, steps, axis=1)
 
     @property
     def decoder_slots(self) -> tuple[float, ...]:
@@ -51,7 +65,8 @@ class OffloadPlan:
     def everything_resident(self) -> bool:
         if self.by_layer:
             return all(self.resident)
-        return all(n >= ffn.num_experts for n, ffn in zip(self.slots, memory.moe_layers(self.rank), strict=True))
+        ffns = memory.moe_layers(self.rank)
+        return all(np.all(n >= ffn.num_experts) for n, ffn in zip(self.slots, ffns, strict=True))
 
     @property
     def plain(self) -> bool:
@@ -62,10 +77,10 @@ class OffloadPlan:
         return self.everything_resident and not own and not skips
 
     @property
-    def disk_share(self) -> float:
+    def disk_share(self) -> Any:
         """Of the weights off the GPU that lie on disk."""
         below = self.tiers.dram + self.tiers.disk
-        return self.tiers.disk / below if below else 0.0
+        return self.tiers.disk / np.maximum(below, 1.0)
 
 
 def filled(offload: Offload, system: System) -> Policy:
@@ -104,6 +119,13 @@ def placed(
     place = _layers if policy.unit == "layer" else _experts
     found = place(system, policy, rank, hardware, host, limits, work, split.plan.pp if split else 1)
     return replace(found, split=split)
+
+
+def stacked(plans: Sequence[OffloadPlan]) -> OffloadPlan:
+    """Plans that differ in how many experts each layer has on the GPU, and so in tiers, as one plan of arrays."""
+    slots = tuple(np.array(layer) for layer in zip(*(plan.slots for plan in plans), strict=True))
+    tiers = Tiers(**{f.name: np.array([getattr(plan.tiers, f.name) for plan in plans]) for f in fields(Tiers)})
+    return replace(plans[0], slots=slots, tiers=tiers)
 
 
 def _experts(

@@ -90,9 +90,9 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
         Steps that are not counted, at most a third of all.
     """
     chains, steps, experts = requests.shape
-    if slots <= 0:
-        return 0.0
-    slots = min(slots, experts)
+    if slots <= 0 or slots >= experts:
+        return float(slots > 0)
+    rows = np.arange(chains)[:, None]
     popular = requests.mean((0, 1)) if popularity is None else popularity
     resident = np.zeros((chains, experts), bool)
     resident[:, np.argsort(-popular, kind="stable")[:slots]] = True
@@ -127,7 +127,7 @@ def hits(policy: str, requests: Array, slots: int, popularity: Array | None = No
             score = np.where(asked, _FAR + order, np.where(resident, order, -np.inf))
         keep = np.argpartition(-(score + 1e-3 * random.random(score.shape)), slots - 1, axis=1)[:, :slots]
         resident = np.zeros((chains, experts), bool)
-        np.put_along_axis(resident, keep, True, axis=1)
+        resident[rows, keep] = True
         resident &= np.isfinite(score)
     return found / max(asked_for, 1)
 

@@ -7,6 +7,7 @@ them; ``lanes`` says how long they take together, and what that hides is a negat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from moesim.offload.misses import Requests
 from moesim.offload.moved import moved_costs
 from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections, eager_sections, fused_sections
-from moesim.offload.together import lanes_seconds, overlap_spread
+from moesim.offload.together import lanes_seconds, with_spread
 from moesim.offload.works import Alike, in_order, works
 from moesim.ops import Host
 from moesim.ops.load import Group, Load
@@ -55,7 +56,7 @@ class OffloadedSteps:
     def schedule_cost(self, stages: list[Cost], load: Load) -> Cost:
         return self.resident.schedule_cost(stages, load)
 
-    @property
+    @cached_property
     def around(self) -> HostMachine:
         plan = self.plan
         return HostMachine(plan.hardware, plan.host, plan.system, plan.policy, plan.rank.tp)
@@ -88,17 +89,24 @@ class OffloadedSteps:
         shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
         moved = [reduced(cost, lambda x: _shaped(x, shape)) for cost in moved_costs(self.plan, self.around, alike)]
         in_lanes = in_lanes + sum((cost.seconds for cost in moved), 0.0)
-        together, variance = (_shaped(x, shape) for x in lanes_seconds(alike, self.rules))
+        together, variance, spread = with_spread(alike, self.rules, moved)
         formula = "time of all lanes together - sum of their times"
-        spread = overlap_spread(alike, self.rules, together, moved)
-        saved = Cost("hidden by overlap", together - in_lanes, spread, bound="overlap", formula=formula, source="lanes",
-                     variance=variance)  # fmt: skip
+        saved = Cost(
+            "hidden by overlap", _shaped(together, shape) - in_lanes,
+            {family: (_shaped(down, shape), _shaped(up, shape)) for family, (down, up) in spread.items()},
+            bound="overlap", formula=formula, source="lanes", variance=_shaped(variance, shape),
+        )  # fmt: skip
         found = summed(name, [*parts, *moved, saved])
         return _widened(found) if self.plan.system.runtime.related else found
 
     def seconds(self, name: str, load: Load, encoder: bool, kinds: dict[int, Sections], beside: list[Cost]) -> Any:
-        """The central time alone of what ``cost`` prices in full, from parts priced before. [s]"""
+        """The central time alone of what ``cost`` prices in full, from parts priced before. [s]
+
+        Under a plan of several points an axis of points comes first.
+        """
         shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
+        if self.plan.points > 1:
+            shape = (self.plan.points, *shape)
         alike = works(self.plan, self.requests, self.around, kinds, load, encoder, name)
         more_s = sum((part.total for part in beside), 0.0)
         together = _shaped(lanes_seconds(alike, self.rules)[0], shape) + more_s
@@ -142,7 +150,7 @@ class OffloadedSteps:
         if self.requests is None:
             return 0.0, 0.0
         slots, asked = self.plan.decoder_slots, float(self.requests.distinct(tokens))
-        return asked * len(slots), asked * sum(float(self.requests.hit_rate(tokens, n)) for n in slots)
+        return asked * len(slots), asked * float(self.requests.hit_rate(tokens, np.array(slots)).sum())
 
     def kinds(self, load: Load, encoder: bool) -> dict[int, Sections]:
         """Each kind of layer on the GPU."""
@@ -178,15 +186,15 @@ class OffloadedSteps:
             parts.append(summed(self.rank.model.layers[i].title, children, count))
         return parts
 
-    @staticmethod
-    def _share(kind: Sections, groups: list[Alike]) -> Any:
+    def _share(self, kind: Sections, groups: list[Alike]) -> Any:
         """Of the experts that layers of a kind touch, those that run on the GPU."""
         if not kind.experts:
             return 1.0
         on_gpu = sum(g.over_layers(g.work.hits + g.work.guessed + g.work.fetched) for g in groups)
-        distinct = np.asarray(kind.distinct)
+        distinct, points = np.asarray(kind.distinct), self.plan.points
         layers = sum(g.layers for g in groups)
-        return _shaped(on_gpu, distinct.shape) / np.maximum(layers * distinct, 1e-9)
+        shape = (points, *distinct.shape) if points > 1 else distinct.shape
+        return _shaped(on_gpu, shape) / np.maximum(layers * distinct, 1e-9)
 
 
 def _on_gpu(alike: list[Alike], kind: int) -> list[Alike]:

@@ -56,4 +56,4 @@ def cpu_layer(around: HostMachine, plan: OffloadPlan, layers: Layers, load: Load
     cache = context * kv_bytes_per_token(rank) / rank.model.num_hidden_layers
     # Whole, however many GPUs have slices of other layers.
     busy = around.cpu_seconds(rank.tp * (weights + cache), 2.0 * tokens * per_token)
-    return busy, plan.disk_share * around.disk_seconds(weights) if plan.disk_share else 0.0 * busy
+    return busy, plan.disk_share * around.disk_seconds(weights)

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Tiers:
-    """Bytes in each tier, and how many there are."""
+    """Bytes in each tier, and how many there are; numbers, or arrays over the points of a plan."""
 
-    gpu_total: float
-    gpu_budget: float
+    gpu_total: Any
+    gpu_budget: Any
     """What may be used of it."""
-    context: float
+    context: Any
     """CUDA context, modules, and an engine's graphs and workspaces."""
-    trunk: float
+    trunk: Any
     """Weights that are not routed experts, as far as they stay on the GPU."""
-    experts: float
+    experts: Any
     """Routed experts on the GPU, or whole layers."""
-    buffers: float
+    buffers: Any
     """Landing space of experts or layers."""
-    kv: float
-    activations: float
-    dram_total: float
-    dram_budget: float
-    dram: float
-    disk_total: float
-    disk: float
-    remote: float = 0.0
+    kv: Any
+    activations: Any
+    dram_total: Any
+    dram_budget: Any
+    dram: Any
+    disk_total: Any
+    disk: Any
+    remote: Any = 0.0
     """On another GPU."""
-    gpus: int = 1
+    gpus: Any = 1
     """GPUs that share the layers, counted together."""
 
     @property
-    def gpu(self) -> float:
+    def gpu(self) -> Any:
         """Peak bytes on the GPU, as nvidia-smi would show them."""
         return self.context + self.trunk + self.experts + self.buffers + self.kv + self.activations
 

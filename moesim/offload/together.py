@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from moesim.cost.cost import Cost, Spread
-from moesim.offload.lanes import Rules, carries_over, schedule
+from moesim.offload.lanes import LayerWork, Rules, carries_over, schedule
 from moesim.offload.works import Alike, in_order
 
-_MOST_STEPS, _SAMPLED_STEPS = 48, 9
+_STEPS_AT_ONCE = 4096
+_MOST_ALIKE, _SAMPLED = 24, 9
+
+Change = tuple[tuple[str, ...], float]
+"""What of a layer's work takes so many times as long."""
 
 
 def lanes_seconds(alike: list[Alike], rules: Rules) -> tuple[Any, Any]:
-    """(seconds of each step, their variance from token to token). Many steps are sampled, with straight lines between.
+    """(seconds of each step, their variance from token to token).
 
     Misses are drawn: the mean is the mean over draws, and the variance is theirs. [s, s2]
     """
-    steps = max((np.shape(group.work.before_s)[0] for group in alike if np.ndim(group.work.before_s)), default=1)
-    if steps <= _MOST_STEPS:
-        return _seconds(alike, rules)
-    # The first prefill step may find the cache cold, the last one may be shorter than the others.
-    at = np.unique(np.append(np.linspace(1, steps - 2, _SAMPLED_STEPS).round().astype(int), (0, steps - 1)))
-    some = _seconds([Alike(g.kind, g.places, g.work.mapped(lambda x: _at(x, at))) for g in alike], rules)
-    every = np.arange(steps)
-    mean, variance = (np.interp(every, at, np.broadcast_to(x, at.shape)) for x in some)
-    return mean, variance
+    mean, variance = _under(alike, rules, [((), 1.0)])
+    return mean[0], variance
 
 
 _FIELDS = {
@@ -38,35 +37,113 @@ _FIELDS = {
 """Family of errors -> what of a layer's work is wrong together."""
 
 
-def overlap_spread(alike: list[Alike], rules: Rules, together: Any, moved: list[Cost]) -> Spread:
-    """What a lane's error changes of the time that overlap hides, so that a step is as uncertain as all lanes together.
+def with_spread(alike: list[Alike], rules: Rules, moved: list[Cost]) -> tuple[Any, Any, Spread]:
+    """(seconds of each step, their variance, what errors change of the time that overlap hides).
+
+    A step is as uncertain as all lanes together: what a lane's error changes of their sum, less what it changes of
+    what passes the lane alone.
 
     Parameters
     ----------
-    together : float or ndarray
-        Seconds of all lanes.
     moved : list of Cost
         What passes link, disk and CPU, with its own intervals.
     """
-    found: Spread = {}
+    ends: dict[str, tuple[Any, Any]] = {}
+    changes: list[Change] = [((), 1.0)]
     for family, names in _FIELDS.items():
         costs = [cost for cost in moved if family in cost.spread]
         if not costs:
             continue
         alone = np.asarray(sum(cost.seconds for cost in costs))
         down, up = (np.asarray(sum(cost.spread[family][side] for cost in costs)) for side in (0, 1))
-        faster, slower = 1.0 - down.max() / alone.max(), 1.0 + up.max() / alone.max()
-        fast, slow = (
-            np.reshape(lanes_seconds([_scaled(group, names, factor) for group in alike], rules)[0], np.shape(together))
-            for factor in (faster, slower)
+        ends[family] = (down, up)
+        changes += [(names, 1.0 - down.max() / alone.max()), (names, 1.0 + up.max() / alone.max())]
+    (together, *changed), variance = _under(alike, rules, changes)
+    found = {
+        family: (
+            np.ravel(np.maximum(together - fast, 0.0) - np.ravel(down)),
+            np.ravel(np.maximum(slow - together, 0.0) - np.ravel(up)),
         )
-        found[family] = (np.maximum(together - fast, 0.0) - down, np.maximum(slow - together, 0.0) - up)
+        for (family, (down, up)), fast, slow in zip(ends.items(), changed[::2], changed[1::2], strict=True)
+    }
+    return together, variance, found
+
+
+def _under(alike: list[Alike], rules: Rules, changes: list[Change]) -> tuple[Any, Any]:
+    """(seconds under each change, one row each; variance under the first).
+
+    Of many steps that ask for as many experts and differ in their context alone, some are worked out.
+    """
+    steps = _steps(alike)
+    at, context, kinds = _sampled(alike, steps)
+    mean, variance = np.empty((len(changes), len(at))), np.empty(len(at))
+    most = max(_STEPS_AT_ONCE // len(changes), 1)
+    for start in range(0, len(at), most):
+        part = at[start : start + most]
+        some = alike if len(part) == steps else [_mapped(group, partial(_at, steps=part)) for group in alike]
+        seconds, spread = _seconds([_changed(group, changes, len(part)) for group in some], rules)
+        size = len(changes) * len(part)
+        mean[:, start : start + most] = np.broadcast_to(seconds, size).reshape(len(changes), -1)
+        variance[start : start + most] = np.broadcast_to(spread, size)[: len(part)]
+    if len(at) == steps:
+        return mean, variance
+    rows = np.array([_between(row, at, context, kinds) for row in [*mean, variance]])
+    return rows[:-1], rows[-1]
+
+
+def _sampled(alike: list[Alike], steps: int) -> tuple[Any, Any, Any]:
+    """(steps to work out; how long each step's context makes it; steps of equal kind ask for as many experts)."""
+    every = np.arange(steps)
+    if steps <= _MOST_ALIKE:
+        return every, every, every
+    context = np.broadcast_to(sum(np.ravel(g.work.before_s + g.work.whole_cpu_s) for g in alike), steps)
+    asked = [
+        np.broadcast_to(g.over_layers(x), steps) for g in alike for x in (g.work.hits, g.work.fetched, g.work.on_cpu)
+    ]
+    kinds = np.unique(np.round(asked, 9), axis=1, return_inverse=True)[1].ravel()
+    found = []
+    for kind in range(kinds.max() + 1):
+        mine = every[kinds == kind]
+        if len(mine) > _MOST_ALIKE:
+            mine = mine[np.argsort(context[mine], kind="stable")]
+            mine = mine[np.unique(np.linspace(0, len(mine) - 1, _SAMPLED).round().astype(int))]
+        found.append(mine)
+    return np.sort(np.concatenate(found)), context, kinds
+
+
+def _between(values: Any, at: Any, context: Any, kinds: Any) -> Any:
+    """Values of all steps from those of some: straight lines over the context, kind by kind."""
+    found = np.empty(len(kinds))
+    for kind in range(kinds.max() + 1):
+        mine, known = kinds == kind, kinds[at] == kind
+        order = np.argsort(context[at][known], kind="stable")
+        found[mine] = np.interp(context[mine], context[at][known][order], values[known][order])
     return found
 
 
-def _scaled(group: Alike, names: tuple[str, ...], factor: float) -> Alike:
-    work = replace(group.work, **{name: factor * getattr(group.work, name) for name in names})
-    return Alike(group.kind, group.places, work)
+def _steps(alike: list[Alike]) -> int:
+    values = (getattr(group.work, f.name) for group in alike for f in fields(group.work))
+    return max((np.shape(x)[-2] for x in values if np.ndim(x) > 1), default=1)
+
+
+def _changed(group: Alike, changes: list[Change], steps: int) -> Alike:
+    """All steps under each of the changes, one after the other."""
+    if len(changes) == 1:
+        return group
+
+    def under(name: str) -> Any:
+        x = getattr(group.work, name)
+        factors = np.repeat([factor if name in names else 1.0 for names, factor in changes], steps)[:, None]
+        if np.ndim(x) > 1 and np.shape(x)[-2] > 1:
+            x = np.concatenate([x] * len(changes), axis=-2)
+        return x if np.all(factors == 1.0) else factors * x
+
+    names = [f.name for f in fields(group.work) if f.name != "name"]
+    return Alike(group.kind, group.places, LayerWork("", **{name: under(name) for name in names}))
+
+
+def _mapped(group: Alike, change: Callable[[Any], Any]) -> Alike:
+    return Alike(group.kind, group.places, group.work.mapped(change))
 
 
 def _seconds(alike: list[Alike], rules: Rules) -> tuple[Any, Any]:

@@ -45,19 +45,16 @@ def works(
     plan: OffloadPlan, requests: Requests | None, around: HostMachine, kinds: dict[int, Sections], load: Load,
     encoder: bool, phase: str,
 ) -> list[Alike]:  # fmt: skip
-    """The layers of a step, those alike together."""
-    groups: dict[tuple[int, bool, float], list[int]] = {}
-    moe_index, model = 0, plan.rank.model
+    """The layers of a step, those alike together; under a plan of several points, the load's steps for each in turn."""
+    groups: dict[tuple[int, bool], list[int]] = {}
+    model = plan.rank.model
     for place, i in enumerate(model.order):
-        is_moe = model.layers[i].routed is not None
-        slots = plan.slots[moe_index] if is_moe else 0.0
-        moe_index += is_moe
         if model.layers[i].encoder == encoder:
-            groups.setdefault((i, plan.resident[place], slots), []).append(place)
-    first = min((places[0] for (i, *_), places in groups.items() if model.layers[i].routed is not None), default=0)
+            groups.setdefault((i, plan.resident[place]), []).append(place)
+    first = min((places[0] for (i, _), places in groups.items() if model.layers[i].routed is not None), default=0)
     found = []
-    for (i, resident, slots), places in groups.items():
-        work = _work(plan, requests, around, kinds[i], i, resident, slots, load, phase, places, first)
+    for (i, resident), places in groups.items():
+        work = _work(plan, requests, around, kinds[i], i, resident, load, phase, places, first)
         found.append(Alike(i, tuple(places), work))
     streams = plan.by_layer and plan.policy.missing == "gpu" and not encoder
     if streams and head_stream(plan):
@@ -79,39 +76,42 @@ def _name(group: Alike, place: int) -> str:
 
 def _work(
     plan: OffloadPlan, requests: Requests | None, around: HostMachine, kind: Sections, i: int, resident: bool,
-    slots: float, load: Load, phase: str, places: list[int], first: int,
+    load: Load, phase: str, places: list[int], first: int,
 ) -> LayerWork:  # fmt: skip
     layers = plan.rank.model.layers[i]
     if not resident and plan.policy.missing == "cpu":
         busy, read = cpu_layer(around, plan, layers, load, kind)
         return LayerWork("", whole_cpu_s=_wide(busy), stream_disk_s=_wide(read))
-    work = LayerWork("", before_s=_wide(kind.seconds(0)), after_s=_wide(kind.seconds(2)))
+    before, after = (_wide(kind.seconds(section), plan.points) for section in (0, 2))
+    work = LayerWork("", before_s=before, after_s=after)
     if layers.routed is not None:
         assert requests is not None
-        work = _with_experts(work, plan, requests, around, kind, layers.routed, slots, load, phase, places, first)
+        work = _with_experts(work, plan, requests, around, kind, layers.routed, load, phase, places, first)
     return work if resident else _streaming(work, plan, around, i, _wide(kind.distinct))
 
 
 def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: int, distinct: Any) -> LayerWork:
     """The same of what comes over the link as a whole, from disk before where it lies there."""
     copies = copies_of(plan, kind, distinct)
-    read = plan.disk_share * around.disk_seconds(copies.count * copies.bytes_each) if plan.disk_share else 0.0
+    read = plan.disk_share * around.disk_seconds(copies.count * copies.bytes_each)
     return replace(work, stream_s=copies.count * around.copy_seconds(copies.bytes_each), stream_disk_s=read)
 
 
 def _with_experts(
     work: LayerWork, plan: OffloadPlan, requests: Requests, around: HostMachine, kind: Sections, ffn: Moe,
-    slots: float, load: Load, phase: str, places: list[int], first: int,
+    load: Load, phase: str, places: list[int], first: int,
 ) -> LayerWork:  # fmt: skip
     """A layer's experts: on the GPU, guessed, fetched, or run on the CPU."""
-    policy, tokens, distinct = plan.policy, np.ravel(load.tokens), np.ravel(kind.distinct)
+    policy, points = plan.policy, plan.points
+    tokens, distinct = (np.tile(np.ravel(x), points) for x in (load.tokens, kind.distinct))
     each = memory.expert_bytes(plan.rank, ffn)
-    everything = plan.by_layer or slots >= ffn.num_experts
-    hit = np.ones_like(tokens, float) if everything else np.ravel(requests.hit_rate(tokens, slots))
-    if policy.cold_start and phase == "prefill" and not everything:
+    slots = plan.slots_at(places, len(tokens) // points)
+    hit = requests.hit_rate(tokens, slots)
+    if policy.cold_start and phase == "prefill":
         # Everything comes once, with the first prompt's first step.
-        hit = hit * (np.arange(len(hit)) > 0)
-    asked, miss = _wide(distinct), _wide(1.0 - hit)
+        first_steps = np.broadcast_to(load.first, len(tokens) // points)
+        hit = np.where(np.tile(first_steps, points) & (slots < ffn.num_experts), 0.0, hit)
+    asked, miss = _wide(distinct), 1.0 - hit[..., None]
     misses = drawn_misses(distinct, hit, len(places))
     each_token = 2.0 * ffn.expert_parameters(plan.rank.model.hidden_size)
     # The CPU runs an expert whole, however many GPUs have slices of it.
@@ -131,15 +131,15 @@ def _with_experts(
     left = misses - guessed
     return replace(
         work,
-        expert_s=_wide(kind.seconds(1)) / asked,
+        expert_s=_wide(kind.seconds(1), points) / asked,
         hits=np.maximum(asked - misses, 0.0),
         guessed=guessed,
         wasted=wasted,
         fetched=left * (1.0 - _wide(cpu_share)),
         on_cpu=left * _wide(cpu_share),
         copy_s=around.copy_seconds(each),
-        back_s=around.copy_seconds(each) if policy.writeback and not everything else 0.0,
-        disk_s=plan.disk_share * around.disk_seconds(each) if plan.disk_share else 0.0,
+        back_s=around.copy_seconds(each) if policy.writeback else 0.0,
+        disk_s=_wide(np.repeat(plan.disk_share * around.disk_seconds(each), len(tokens) // points)),
         cpu_s=_wide(around.cpu_seconds(whole, rows * each_token)) if on_cpu else 0.0,
     )
 
@@ -161,6 +161,7 @@ def _on_cpu(
     return every * bool(cheaper), rows
 
 
-def _wide(x: Any) -> Any:
-    """Room for the draws: (steps,) -> (steps, 1)."""
-    return np.ravel(np.asarray(x, float))[:, None]
+def _wide(x: Any, points: int = 1) -> Any:
+    """Room for the draws, and for each point in turn: (steps,) -> (points x steps, 1)."""
+    flat = np.ravel(np.asarray(x, float))
+    return (np.tile(flat, points) if points > 1 and flat.size > 1 else flat)[:, None]

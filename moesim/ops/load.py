@@ -73,6 +73,8 @@ class Load:
     """Encoder tokens a decoder layer attends across (encoder-decoder models)."""
     images: Any = 0
     """Images that pass the tower first."""
+    first: Any = False
+    """Whether it is the first of a run: what is cached by use is not there yet."""
 
     @property
     def sequences(self) -> Any:

@@ -34,6 +34,8 @@ class Chunks:
     """Which workload each step belongs to."""
     weight: Array
     """Steps each entry stands for: 1, or more where long prefills are sampled."""
+    first: Array
+    """Whether it is the first of its workload."""
 
 
 def prefill_chunks(batch: Array, input_len: Array, budget: int, samples: int | None = None) -> Chunks:
@@ -70,7 +72,7 @@ def prefill_chunks(batch: Array, input_len: Array, budget: int, samples: int | N
         Group((begun > 0).astype(int), np.maximum(begun, 1), np.zeros_like(begun)),
     )
     kept = tuple(g for g in groups if np.any(g.sequences > 0))
-    return Chunks(kept, end // length - start // length, point, weight)
+    return Chunks(kept, end // length - start // length, point, weight, first)
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ class StaticBatch:
 
 
 def static_batch(
-    steps: Steps, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None, images: int = 0
-) -> StaticBatch:
+    steps: Steps, batch: Any, input_len: Any, output_len: Any, budget: int, samples: int | None = None,
+    images: int = 0, alike: bool = True,
+) -> StaticBatch:  # fmt: skip
     """Price static batches: prefill in chunks, then a decode step per output token at its own context.
 
     Parameters
@@ -124,11 +127,13 @@ def static_batch(
         Steps priced per phase and point. None prices every step, and takes a single point.
     images : int
         Of each prompt, their tokens among its own.
+    alike : bool
+        Points of equal workload take as long as each other; not where the steps know more of a point than its load.
     """
     batch, input_len, output_len = (np.atleast_1d(np.asarray(x, np.int64)) for x in (batch, input_len, output_len))
     plan, encoder = steps.rank.plan, steps.rank.model.has_encoder
     replica = plan.share(batch)
-    prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples, images)
+    prefill, mean_finish, stall = _prefill(steps, replica, input_len, budget, samples, images, alike)
     count = output_len if encoder else output_len - 1
     decode_steps = np.array([rounds(steps.rank.kept, int(n)) for n in count]) if steps.rank.kept else count
     context, weight = _decode_contexts(0 * input_len if encoder else input_len, count, decode_steps, samples)
@@ -147,18 +152,18 @@ def static_batch(
 
 
 def _prefill(
-    steps: Steps, batch: Array, input_len: Array, budget: int, samples: int | None, images: int
+    steps: Steps, batch: Array, input_len: Array, budget: int, samples: int | None, images: int, alike: bool
 ) -> tuple[Cost, Array, Array]:
     """(prefill summed over steps, mean time at which a prompt ends, waits after it), by point.
 
-    Equal prompts are priced once.
+    Equal prompts are priced once where they are alike.
     """
-    back = np.zeros(1, int)
-    if len(batch) > 1:
+    back = np.arange(len(batch))
+    if len(batch) > 1 and alike:
         (batch, input_len), back = np.unique(np.stack([batch, input_len]), axis=1, return_inverse=True)
     chunks = prefill_chunks(batch, input_len, budget, samples * _PREFILL_SAMPLES if samples else None)
     encoder = steps.rank.model.has_encoder
-    load = steps.load(chunks.groups)
+    load = replace(steps.load(chunks.groups), first=chunks.first)
     if images:
         # A step encodes as many images as its share of the prompts holds.
         load = replace(load, images=load.tokens / input_len[chunks.point] * images)

@@ -51,7 +51,7 @@ class SpeculativeSteps:
         target = self.target.cost(name, load, one_number(sampled + load.checked), encoder)
         if encoder or self.draft is None:
             return target
-        return summed(name, [*target.children, self._drafts(self.draft, load)])
+        return summed(name, [*(target.children or [target]), self._drafts(self.draft, load)])
 
     def stage_costs(self, load: Load, sampled: Any) -> list[Cost]:
         """One stage: an engine that speculates has no other."""

@@ -186,7 +186,7 @@ def _priced(scenario, settings):
     from moesim.explore.search.best import Configuration
     from moesim.explore.search.evaluate import METRICS, Pricer
 
-    gives = Pricer(scenario, []).figures(settings, 1)
+    gives = Pricer(scenario, []).figures([settings], 1)[0]
     return Configuration(settings, 1, {name: getattr(gives, name) for name in METRICS}, gives.shortfalls)
 
 

@@ -11,7 +11,7 @@ from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.constraints import Constraint, parsed, value_text
 from moesim.explore.plans import deciding_term
 from moesim.explore.search.evaluate import METRICS, Figures, Pricer, changes_of
-from moesim.explore.search.space import space
+from moesim.explore.search.space import space, ways_of
 from moesim.explore.search.untried import Gap, gaps
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
@@ -131,8 +131,8 @@ def search(
     def priced(tried: Iterable[tuple[int, dict[str, Any]]]) -> list[Configuration]:
         return [
             _configuration(settings, many, gives, table, of_quality)
-            for many, settings in tried
-            if (gives := pricer.figures(settings, many)) is not None
+            for many, ways in ways_of(tried)
+            for settings, gives in zip(ways, pricer.figures(ways, many), strict=False)
         ]
 
     found = priced((many, way) for many in gpus for way in space(model, hardware, tuple(systems), many))

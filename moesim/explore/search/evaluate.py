@@ -1,8 +1,9 @@
-"""One configuration after the other, priced by central values alone; what does not change is priced once."""
+"""All amounts of one way at once, priced by central values alone; what does not change is priced once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,37 @@ from moesim.inputs.offload import Offload
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.system_file import load_system
 from moesim.metrics import throughputs, time_per_token
-from moesim.offload.plan import filled, placed
+from moesim.offload.plan import OffloadPlan, filled, placed, stacked
 from moesim.offload.steps import OffloadedSteps
 from moesim.ops.load import Load
-from moesim.serving.static import static_batch
+from moesim.serving.static import StaticBatch, static_batch
 
 METRICS = {
     "tpot": "s", "ttft": "s", "gpu_memory": "B", "main_memory": "B", "disk": "B", "output_throughput": "tok/s",
 }  # fmt: skip
 """What every configuration has, with the unit a constraint is written in; quality metrics have none."""
 _SAMPLES = 2
+_OF_STEPS = ("sequences", "query", "past")
+_Times = tuple[float, float | None, float]
+"""(mean time to first token, time a token, output tokens a second)."""
 
 
 @dataclass(frozen=True)
 class QuickSteps(OffloadedSteps):
-    """The same steps without intervals or a tree: seconds alone, GPU prices shared among configurations."""
+    """Steps of several plans at once, which a load has as points; seconds alone, without intervals or a tree.
+
+    What runs on the GPU is priced once for all plans, and shared among ways.
+    """
 
     shared: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
+        points, shape = (
+            self.plan.points,
+            np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group[:-1])),
+        )
+        if points > 1:
+            sampled, load = _first_point(sampled, shape, points), _load_of_one(load, shape, points)
         key = (name, encoder, self.plan.policy.skipped_share, self.plan.plain)
         if self.plan.plain:
             if key not in self.shared:
@@ -42,7 +55,8 @@ class QuickSteps(OffloadedSteps):
         if key not in self.shared:
             self.shared[key] = (self.kinds(load, encoder), self.beside(load, sampled, encoder))
         kinds, beside = self.shared[key]
-        return Cost(name, self.seconds(name, load, encoder, kinds, beside), {})
+        seconds = self.seconds(name, load, encoder, kinds, beside)
+        return Cost(name, np.broadcast_to(seconds, (points, int(np.prod(shape)) // points)).reshape(shape), {})
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class Figures:
 
 
 class Pricer:
-    """Prices one configuration after the other; what a system and its formats share is worked out once.
+    """Prices configurations; what a system and its formats share is worked out once.
 
     Parameters
     ----------
@@ -74,29 +88,75 @@ class Pricer:
         self.scenario, self.refusals = scenario, refusals
         self.bases: dict[tuple[str, str, str, int], tuple[Parts, dict[Any, Any]] | None] = {}
 
-    def figures(self, settings: dict[str, Any], gpus: int) -> Figures | None:
-        """What the settings of an ``offload`` give on so many GPUs."""
-        key = (settings["system"], settings["experts_format"], settings["attention_format"], gpus)
+    def figures(self, ways: Sequence[dict[str, Any]], gpus: int) -> list[Figures]:
+        """What settings of an ``offload`` that differ in their amount alone give on so many GPUs; none if refused."""
+        first = ways[0]
+        key = (first["system"], first["experts_format"], first["attention_format"], gpus)
         if key not in self.bases:
             self.bases[key] = _base(self.scenario, *key, self.refusals)
         base = self.bases[key]
         if base is None:
-            return None
+            return []
         parts, shared = base
-        offloaded, load = offloaded_of(parts.steps), self.scenario.workload
-        assert parts.offload is not None and offloaded is not None
         before = parts.offload
-        policy = filled(Offload(**settings, **_machine(self.scenario)), before.system)
-        plan = placed(
-            before.system, policy, before.rank, before.hardware, before.host, parts.limits, before.work, before.split
-        )
-        requests = replace(offloaded.requests, policy=policy) if offloaded.requests else None
+        assert before is not None
+        plans = []
+        for settings in ways:
+            policy = filled(Offload(**settings, **_machine(self.scenario)), before.system)
+            plans.append(
+                placed(
+                    before.system, policy, before.rank, before.hardware, before.host, parts.limits, before.work,
+                    before.split,
+                )
+            )  # fmt: skip
+        times: dict[int, _Times] = {}
+        for together in _together(plans):
+            times |= dict(zip(together, self._times(parts, [plans[i] for i in together], shared), strict=False))
+        # With everything on the GPU it is always the same.
+        resident = next((i for i, plan in enumerate(plans) if plan.everything_resident), 0)
+        return [
+            Figures(*times.get(i, times[resident]), p.tiers.gpu, p.tiers.dram, p.tiers.disk, p.tiers.shortfalls)
+            for i, p in enumerate(plans)
+        ]
+
+    def _times(self, parts: Parts, plans: list[OffloadPlan], shared: dict[Any, Any]) -> Iterator[_Times]:
+        offloaded, load = offloaded_of(parts.steps), self.scenario.workload
+        assert offloaded is not None
+        plan = stacked(plans) if len(plans) > 1 else plans[0]
+        requests = replace(offloaded.requests, policy=plan.policy) if offloaded.requests else None
         steps = with_drafts(QuickSteps(offloaded.resident, plan, requests, shared), parts.limits)
         batch = static_batch(
-            steps, load.size, load.input_len, load.output_len, parts.limits.max_num_batched_tokens, samples=_SAMPLES
-        )
-        tiers = plan.tiers
-        return Figures(*_latencies(batch), tiers.gpu, tiers.dram, tiers.disk, tiers.shortfalls)
+            steps, np.full(len(plans), load.size), np.full(len(plans), load.input_len),
+            np.full(len(plans), load.output_len), parts.limits.max_num_batched_tokens, samples=_SAMPLES, alike=False,
+        )  # fmt: skip
+        return _latencies(batch)
+
+
+def _together(plans: list[OffloadPlan]) -> Iterator[list[int]]:
+    """Which plans to price, and which of them as one of arrays: those that hold experts, some of them off the GPU."""
+    resident = [i for i, plan in enumerate(plans) if plan.everything_resident]
+    off = [i for i in range(len(plans)) if i not in resident]
+    if plans[0].by_layer:
+        yield from ([i] for i in off)
+    elif off:
+        yield off
+    if resident:
+        yield resident[:1]
+
+
+def _load_of_one(load: Load, shape: tuple[int, ...], points: int) -> Load:
+    """The steps of the first of equal points."""
+    groups = tuple(
+        group._replace(**{name: _first_point(getattr(group, name), shape, points) for name in _OF_STEPS})
+        for group in load.groups
+    )
+    rest = {f.name: _first_point(getattr(load, f.name), shape, points) for f in fields(load) if f.name != "groups"}
+    return Load(groups, **rest)
+
+
+def _first_point(x: Any, shape: tuple[int, ...], points: int) -> Any:
+    """Numbers of a load's steps, which come point by point, of the first point alone."""
+    return np.broadcast_to(x, shape).reshape(points, -1)[0] if np.size(x) > 1 else x
 
 
 def changes_of(settings: dict[str, Any], gpus: int) -> dict[str, Any]:
@@ -107,12 +167,12 @@ def changes_of(settings: dict[str, Any], gpus: int) -> dict[str, Any]:
     return {"offload": settings, **sizes}
 
 
-def _latencies(batch: Any) -> tuple[float, float | None, float]:
-    """(mean time to first token, time a token, output tokens a second)."""
-    output_len, end = batch.output_len.item(), np.asarray(batch.end_s).item()
-    ttft, outputs = np.asarray(batch.ttft_s).item(), batch.batch.item() * output_len
-    tpot = time_per_token(end, ttft, output_len) if output_len > 1 else None
-    return ttft, tpot, throughputs(batch.batch.item(), 0, outputs, end)["output_throughput"]
+def _latencies(batch: StaticBatch) -> Iterator[_Times]:
+    """Of each point."""
+    ends, firsts = (np.broadcast_to(x, batch.batch.shape).tolist() for x in (batch.end_s, batch.ttft_s))
+    for size, output_len, end, ttft in zip(batch.batch.tolist(), batch.output_len.tolist(), ends, firsts, strict=True):
+        tpot = time_per_token(end, ttft, output_len) if output_len > 1 else None
+        yield ttft, tpot, throughputs(size, 0, size * output_len, end)["output_throughput"]
 
 
 def _machine(scenario: Scenario) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.offload import AMOUNTS
 from moesim.inputs.system_file import System, load_system, systems
 from moesim.models.model import Model
 
@@ -37,6 +38,17 @@ def _of_system(name: str, system: System, model: Model, hardware: Hardware, gpus
                 "system": name, "experts_format": experts, "attention_format": attention,
                 amount_name: amount, **dict(zip(keys, others, strict=True)),
             }  # fmt: skip
+
+
+def ways_of(tried: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Numbers of GPUs and settings, those that follow each other and differ in their amount alone put together."""
+
+    def way(item: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        gpus, settings = item
+        return gpus, {key: None if key in AMOUNTS else value for key, value in settings.items()}
+
+    for (gpus, _), items in itertools.groupby(tried, way):
+        yield gpus, [settings for _, settings in items]
 
 
 def amounts(name: str, model: Model, hardware: Hardware, gpus: int = 1) -> list[Any]:
