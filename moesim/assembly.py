@@ -14,7 +14,7 @@ from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.offload import Offload
 from moesim.inputs.routing import Uniform
 from moesim.inputs.scenario import Scenario
-from moesim.memory import Room, cache_block, memory_room
+from moesim.memory import Room, cache_block, fullest_stage, memory_room
 from moesim.models.dispatch import Dispatch
 from moesim.models.model import Model
 from moesim.models.plan import Plan
@@ -36,7 +36,22 @@ class Parts:
     limits: Limits
     steps: Steps
     offload: OffloadPlan | None = None
-    """What stays on the GPU, where not everything does."""
+    """What stays on the GPU, where the scenario says of that."""
+
+    @property
+    def off_gpu(self) -> OffloadPlan | None:
+        """The same where it changes anything: weights off the GPU, or another system's kernels."""
+        return None if self.offload is None or self.offload.plain else self.offload
+
+    @property
+    def fullest(self) -> tuple[Rank, Room]:
+        """The pipeline stage with least room for the cache."""
+        if self.off_gpu is None:
+            return fullest_stage(self.rank, self.hardware, self.limits)
+        # Loaded where used: most scenarios offload nothing.
+        from moesim.offload.room import room_beside
+
+        return self.rank, room_beside(self.off_gpu, self.limits, 1, 1)
 
 
 def assemble(scenario: Scenario, central: bool = False) -> Parts:
@@ -93,14 +108,16 @@ def _offloaded(
     from moesim.inputs.system_file import load_system
     from moesim.offload.memory import Work
     from moesim.offload.misses import Requests
-    from moesim.offload.plan import filled, placed, rank_with_formats
+    from moesim.offload.plan import amount_of, filled, placed, rank_with_formats
     from moesim.offload.steps import OffloadedSteps
 
     load = scenario.workload
     system, host = load_system(offload.system), load_host(scenario.host or hardware.host)
     policy = filled(offload, system)
     rank = rank_with_formats(rank, policy)
-    work = Work(load.size, load.longest()[0], sum(load.longest()))
+    # Under load sequences share what is left; only where nothing says how much stays do they come before experts.
+    at_once = load.size if load.arrivals == "batch" or amount_of(policy) is None else 1
+    work = Work(at_once, load.longest()[0], sum(load.longest()))
     if system.runtime.kernels == "eager":
         # Whole prompts in one step, no graphs.
         whole = work.batch * work.prompt
@@ -182,5 +199,9 @@ def room_of(scenario: Scenario, parts: Parts) -> Room:
     source = longest_in if encoder else 0
     plan = parts.rank.plan
     batch = plan.share(load.size) if load.arrivals == "batch" else 1
+    if parts.off_gpu is not None:
+        from moesim.offload.room import room_beside
+
+        return room_beside(parts.off_gpu, parts.limits, batch, context)
     room = memory_room(parts.rank, parts.hardware, parts.limits, batch, context, source)
     return replace(room, largest_batch=plan.dp * room.largest_batch)

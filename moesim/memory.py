@@ -237,12 +237,12 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
         kv_blocks=max(int(available // (limits.block_size * per_token)), 0) if per_token else 0,
         kv_needed=batch * one,
         largest_batch=min(max(int(available // max(one, 1e-9)), 0), limits.max_num_seqs),
-        longest_context=_longest_context(rank, available / batch, limits.block_size, source_len),
-        longest_alone=_longest_context(rank, available, limits.block_size, source_len),
+        longest_context=longest_context(rank, available / batch, limits.block_size, source_len),
+        longest_alone=longest_context(rank, available, limits.block_size, source_len),
     )  # fmt: skip
 
 
-def _longest_context(rank: Rank, share: float, block_size: int, source_len: int) -> int:
+def longest_context(rank: Rank, share: float, block_size: int, source_len: int = 0) -> int:
     """The longest context whose cache fits in ``share`` bytes: a digit after the other, many tried at once."""
     longest, step = 0, _LONGEST // _DIGIT
     while step:

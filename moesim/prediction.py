@@ -17,7 +17,7 @@ from moesim.inputs.checks import check
 from moesim.inputs.model_of import model_of, seen
 from moesim.inputs.routing import Locality
 from moesim.inputs.scenario import Scenario
-from moesim.memory import Room, fullest_stage, require_room, sequence_kv_bytes
+from moesim.memory import Room, require_room, sequence_kv_bytes
 from moesim.metrics import shown
 from moesim.outcome import Knowledge, Offloaded, Prediction, Served, Static, Steady
 from moesim.serving.engine import front_end, scheduler_limits
@@ -82,8 +82,8 @@ def _predicted(
 ) -> Prediction:
     side = memory_side(scenario)
     parts = assemble(side)
-    if parts.offload is not None and not parts.offload.plain:
-        return _offloaded(scenario, parts, parts.offload)
+    if parts.off_gpu is not None and scenario.workload.arrivals == "batch":
+        return _offloaded(scenario, parts, parts.off_gpu)
     room = _fitting(side, parts)
     if scenario.workload.arrivals == "batch":
         return _static(scenario, parts, room)
@@ -120,7 +120,7 @@ def predict_steady(scenario: Scenario, estimate: bool = False) -> Steady:
     load = scenario.workload
     parts = assemble(scenario)
     room = _fitting(scenario, parts)
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
+    fullest = parts.fullest
     front = front_end(parts.steps.resident, scenario.engine, load)
     settings = scheduler_limits(scenario.engine, parts.limits, fullest[0])
     state = steady_state(parts.steps, settings, cache_seats(fullest, parts.limits.block_size, load), load, front)
@@ -142,12 +142,14 @@ def _problems(scenario: Scenario) -> list[str]:
 
 def _fitting(scenario: Scenario, parts: Parts) -> Room:
     """The scenario's memory, where its load fits and the engine starts. Raises DoesNotFit."""
+    _require_tiers(scenario, parts)
     room = room_of(scenario, parts)
     if not room.fits:
-        require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, ways_out(scenario))
+        found = offload_ways_out(scenario) if parts.off_gpu else ways_out(scenario)
+        require_room(room, parts.rank.model, parts.hardware, scenario.workload.size, found)
     asked = scenario.engine.max_model_len
     if asked is not None and room.longest_alone < asked:
-        stage, held = fullest_stage(parts.rank, parts.hardware, parts.limits)
+        stage, held = parts.fullest
         missing = float(sequence_kv_bytes(stage, asked, parts.limits.block_size)) - held.kv_available
         raise DoesNotFit(
             f"does not start on {parts.hardware.title}: the KV cache holds one request of {room.longest_alone:,} "
@@ -165,13 +167,20 @@ def _static(scenario: Scenario, parts: Parts, room: Room) -> Static:
 
 
 def _offloaded(scenario: Scenario, parts: Parts, plan: OffloadPlan) -> Offloaded:
-    from moesim.offload.report import offload_report, require_tiers
+    from moesim.offload.report import offload_report
 
-    if not plan.tiers.fits:
-        require_tiers(plan, offload_ways_out(scenario))
+    _require_tiers(scenario, parts)
     found, cost = _of_batch(scenario, parts)
     report = offload_report(offloaded_of(parts.steps), scenario.workload)
     return Offloaded(scenario, shown(found), cost, Knowledge.of(cost, _remarks(scenario, parts)), plan.tiers, report)
+
+
+def _require_tiers(scenario: Scenario, parts: Parts) -> None:
+    """Raise DoesNotFit where an offload's tiers overflow."""
+    if parts.off_gpu is not None and not parts.off_gpu.tiers.fits:
+        from moesim.offload.report import require_tiers
+
+        require_tiers(parts.off_gpu, offload_ways_out(scenario))
 
 
 def _of_batch(scenario: Scenario, parts: Parts) -> tuple[dict[str, Any], Cost]:
@@ -203,6 +212,8 @@ def _remarks(scenario: Scenario, parts: Parts) -> tuple[str, ...]:
         picture = tower.picture(images.width, images.height, images.per_request)
         front = front_end(parts.steps.resident, scenario.engine, scenario.workload)
         remarks.append(_image_note(scenario.workload, picture, front.image_s))
+    if parts.off_gpu is not None and scenario.workload.arrivals != "batch":
+        remarks.append(parts.off_gpu.tiers.off_text)
     if scenario.workload.trace_file:
         from moesim.inputs.request_trace import trace_notes
 

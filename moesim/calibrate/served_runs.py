@@ -7,7 +7,6 @@ from typing import Any
 from moesim.assembly import assemble
 from moesim.cost.forms.form import Form, Parameter
 from moesim.inputs.run_file import Run
-from moesim.memory import fullest_stage
 from moesim.serving.engine import simulated
 from moesim.serving.report import LoadReport
 from moesim.serving.simulation import FrontEnd
@@ -17,7 +16,7 @@ def simulated_run(run: Run, calibration: str, front: FrontEnd | None = None) -> 
     """A measured run as moesim serves it, its kernels priced by ``calibration``, a name or a file."""
     scenario = run.scenario.model_copy(update={"calibration": calibration})
     parts = assemble(scenario)
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
+    fullest = parts.fullest
     return simulated(
         parts.steps.resident, scenario.engine, parts.limits, fullest, scenario.workload, LoadReport(), front=front
     )

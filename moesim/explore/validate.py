@@ -14,7 +14,6 @@ from moesim.assembly import assemble
 from moesim.errors import DoesNotFit
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.run_file import Run, RunSet, load_runs, run_sets
-from moesim.memory import fullest_stage
 from moesim.outcome import Served
 from moesim.prediction import predict
 from moesim.serving.engine import longest_request
@@ -108,7 +107,7 @@ def compared_memory(group: RunSet) -> list[tuple[str, float, float]]:
     if measured is None:
         return []
     parts = assemble(group.about.scenario)
-    room = fullest_stage(parts.rank, parts.hardware, parts.limits)[1]
+    room = parts.fullest[1]
     pairs = (
         ("weights", measured.weights, room.weights),
         ("activations", measured.activations, room.activations),
@@ -127,7 +126,7 @@ def _least_share(group: RunSet) -> float:
     for _ in range(_SHARE_STEPS):
         middle = (low + high) / 2
         parts = assemble(group.about.scenario.with_(gpu_memory_utilization=middle))
-        room = fullest_stage(parts.rank, parts.hardware, parts.limits)[1]
+        room = parts.fullest[1]
         longest = longest_request(group.about.scenario.engine, parts.rank)
         low, high = (low, middle) if room.longest_alone >= longest else (middle, high)
     return high

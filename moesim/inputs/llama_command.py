@@ -11,6 +11,7 @@ from moesim.errors import Problem, SpecError
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.gguf_file import GgufModel, header, named
 from moesim.models.catalogue import load_model
+from moesim.models.model import Model
 
 WHERE = "--from-llama-cpp"
 _SYSTEM = "llama-cpp"
@@ -24,7 +25,7 @@ _VALUES = {
 }  # fmt: skip
 """Flags with a value that is read."""
 _WHOLE = ("n_gpu_layers", "n_cpu_moe", "ubatch", "parallel", "prompt", "new")
-_SWITCHES = {"cpu_moe": ("-cmoe", "--cpu-moe")}
+_SWITCHES = {"cpu_moe": ("-cmoe", "--cpu-moe"), "cache_on_host": ("-nkvo", "--no-kv-offload")}
 _NO_EFFECT = {
     "--port", "--host", "-a", "--alias", "--api-key", "--jinja", "--chat-template", "--chat-template-file", "--temp",
     "--top-p", "--top-k", "--min-p", "--seed", "-s", "--log-file", "--metrics", "--no-webui", "-hff", "--hf-file",
@@ -39,7 +40,6 @@ _DIFFERS = {
     **dict.fromkeys(("-mg", "--main-gpu"), "GPUs are taken to be filled evenly"),
     **dict.fromkeys(("--no-mmap", "--mlock", "-mmp", "--mmap"), "weights are taken to be in memory already"),
     **dict.fromkeys(("--numa",), "one rate of main memory is counted"),
-    **dict.fromkeys(("-nkvo", "--no-kv-offload"), "the KV cache is taken to be on the GPU"),
     **dict.fromkeys(
         ("-md", "--model-draft", "--draft-max", "--draft-min"), "drafts are not predicted beside an offload"
     ),
@@ -116,7 +116,8 @@ class _Reading:
                     continue
                 self.given.setdefault(flags[word], []).append(value if equals else left.pop(0))
             elif word in switches:
-                self.given[switches[word]] = ["true"]
+                # llama-bench gives switches a value.
+                self.given[switches[word]] = [left.pop(0) if left and left[0] in {"0", "1"} else "1"]
             else:
                 said = f"{word} {left.pop(0)}" if following and not equals and word.startswith("-") else word
                 if word in _DIFFERS:
@@ -172,9 +173,12 @@ class _Reading:
         return model
 
     def _offload(self, model: GgufModel) -> dict[str, Any]:
-        layers = load_model(model.name).num_hidden_layers
+        known = load_model(model.name)
+        layers = known.num_hidden_layers
         found: dict[str, Any] = {"system": _SYSTEM}
-        native = load_model(model.name).quantization.experts
+        if self.given.get("cache_on_host") == ["1"]:
+            found["kv_cache"] = "cpu"
+        native = known.quantization.experts
         experts = "mxfp4" if native == "mxfp4" else model.experts
         if native == "mxfp4" and model.attention in {None, "mxfp4"}:
             found["attention_format"] = "bfloat16"
@@ -184,7 +188,7 @@ class _Reading:
             found["experts_format"] = experts
         on_gpu = self._whole("n_gpu_layers")
         whole_layers = on_gpu is not None and on_gpu < layers
-        off = self._experts_off(layers)
+        off = self._experts_off(known)
         if off and whole_layers and off > layers - (on_gpu or 0):
             self.problems.append(
                 f"-ngl {on_gpu} leaves whole layers on the host and {off} layers lose their experts: both together are "
@@ -196,17 +200,19 @@ class _Reading:
             found["n_cpu_moe"] = off or 0
         return found
 
-    def _experts_off(self, layers: int) -> int | None:
-        """Layers whose experts stay on the host; None where nothing is said."""
-        if "cpu_moe" in self.given:
-            return layers
-        if "tensors" in self.given:
-            return self._overridden(layers)
-        off = self._whole("n_cpu_moe")
-        return None if off is None else min(off, layers)
+    def _experts_off(self, model: Model) -> int | None:
+        """First layers whose experts stay on the host; None where nothing is said."""
+        if self.given.get("cpu_moe") == ["1"]:
+            return model.num_hidden_layers
+        first = self._whole("n_cpu_moe")
+        if "tensors" not in self.given:
+            return None if first is None else min(first, model.num_hidden_layers)
+        places = [place for place, i in enumerate(model.order) if model.layers[i].routed is not None]
+        off = self._overridden(places, first or 0)
+        return places[off - 1] + 1 if off else 0
 
-    def _overridden(self, layers: int) -> int:
-        """By ``-ot REGEX=CPU``: how many layers' worth of experts match."""
+    def _overridden(self, places: list[int], first: int) -> int:
+        """By ``-ot REGEX=CPU``, besides those of the ``first`` layers: how many layers' worth of experts match."""
         rules: list[tuple[re.Pattern[str], str]] = []
         for text in ",".join(self.given["tensors"]).split(","):
             pattern, _, where = text.rpartition("=")
@@ -215,12 +221,12 @@ class _Reading:
             except re.error as error:
                 self.problems.append(f"-ot '{text}' is no regular expression: {error}")
         matched = 0
-        for i in range(layers):
+        for i in places:
             for tensor in _EXPERTS:
                 where = next((place for pattern, place in rules if pattern.search(f"blk.{i}.{tensor}")), "")
-                matched += where.upper() == "CPU"
+                matched += i < first or _on_host(where)
         whole, parts = divmod(matched, len(_EXPERTS))
-        if parts or any(where.upper() != "CPU" for _, where in rules):
+        if parts or not all(_on_host(where) for _, where in rules):
             self.notes.append(
                 f"-ot is read as the experts of {whole + bool(parts)} layers on the host, the rest on GPUs"
             )
@@ -267,3 +273,8 @@ class _Reading:
             self.problems.append(f"{_VALUES[name][0]} {text} is no number; a whole number from 0 is accepted")
             return None
         return int(text)
+
+
+def _on_host(buffer: str) -> bool:
+    """A kind of buffer in main memory: CPU, or pinned for a GPU (CUDA_Host)."""
+    return buffer.upper() == "CPU" or buffer.upper().endswith("_HOST")

@@ -88,6 +88,8 @@ class Policy(Strict):
     """Share of one-token steps in which the last of a token's experts is skipped (adaptive gating)."""
     cold_start: bool | None = None
     """The cache is empty when the first prompt comes."""
+    kv_cache: Literal["gpu", "cpu"] | None = None
+    """Keys and values lie with their layers, or all in main memory, where the CPU runs attention."""
 
 
 class Offload(Policy):

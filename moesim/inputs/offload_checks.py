@@ -58,15 +58,36 @@ def _elsewhere(scenario: Scenario, system: System) -> Iterator[Finding]:
             f"{system.title} runs layers on several GPUs one after the other; give pipeline_parallel_size",
         )
     if scenario.workload.arrivals != "batch":
-        yield (
-            ("offload",),
-            "an offloaded model is predicted in static batches; give batch_size instead of clients, rates or traces",
-        )
+        yield from _under_load(scenario, system)
     if scenario.disaggregation is not None:
         yield ("offload",), "an offloaded model runs on one engine; leave disaggregation out"
     dispatch = scenario.engine.moe_dispatch
     if dispatch != "fused":
         yield ("engine", "moe_dispatch"), f"{dispatch} is of experts on the GPU; with an offload leave it out"
+
+
+def _under_load(scenario: Scenario, system: System) -> Iterator[Finding]:
+    """What does not go with requests that come and go."""
+    assert scenario.offload is not None
+    if system.runtime.kernels == "eager":
+        yield (
+            ("offload", "system"),
+            f"{system.title} answers one batch after the other; give batch_size, or a system that serves: "
+            "custom, ktransformers, llama-cpp, vllm-offload",
+        )
+    filled_by_itself = all(getattr(scenario.offload, n) is None and getattr(system.policy, n) is None for n in AMOUNTS)
+    if filled_by_itself and scenario.workload.max_concurrency is None:
+        yield (
+            ("offload",),
+            "with requests at a rate say how much stays on the GPU, which shares it with their cache: "
+            + " or ".join(AMOUNTS),
+        )
+    if scenario.offload.kv_cache == "cpu":
+        yield ("offload", "kv_cache"), "under load the cache is on the GPU; give batch_size, or leave it out"
+    if scenario.policies is not None:
+        yield ("policies",), "are of models whose weights are on the GPU; leave them or the offload out"
+    if scenario.engine.drafts is not None:
+        yield ("engine", "speculative_config"), "under load is of models whose weights are on the GPU; give batch_size"
 
 
 def _contradictions(offload: Offload, system: System, model: Model | None) -> Iterator[Finding]:
@@ -95,6 +116,8 @@ def _contradictions(offload: Offload, system: System, model: Model | None) -> It
         yield ("offload", "backing"), "the CPU cannot run what lies on another GPU; accepted with it: dram, disk"
     if offload.remote_bandwidth is not None and backing != "remote_gpu":
         yield ("offload", "remote_bandwidth"), "is of a remote GPU; set backing: remote_gpu, or host_bandwidth"
+    if offload.kv_cache == "cpu" and system.cpu_share is None:
+        yield ("offload", "kv_cache"), f"{system.title} runs nothing on the CPU; accepted: gpu"
     if missing in {"cpu", "cheaper"} and system.cpu_share is None:
         yield (
             ("offload", "missing"),

@@ -49,6 +49,8 @@ class LayerWork:
     stream_disk_s: Any = 0.0
     whole_cpu_s: Any = 0.0
     """The whole layer on the CPU."""
+    cache_cpu_s: Any = 0.0
+    """Attention on the CPU, over a cache in main memory; the GPU waits."""
 
     def layer(self, index: int, name: str) -> LayerWork:
         """One of the equal layers: numbers of experts differ, seconds do not."""
@@ -122,7 +124,17 @@ def schedule(layers: list[LayerWork], rules: Rules, timeline: Timeline | None = 
 def _used(layers: list[LayerWork]) -> set[str]:
     """Fields that any layer fills: what nobody uses is not worked out layer by layer."""
     found: set[str] = set()
-    for name in ("guessed", "wasted", "fetched", "on_cpu", "back_s", "disk_s", "stream_s", "whole_cpu_s"):
+    for name in (
+        "guessed",
+        "wasted",
+        "fetched",
+        "on_cpu",
+        "back_s",
+        "disk_s",
+        "stream_s",
+        "whole_cpu_s",
+        "cache_cpu_s",
+    ):
         # Equal layers share their arrays.
         values = {id(v): v for v in (getattr(layer, name) for layer in layers)}
         if any(v.any() if isinstance(v, np.ndarray) else v for v in values.values()):
@@ -161,6 +173,10 @@ class _State:
         start = self._streamed(layer)
         chosen = start + layer.before_s
         self.note("GPU", f"{layer.name}: attention", start, chosen)
+        if "cache_cpu_s" in self.used:
+            begun = np.maximum(chosen, self.cpu)
+            self.cpu = chosen = begun + layer.cache_cpu_s
+            self.note("CPU", f"{layer.name}: attention", begun, chosen)
         self._stream_next(following, start)
         guess_there = self.guess_there
         if "on_cpu" in self.used and self.rules.overlapped:

@@ -66,6 +66,11 @@ def _layers(plan: OffloadPlan, around: HostMachine, alike: list[Alike]) -> list[
         blocks = sum(g.layers for g in alike if np.any(np.asarray(g.work.whole_cpu_s) > 0))
         each = on_cpu / blocks * around.cpu_bytes_per_s
         found.append(_lasting(around.cpu("layers_on_cpu", CpuMatrices(blocks, each, 0.0)), on_cpu))
+    attention = _total(alike, lambda w: w.cache_cpu_s)
+    if np.any(attention > 0):
+        blocks = sum(g.layers for g in alike if np.any(np.asarray(g.work.cache_cpu_s) > 0))
+        each = attention / blocks * around.cpu_bytes_per_s
+        found.append(_lasting(around.cpu("attention_on_cpu", CpuMatrices(blocks, each, 0.0)), attention))
     return found
 
 

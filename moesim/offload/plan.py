@@ -77,6 +77,15 @@ class OffloadPlan:
         return self.everything_resident and not own and not skips
 
     @property
+    def kv_share(self) -> float:
+        """Of the layers, those whose cache is on the GPU: all but those the CPU runs."""
+        if self.policy.kv_cache == "cpu":
+            return 0.0
+        if self.policy.missing != "cpu" or not self.by_layer:
+            return 1.0
+        return sum(self.resident) / len(self.resident)
+
+    @property
     def disk_share(self) -> Any:
         """Of the weights off the GPU that lie on disk."""
         below = self.tiers.dram + self.tiers.disk
@@ -95,7 +104,7 @@ def filled(offload: Offload, system: System) -> Policy:
     defaults = {
         "cache": "lru", "cache_scope": "layer", "prefetch": "none", "prefetch_recall": 0.0,
         "missing": "gpu", "streamed": "layer", "backing": "dram", "host_memory": "pinned", "copies": "overlapped",
-        "writeback": False, "skipped_share": 0.0, "cold_start": False,
+        "writeback": False, "skipped_share": 0.0, "cold_start": False, "kv_cache": "gpu",
     }  # fmt: skip
     policy = {**defaults, **base, **given, "unit": unit}
     # What is not kept is not sent back.
@@ -132,6 +141,7 @@ def _experts(
     system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work, gpus: int
 ) -> OffloadPlan:
     context, kv, activations = memory.working_bytes(rank, system, limits, work, gpus)
+    kv_off, kv = (kv, 0.0) if policy.kv_cache == "cpu" else (0.0, kv)
     trunk, ffns = memory.trunk_room(rank, system), memory.moe_layers(rank)
     each = memory.expert_bytes(rank, ffns[0])
     every = sum(ffn.num_experts for ffn in ffns)
@@ -153,7 +163,8 @@ def _experts(
     buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
     embedding = memory.embedding_on_host(rank, system)
     off = every * each - here + embedding
-    below = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
+    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
+    below = (dram + rank.tp * kv_off, disk, remote)
     tiers = _tiers(hardware, host, gpus, budget, (context, trunk, here, buffers, kv, activations), below)
     resident = (True,) * rank.model.num_hidden_layers
     return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
@@ -190,6 +201,7 @@ def _layers(
 ) -> OffloadPlan:
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
     context, kv, activations = memory.working_bytes(rank, system, limits, work, gpus)
+    kv_off, kv = (kv, 0.0) if policy.kv_cache == "cpu" else (0.0, kv)
     of_kind = [memory.layer_bytes(rank, layers) for layers in rank.model.layers]
     sizes = [of_kind[i] for i in rank.model.order]
     embedding = memory.embedding_on_host(rank, system)
@@ -224,8 +236,9 @@ def _layers(
     trunk = ends if all_here or last else ends - head
     off = ends - trunk + embedding + sum(size for size, here in zip(wide, resident, strict=True) if not here)
     everything = on_gpu + trunk + off
-    below = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
+    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
     kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)
+    below = (dram + rank.tp * (kv_off + kv - kv_here), disk, remote)
     tiers = _tiers(hardware, host, gpus, budget, (context, trunk, on_gpu, landing, kv_here, activations), below)
     ffns = memory.moe_layers(rank)
     whole = tuple(float(ffn.num_experts) for ffn in ffns)

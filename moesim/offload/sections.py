@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Sections:
     """Seconds the GPU waits for the host's launches in each; zero where a graph runs them."""
     distinct: Any
     """Experts that a step touches; 0 in a dense layer."""
+    on_cpu: list[Cost] = field(default_factory=list)
+    """Attention over the cache, where that lies in main memory: what it would take here tells what it does there."""
 
     def seconds(self, section: int) -> Any:
         """A section's time on the GPU, launches waited for."""

@@ -159,14 +159,19 @@ class OffloadedSteps:
             if layers.encoder != encoder:
                 continue
             costs, distinct, touched = self.resident.operation_costs(layers, at), 0.0, 1.0
+            on_cpu: list[Cost] = []
+            if self.plan.policy.kv_cache == "cpu":
+                on_cpu = [cost for cost in costs if cost.op.of_context]
+                costs = [cost for cost in costs if not cost.op.of_context]
             if layers.routed is not None and self.requests is not None:
                 distinct = np.maximum(self.requests.distinct(tokens), 1e-9)
                 touched = np.maximum(np.asarray(self.requests.loads.distinct(tokens), float), 1e-9)
             if self.eager:
                 args = (self.machine, self.around, self.rank, layers, tokens, distinct)
-                found[i] = eager_sections(costs, *args)
+                sections = eager_sections(costs, *args)
             else:
-                found[i] = fused_sections(costs, layers, distinct, touched)
+                sections = fused_sections(costs, layers, distinct, touched)
+            found[i] = replace(sections, on_cpu=on_cpu)
         return found
 
     def _gpu_parts(self, kinds: dict[int, Sections], alike: list[Alike]) -> list[Cost]:

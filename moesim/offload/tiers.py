@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from moesim.units import bytes_text
+
 
 @dataclass(frozen=True)
 class Tiers:
@@ -48,6 +50,13 @@ class Tiers:
             "the other GPU": self.remote - self.gpu_total,
         }
         return {name: bytes_ for name, bytes_ in over.items() if bytes_ > 0}
+
+    @property
+    def off_text(self) -> str:
+        """What lies off the GPU, in words."""
+        places = {"in main memory": self.dram, "on disk": self.disk, "on another GPU": self.remote}
+        said = [f"{bytes_text(size)} {where}" for where, size in places.items() if size]
+        return f"weights off the GPU are {' and '.join(said)}" if said else "no weights are off the GPU"
 
     @property
     def fits(self) -> bool:

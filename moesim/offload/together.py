@@ -32,7 +32,7 @@ def lanes_seconds(alike: list[Alike], rules: Rules) -> tuple[Any, Any]:
 _FIELDS = {
     "offload/link": ("copy_s", "back_s", "stream_s"),
     "offload/disk": ("disk_s", "stream_disk_s"),
-    "offload/CPU": ("cpu_s", "whole_cpu_s"),
+    "offload/CPU": ("cpu_s", "whole_cpu_s", "cache_cpu_s"),
 }
 """Family of errors -> what of a layer's work is wrong together."""
 
@@ -96,7 +96,9 @@ def _sampled(alike: list[Alike], steps: int) -> tuple[Any, Any, Any]:
     every = np.arange(steps)
     if steps <= _MOST_ALIKE:
         return every, every, every
-    context = np.broadcast_to(sum(np.ravel(g.work.before_s + g.work.whole_cpu_s) for g in alike), steps)
+    context = np.broadcast_to(
+        sum(np.ravel(g.work.before_s + g.work.whole_cpu_s + g.work.cache_cpu_s) for g in alike), steps
+    )
     asked = [
         np.broadcast_to(g.over_layers(x), steps) for g in alike for x in (g.work.hits, g.work.fetched, g.work.on_cpu)
     ]

@@ -83,11 +83,17 @@ def _work(
         busy, read = cpu_layer(around, plan, layers, load, kind)
         return LayerWork("", whole_cpu_s=_wide(busy), stream_disk_s=_wide(read))
     before, after = (_wide(kind.seconds(section), plan.points) for section in (0, 2))
-    work = LayerWork("", before_s=before, after_s=after)
+    work = LayerWork("", before_s=before, after_s=after, cache_cpu_s=_over_cache(around, plan, kind))
     if layers.routed is not None:
         assert requests is not None
         work = _with_experts(work, plan, requests, around, kind, layers.routed, load, phase, places, first)
     return work if resident else _streaming(work, plan, around, i, _wide(kind.distinct))
+
+
+def _over_cache(around: HostMachine, plan: OffloadPlan, kind: Sections) -> Any:
+    """Attention of a layer on the CPU: the cache through main memory, or its products. [s]"""
+    tp = plan.rank.tp
+    return sum((_wide(around.cpu_seconds(tp * c.op.hbm_bytes, tp * c.op.flop), plan.points) for c in kind.on_cpu), 0.0)
 
 
 def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: int, distinct: Any) -> LayerWork:

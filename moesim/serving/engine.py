@@ -73,9 +73,20 @@ def clients_of(
     return Clients(sent, load.max_concurrency, front or front_end(steps, settings, load))
 
 
-@lru_cache(maxsize=64)
 def step_table(steps: Steps) -> StepPrices:
-    """Prices of the model's steps, kept from run to run."""
+    """Prices of the model's steps, kept from run to run where everything is on the GPUs."""
+    # Loaded where used: most scenarios offload nothing.
+    from moesim.offload.steps import OffloadedSteps
+
+    if isinstance(steps, OffloadedSteps):
+        from moesim.offload.table import OffloadedTable
+
+        return OffloadedTable(steps)
+    return _kept_table(steps)
+
+
+@lru_cache(maxsize=64)
+def _kept_table(steps: Steps) -> StepPrices:
     if isinstance(steps, StepModel):
         return StepTable(steps)
     # Loaded where used: most engines do not speculate.
@@ -109,7 +120,7 @@ def scheduler_limits(settings: EngineSettings, limits: Limits, rank: Rank) -> Sc
         settings.enable_chunked_prefill,
         settings.long_prefill_token_threshold,
         limits.async_scheduling,
-        pipeline_stages=settings.pipeline_parallel_size,
+        pipeline_stages=rank.plan.pp,
         kept=rank.kept,
         lookahead=rank.drafting.lookahead if rank.drafting else 0,
     )

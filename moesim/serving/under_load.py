@@ -13,7 +13,7 @@ from moesim.inputs.policies import Fallback
 from moesim.inputs.routing import Uniform
 from moesim.inputs.scenario import Disaggregation, Scenario
 from moesim.inputs.variant import Variant
-from moesim.memory import fullest_stage, kv_bytes_per_token, require_room, weight_bytes
+from moesim.memory import kv_bytes_per_token, require_room, weight_bytes
 from moesim.models.plan import Plan
 from moesim.serving.disaggregated import Disaggregated, Instance, Transfer
 from moesim.serving.engine import clients_of, empty_scheduler, simulated, step_table
@@ -30,14 +30,14 @@ def served(
     scenario: Scenario, parts: Parts, slo: Slo, timeline: Timeline | None, progress: Callable[[int], None] | None
 ) -> tuple[LoadReport, Pricers]:
     """(how the run went, what priced its steps)."""
-    load, steps = scenario.workload, parts.steps.resident
+    load, steps = scenario.workload, parts.steps if parts.off_gpu else parts.steps.resident
     paced = load.arrivals in {"open_loop", "trace"}
     report = LoadReport(slo, timeline, arrivals_set_pace=paced)
     if scenario.disaggregation is not None:
         return _apart(scenario, scenario.disaggregation, report, progress)
     if scenario.policies is not None and scenario.policies.fallback is not None:
         return _beside(scenario, scenario.policies.fallback, parts, report, progress)
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
+    fullest = parts.fullest
     pricers: Pricers = {"decode": steps, "prefill": steps}
     replicas = parts.rank.plan.dp if parts.rank.model.moe is None else 1
     if replicas == 1:
@@ -98,7 +98,7 @@ def _beside(
         room = room_of(side, mine)
         if not room.fits:
             require_room(room, mine.rank.model, mine.hardware, 1, ())
-        fullest = fullest_stage(mine.rank, mine.hardware, mine.limits)
+        fullest = mine.fullest
         instances.append(Instance(empty_scheduler(side.engine, mine.limits, fullest), step_table(mine.steps.resident)))
     steps = parts.steps.resident
     clients = clients_of(scenario.workload, steps, scenario.engine)
@@ -149,7 +149,7 @@ def _apart(
         if not room.fits:
             require_room(room, mine.rank.model, mine.hardware, 1, ())
         prices = step_table(mine.steps.resident)
-        fullest = fullest_stage(mine.rank, mine.hardware, mine.limits)
+        fullest = mine.fullest
         count = apart.prefill_replicas if name == "prefill" else apart.decode_replicas
         schedulers = [empty_scheduler(side.engine, mine.limits, fullest) for _ in range(count)]
         engines[name] = [Instance(scheduler, prices) for scheduler in schedulers]

@@ -147,3 +147,26 @@ def test_a_file_that_is_none_is_refused(tmp_path, capsys):
     assert "is no GGUF file that can be read" in capsys.readouterr().err
     assert main(["predict", "--from-llama-cpp", "llama-server -m x.gguf"]) == 2
     assert "says no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "first"),
+    [
+        (r"-m DeepSeek-V2-Lite-Q4_K_M.gguf -ngl 99 -ot blk\.(1|2)\.ffn_.*_exps=CPU", 3),
+        (r"-m DeepSeek-V2-Lite-Q4_K_M.gguf -ngl 99 -ot exps=CUDA_Host", 27),
+        (r"-m Qwen3-30B-A3B-Q4_K_M.gguf -ngl 99 -ncmoe 20 -ot blk\.4[0-9]\.ffn_.*_exps=CPU", 28),
+        (r"-m Qwen3-30B-A3B-Q4_K_M.gguf -ngl 99 -ncmoe 20 -ot blk\.1[0-9]\.ffn_.*_exps=CPU", 20),
+        (r"-m Qwen3-30B-A3B-Q4_K_M.gguf -ngl 99 -ot nothing=CPU", 0),
+    ],
+)
+def test_override_rules_add_to_the_first_layers_and_count_moe_layers_alone(line, first):
+    found, _ = scenario_from_llama_cpp(f"llama-server {line}")
+    assert found["offload"]["n_cpu_moe"] == first
+
+
+@pytest.mark.parametrize("line", ["llama-server -nkvo", "llama-bench -nkvo 1", "llama-server --no-kv-offload"])
+def test_a_cache_kept_off_the_gpu_is_read(line):
+    found, notes = scenario_from_llama_cpp(f"{line} -m Qwen3-30B-A3B-Q4_K_M.gguf -ngl 99")
+    assert found["offload"]["kv_cache"] == "cpu"
+    assert not notes
+    assert "kv_cache" not in scenario_from_llama_cpp("llama-bench -nkvo 0 -m Qwen3-30B-A3B-Q4_K_M.gguf")[0]["offload"]

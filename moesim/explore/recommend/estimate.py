@@ -16,7 +16,7 @@ from moesim.explore.recommend.space import Deployment, Engine
 from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Disaggregation, Scenario
 from moesim.inputs.workload import Workload
-from moesim.memory import Room, fullest_stage
+from moesim.memory import Room
 from moesim.metrics import LATENCIES, THROUGHPUTS
 from moesim.serving.engine import front_end, scheduler_limits
 from moesim.serving.priced_steps import PricedSteps, nodes_up_to
@@ -83,7 +83,7 @@ def _ready(question: Question, engine: Engine) -> _Ready:
     scenario = seen(question.engine_scenario(engine, Deployment(engine).hardware))
     parts, load = assemble(scenario, central=True), scenario.workload
     # One request must fit; how many more there is room for, the load finds out.
-    fullest = fullest_stage(parts.rank, parts.hardware, parts.limits)
+    fullest = parts.fullest
     room = fullest[1]
     longest = max(sum(load.longest()), scenario.engine.max_model_len or 0)
     if room.kv_available <= 0 or room.longest_alone < longest:

@@ -14,7 +14,7 @@ from moesim.errors import DoesNotFit, SpecError
 from moesim.inputs.loading import setting
 from moesim.inputs.model_of import seen
 from moesim.inputs.scenario import Scenario
-from moesim.memory import fullest_stage, sequence_kv_bytes
+from moesim.memory import sequence_kv_bytes
 from moesim.metrics import LOAD_METRICS, STATIC_METRICS, STEADY_METRICS
 from moesim.outcome import Offloaded, Prediction, Steady
 from moesim.prediction import predict, predict_steady
@@ -234,7 +234,7 @@ def _fits(
     total = grid["input_len"] + grid["output_len"]
     context = grid["output_len"] if encoder else total
     replica = parts.rank.plan.share(grid["batch_size"])
-    stage, room = fullest_stage(parts.rank, parts.hardware, parts.limits)
+    stage, room = parts.fullest
     each = sequence_kv_bytes(stage, context, parts.limits.block_size)
     if encoder:
         source = sequence_kv_bytes(stage, 0, parts.limits.block_size, 1)
