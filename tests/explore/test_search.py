@@ -290,7 +290,7 @@ def test_an_impossible_search_exits_3(capsys):
         (["offload.host_bandwidth=12"], "has no unit"),
         (["host=nowhere"], "the host 'nowhere' is not known"),
         (["engine.tensor_parallel_size=2"], "one after the other"),
-        (["workload.max_concurrency=4"], "static batches"),
+        (["workload.max_concurrency=4"], "one batch after the other"),
         (["model=Qwen3-32B"], "has no experts to offload"),
         (["offload.unit=layer"], "offload_per_layer counts experts, but whole layers move"),
         (["offload.n_gpu_layers=3", "offload.unit=expert", "offload.offload_per_layer=null"], "counts whole layers"),

@@ -38,7 +38,7 @@ def test_attention_is_in_the_tree_once():
 
 
 def test_only_what_runs_on_the_cpu_keeps_it_there():
-    with pytest.raises(SpecError, match="kv_cache"):
+    with pytest.raises(SpecError, match="runs nothing on the CPU"):
         moesim.predict(
             moesim.load("scenarios/offload/moe_infinity_rtx_a6000.yaml").with_(**{"offload.kv_cache": "cpu"})
         )
