@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.errors import SpecError
-from moesim.files.quantities import Bytes, Count, Seconds, Size, Strict
+from moesim.files.quantities import Bytes, Count, Ratio, Seconds, Size, Strict
 from moesim.ops.formats import kind, maker, weight_only
 
 
@@ -132,6 +132,9 @@ class Exchange(Strict):
     low_latency_tokens: Count
     """Tokens of a step by default under DeepEP's low-latency kernels."""
     low_latency_most_tokens: Count
+    computing_beside: Ratio
+    moving_beside: Ratio
+    """How many times as long kernels and exchanges take while the other half's exchange, or kernels, run."""
     dbo_decode_tokens: Count
     dbo_prefill_tokens: Count
     """Tokens from which a step is split in two micro-batches."""

@@ -1,7 +1,7 @@
-"""Dual-batch overlap: two half batches; one exchanges tokens while the other computes on the SMs that are left.
+"""Dual-batch overlap: two half batches; one exchanges tokens while the other computes, and each slows the other.
 
-One arithmetic for a step's tree and for the table of served runs: what is hidden is the shorter of what moves and what
-computes, taken when a layer's token part and its context part are together.
+One arithmetic for a step's tree and for the table of served runs, taken when a layer's token part and its context part
+are together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from moesim.models.model import Layers
 from moesim.models.rank import Rank
 from moesim.ops.load import Load
 
-FORMULA = "-min(computation, communication)"
+FORMULA = "-min(computation x a, communication x b) x (1/a + 1/b - 1), slowed a and b times beside each other"
 
 
 def splits(rank: Rank, load: Load) -> Any:
@@ -36,12 +36,17 @@ def half(load: Load) -> Load:
 
 
 def hidden_seconds(rank: Rank, sm_count: int, moving_s: Any, computing_s: Any) -> Any:
-    """What both halves' exchanges hide behind the other's computation. [s]"""
-    saved = np.minimum(moving_s, computing_s)
+    """What both halves' exchanges hide behind the other's computation. [s]
+
+    Both go on side by side, each slower than alone, until one is done; the rest of the other runs alone.
+    """
+    exchange = rank.engine.file.exchange
+    moving, computing = exchange.moving_beside.value, exchange.computing_beside.value
     if rank.plan.backend == "deepep_high_throughput":
-        # Its kernels borrow SMs from what computes.
-        saved = saved * (1.0 - rank.engine.file.exchange.deepep_sms.value / sm_count)
-    return saved
+        # Its kernels borrow SMs from what computes, and have them to themselves.
+        moving, computing = 1.0, sm_count / (sm_count - exchange.deepep_sms.value)
+    together = np.minimum(moving * moving_s, computing * computing_s)
+    return together * max(1.0 / moving + 1.0 / computing - 1.0, 0.0)
 
 
 class Beside:
