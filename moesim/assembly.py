@@ -108,7 +108,7 @@ def _offloaded(
     from moesim.inputs.system_file import load_system
     from moesim.offload.memory import Work
     from moesim.offload.misses import Requests
-    from moesim.offload.plan import amount_of, filled, placed, rank_with_formats
+    from moesim.offload.plan import Site, amount_of, filled, placed, rank_with_formats
     from moesim.offload.steps import OffloadedSteps
 
     load = scenario.workload
@@ -128,7 +128,7 @@ def _offloaded(
     own_tokens = system.runtime.batched_tokens
     if own_tokens and scenario.engine.max_num_batched_tokens is None:
         limits = replace(limits, max_num_batched_tokens=int(own_tokens.value))
-    plan = placed(system, policy, rank, hardware, host, limits, work, split)
+    plan = placed(Site(system, rank, hardware, host, limits, work, split), policy)
     requests, ffn = None, rank.model.moe
     if ffn is not None:
         routing = rank.routing

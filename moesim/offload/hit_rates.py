@@ -62,13 +62,17 @@ def _hot_set(locality: Locality, slots: float, sequences: float) -> float:
 
 def _for_many(policy: str, locality: Locality, slots: float, sequences: float) -> float:
     """What a policy gains over LRU at 16 sequences fades as a step leaves fewer experts unasked for."""
-    unasked, unasked_few = (
-        1.0 - float(locality.union(np.array([1]), n)[0]) / locality.num_experts for n in (sequences, _MANY_SEQUENCES)
-    )
+    unasked, unasked_few = (_unasked(locality, float(n)) for n in (sequences, _MANY_SEQUENCES))
     few = float(_MANY_SEQUENCES)
     gain = _by_simulation(policy, locality, slots, few) - _lru(locality, float(slots), few)
     fading = unasked / unasked_few if unasked_few > 0 else 0.0
     return float(np.clip(_lru(locality, float(slots), float(sequences)) + gain * fading, 0.0, 1.0))
+
+
+@lru_cache(maxsize=1024)
+def _unasked(locality: Locality, sequences: float) -> float:
+    """Share of the experts that a step of so many sequences leaves out."""
+    return 1.0 - float(locality.union(np.array([1]), sequences)[0]) / locality.num_experts
 
 
 def _by_simulation(policy: str, locality: Locality, slots: float, sequences: float) -> float:

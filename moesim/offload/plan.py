@@ -61,7 +61,7 @@ class OffloadPlan:
         decodes = [not model.layers[i].encoder for i in model.order if model.layers[i].routed is not None]
         return tuple(slots for slots, passed in zip(self.slots, decodes, strict=True) if passed)
 
-    @property
+    @cached_property
     def everything_resident(self) -> bool:
         if self.by_layer:
             return all(self.resident)
@@ -116,18 +116,88 @@ def amount_of(policy: Policy) -> str | None:
     return next((name for name in AMOUNTS if getattr(policy, name) is not None), None)
 
 
-def placed(
-    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work,
-    split: Rank | None = None,
-) -> OffloadPlan:  # fmt: skip
+@dataclass(frozen=True)
+class Site:
+    """Where policies are placed: a system, a model's rank and a machine. What no policy changes is counted once."""
+
+    system: System
+    rank: Rank
+    hardware: Hardware
+    host: Host
+    limits: Limits
+    work: Work
+    split: Rank | None = None
+    """The rank under the scenario's own plan, where its GPUs hold layers one after the other."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that share the layers."""
+        return self.split.plan.pp if self.split else 1
+
+    @cached_property
+    def working(self) -> tuple[float, float, float]:
+        """(context and engine, KV cache, activations). [B]"""
+        return memory.working_bytes(self.rank, self.system, self.limits, self.work, self.gpus)
+
+    @cached_property
+    def trunk_room(self) -> float:
+        return memory.trunk_room(self.rank, self.system)
+
+    @cached_property
+    def trunk_bytes(self) -> float:
+        return memory.trunk_bytes(self.rank)
+
+    @cached_property
+    def embedding(self) -> float:
+        return memory.embedding_on_host(self.rank, self.system)
+
+    @cached_property
+    def experts(self) -> list[int]:
+        """Of each MoE layer."""
+        return [ffn.num_experts for ffn in memory.moe_layers(self.rank)]
+
+    @cached_property
+    def expert_bytes(self) -> float:
+        return memory.expert_bytes(self.rank, memory.moe_layers(self.rank)[0])
+
+    @cached_property
+    def moe_places(self) -> list[int]:
+        return memory.moe_places(self.rank)
+
+    def budget(self, policy: Policy) -> float:
+        """What may be used of the GPUs that share the layers. [B]"""
+        return self.gpus * memory.gpu_budget(self.rank, self.hardware, self.system, policy.gpu_memory, self.limits)
+
+    def below(self, policy: Policy, off: float, everything: float, kv: float) -> tuple[float, float, float]:
+        """(main memory, disk, remote GPU) of what one GPU, or its slice, does not hold, for all slices. [B]"""
+        tp, backing = self.rank.tp, policy.backing or "dram"
+        dram, disk, remote = memory.host_tiers(self.system, self.host, backing, tp * off, tp * everything)
+        return dram + tp * kv, disk, remote
+
+    def tiers(
+        self, budget: float, on_gpu: tuple[float, float, float, float, float, float], below: tuple[float, float, float]
+    ) -> Tiers:
+        """Context, trunk, experts, buffers, KV cache, activations on the GPU; main memory, disk, remote GPU below."""
+        dram, disk, remote = below
+        total, host = self.gpus * self.hardware.gpu.memory.value, self.host
+        return Tiers(
+            total, budget, *on_gpu, host.dram.capacity.value, memory.dram_budget(host), dram,
+            host.disk.capacity.value, disk, remote, self.gpus,
+        )  # fmt: skip
+
+    def plan(self, policy: Policy, slots: tuple[float, ...], resident: tuple[bool, ...], tiers: Tiers) -> OffloadPlan:
+        return OffloadPlan(
+            self.system, policy, self.hardware, self.host, self.rank, slots, resident, tiers, self.work, self.split
+        )
+
+
+def placed(site: Site, policy: Policy) -> OffloadPlan:
     """Decide what stays on the GPU and count every tier.
 
-    Layers that ``split`` deals out to the GPUs of a pipeline see the memory of all of them together. Tensor-parallel
-    GPUs each hold a slice of everything: what is counted of the GPU is one of them, what is counted of the host all.
+    Layers that a site's ``split`` deals out to the GPUs of a pipeline see the memory of all of them together.
+    Tensor-parallel GPUs each hold a slice of everything: what is counted of the GPU is one of them, of the host all.
     """
-    place = _layers if policy.unit == "layer" else _experts
-    found = place(system, policy, rank, hardware, host, limits, work, split.plan.pp if split else 1)
-    return replace(found, split=split)
+    return _layers(site, policy) if policy.unit == "layer" else _experts(site, policy)
 
 
 def stacked(plans: Sequence[OffloadPlan]) -> OffloadPlan:
@@ -137,37 +207,31 @@ def stacked(plans: Sequence[OffloadPlan]) -> OffloadPlan:
     return replace(plans[0], slots=slots, tiers=tiers)
 
 
-def _experts(
-    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work, gpus: int
-) -> OffloadPlan:
-    context, kv, activations = memory.working_bytes(rank, system, limits, work, gpus)
+def _experts(site: Site, policy: Policy) -> OffloadPlan:
+    (context, kv, activations), footprint = site.working, site.system.footprint
     kv_off, kv = (kv, 0.0) if policy.kv_cache == "cpu" else (0.0, kv)
-    trunk, ffns = memory.trunk_room(rank, system), memory.moe_layers(rank)
-    each = memory.expert_bytes(rank, ffns[0])
-    every = sum(ffn.num_experts for ffn in ffns)
-    buffers = gpus * system.footprint.expert_buffers * each
-    budget = gpus * memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
-    amount = amount_of(policy)
-    share = system.footprint.usable.value if amount is None else 1.0
+    trunk, each, every = site.trunk_room, site.expert_bytes, sum(site.experts)
+    buffers = site.gpus * footprint.expert_buffers * each
+    budget, amount = site.budget(policy), amount_of(policy)
+    share = footprint.usable.value if amount is None else 1.0
     free = share * budget - context - trunk - buffers - kv - activations
     if amount == "device_memory_ratio":
         assert policy.device_memory_ratio is not None
         # The ratio is of all memory, for weights alone.
-        for_weights = gpus * policy.device_memory_ratio * hardware.gpu.memory.value
+        for_weights = site.gpus * policy.device_memory_ratio * site.hardware.gpu.memory.value
         free = for_weights - trunk
         budget = min(budget, for_weights + context + kv + activations + buffers)
-    count = _count(policy, amount, max(int(free // each), 0), every, ffns[0].num_experts, memory.moe_places(rank))
-    slots = _dealt(policy, amount, count, ffns[0].num_experts, len(ffns))
+    count = _count(policy, amount, max(int(free // each), 0), every, site.experts[0], site.moe_places)
+    slots = _dealt(policy, amount, count, site.experts[0], len(site.experts))
     here = sum(slots) * each
-    everything = memory.trunk_bytes(rank) + every * each
     buffers = 0.0 if sum(slots) >= every or policy.missing == "cpu" else buffers
-    embedding = memory.embedding_on_host(rank, system)
-    off = every * each - here + embedding
-    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
-    below = (dram + rank.tp * kv_off, disk, remote)
-    tiers = _tiers(hardware, host, gpus, budget, (context, trunk, here, buffers, kv, activations), below)
-    resident = (True,) * rank.model.num_hidden_layers
-    return OffloadPlan(system, policy, hardware, host, rank, slots, resident, tiers, work)
+    off = every * each - here + site.embedding
+    tiers = site.tiers(
+        budget,
+        (context, trunk, here, buffers, kv, activations),
+        site.below(policy, off, site.trunk_bytes + every * each, kv_off),
+    )
+    return site.plan(policy, slots, (True,) * site.rank.model.num_hidden_layers, tiers)
 
 
 def _count(policy: Policy, amount: str | None, fits: int, every: int, each_layer: int, places: list[int]) -> float:
@@ -196,21 +260,17 @@ def _dealt(policy: Policy, amount: str | None, count: float, each_layer: int, la
     return tuple(float(low + (i < more)) for i in range(layers))
 
 
-def _layers(
-    system: System, policy: Policy, rank: Rank, hardware: Hardware, host: Host, limits: Limits, work: Work, gpus: int
-) -> OffloadPlan:
+def _layers(site: Site, policy: Policy) -> OffloadPlan:
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
-    context, kv, activations = memory.working_bytes(rank, system, limits, work, gpus)
+    (context, kv, activations), footprint, rank = site.working, site.system.footprint, site.rank
     kv_off, kv = (kv, 0.0) if policy.kv_cache == "cpu" else (0.0, kv)
     of_kind = [memory.layer_bytes(rank, layers) for layers in rank.model.layers]
     sizes = [of_kind[i] for i in rank.model.order]
-    embedding = memory.embedding_on_host(rank, system)
-    ends = memory.weight_bytes(rank) - sum(sizes) - embedding
+    ends = memory.weight_bytes(rank) - sum(sizes) - site.embedding
     head = rank.model.vocab_size * rank.model.hidden_size * 2.0 / rank.tp if not rank.model.tie_word_embeddings else 0.0
-    landing = gpus * system.footprint.layer_buffers * max(sizes)
-    budget = gpus * memory.gpu_budget(rank, hardware, system, policy.gpu_memory, limits)
-    amount = amount_of(policy)
-    share = system.footprint.usable.value if amount is None else 1.0
+    landing = site.gpus * footprint.layer_buffers * max(sizes)
+    budget, amount = site.budget(policy), amount_of(policy)
+    share = footprint.usable.value if amount is None else 1.0
     last = amount in OF_LAYERS
     if amount == "n_gpu_layers":
         count = min(policy.n_gpu_layers or 0, len(sizes))
@@ -220,7 +280,7 @@ def _layers(
         count = len(sizes) - int(left.sum())
     else:
         # Planners take a share of what is free, and keep landing room; some count neither cache nor activations.
-        working = 0.0 if system.footprint.plans_weights_alone else kv + activations
+        working = 0.0 if footprint.plans_weights_alone else kv + activations
         free = share * (budget - context - working) - landing - (ends - head)
         count = 0
         while count < len(sizes) and free >= sizes[count]:
@@ -228,33 +288,20 @@ def _layers(
             count += 1
     resident = tuple(i >= len(sizes) - count if last else i < count for i in range(len(sizes)))
     all_here = all(resident)
-    wide_of_kind = [memory.bytes_off_gpu(rank, system, layers) for layers in rank.model.layers]
+    wide_of_kind = [memory.bytes_off_gpu(rank, site.system, layers) for layers in rank.model.layers]
     wide = [wide_of_kind[i] for i in rank.model.order]
-    landing = 0.0 if all_here or policy.missing == "cpu" else gpus * system.footprint.layer_buffers * max(wide)
+    landing = 0.0 if all_here or policy.missing == "cpu" else site.gpus * footprint.layer_buffers * max(wide)
     on_gpu = sum(size for size, here in zip(sizes, resident, strict=True) if here)
     # The head comes after all layers: it is off the GPU where any layer before it is.
     trunk = ends if all_here or last else ends - head
-    off = ends - trunk + embedding + sum(size for size, here in zip(wide, resident, strict=True) if not here)
-    everything = on_gpu + trunk + off
-    dram, disk, remote = memory.host_tiers(system, host, policy.backing or "dram", rank.tp * off, rank.tp * everything)
+    off = ends - trunk + site.embedding + sum(size for size, here in zip(wide, resident, strict=True) if not here)
     kv_here = kv if policy.missing == "gpu" else kv * on_gpu / max(sum(sizes), 1.0)
-    below = (dram + rank.tp * (kv_off + kv - kv_here), disk, remote)
-    tiers = _tiers(hardware, host, gpus, budget, (context, trunk, on_gpu, landing, kv_here, activations), below)
-    ffns = memory.moe_layers(rank)
-    whole = tuple(float(ffn.num_experts) for ffn in ffns)
-    return OffloadPlan(system, policy, hardware, host, rank, whole, resident, tiers, work)
-
-
-def _tiers(
-    hardware: Hardware, host: Host, gpus: int, budget: float, on_gpu: tuple[float, float, float, float, float, float],
-    below: tuple[float, float, float],
-) -> Tiers:  # fmt: skip
-    """Tiers of a machine: context, trunk, experts, buffers, KV cache, activations on the GPU; DRAM, disk, remote."""
-    dram, disk, remote = below
-    return Tiers(
-        gpus * hardware.gpu.memory.value, budget, *on_gpu, host.dram.capacity.value, memory.dram_budget(host), dram,
-        host.disk.capacity.value, disk, remote, gpus,
-    )  # fmt: skip
+    tiers = site.tiers(
+        budget,
+        (context, trunk, on_gpu, landing, kv_here, activations),
+        site.below(policy, off, on_gpu + trunk + off, kv_off + kv - kv_here),
+    )
+    return site.plan(policy, tuple(map(float, site.experts)), resident, tiers)
 
 
 def rank_with_formats(rank: Rank, policy: Policy) -> Rank:

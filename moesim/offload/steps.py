@@ -28,7 +28,7 @@ from moesim.offload.together import lanes_seconds, with_spread
 from moesim.offload.works import Alike, in_order, works
 from moesim.ops import Host
 from moesim.ops.load import Group, Load
-from moesim.steps.step import StepModel, kernels_of
+from moesim.steps.step import StepModel, kernels_of, one_number
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class OffloadedSteps:
     def load(self, groups: tuple[Group, ...], source_len: Any = 0) -> Load:
         """As ``StepModel.load``; what pads vLLM's graphs no other engine runs."""
         found = self.resident.load(groups, source_len)
-        return replace(found, padded_tokens=found.tokens) if self.plan.system.runtime.related else found
+        return replace(found, padded_tokens=one_number(found.tokens)) if self.plan.system.runtime.related else found
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
         """A whole step; see ``StepModel.cost``."""
@@ -154,7 +154,7 @@ class OffloadedSteps:
 
     def kinds(self, load: Load, encoder: bool) -> dict[int, Sections]:
         """Each kind of layer on the GPU."""
-        found, tokens, at = {}, load.tokens, Frame(self.rank, load)
+        found, tokens, at = {}, one_number(load.tokens), Frame(self.rank, load)
         for i, layers in enumerate(self.rank.model.layers):
             if layers.encoder != encoder:
                 continue
@@ -164,8 +164,8 @@ class OffloadedSteps:
                 on_cpu = [cost for cost in costs if cost.op.of_context]
                 costs = [cost for cost in costs if not cost.op.of_context]
             if layers.routed is not None and self.requests is not None:
-                distinct = np.maximum(self.requests.distinct(tokens), 1e-9)
-                touched = np.maximum(np.asarray(self.requests.loads.distinct(tokens), float), 1e-9)
+                distinct = one_number(np.maximum(self.requests.distinct(tokens), 1e-9))
+                touched = one_number(np.maximum(np.asarray(self.requests.loads.distinct(tokens), float), 1e-9))
             if self.eager:
                 args = (self.machine, self.around, self.rank, layers, tokens, distinct)
                 sections = eager_sections(costs, *args)
@@ -196,9 +196,8 @@ class OffloadedSteps:
         if not kind.experts:
             return 1.0
         on_gpu = sum(g.over_layers(g.work.hits + g.work.guessed + g.work.fetched) for g in groups)
-        distinct, points = np.asarray(kind.distinct), self.plan.points
-        layers = sum(g.layers for g in groups)
-        shape = (points, *distinct.shape) if points > 1 else distinct.shape
+        distinct, layers, points = np.asarray(kind.distinct), sum(g.layers for g in groups), self.plan.points
+        shape = (points, -1) if points > 1 else distinct.shape if distinct.size > 1 else (-1,)
         return _shaped(on_gpu, shape) / np.maximum(layers * distinct, 1e-9)
 
 

@@ -16,6 +16,7 @@ from moesim.offload.plan import OffloadPlan
 from moesim.offload.sections import Sections
 from moesim.offload.streamed import HEAD, copies_of, cpu_layer, head_stream
 from moesim.ops.load import Load
+from moesim.steps.step import one_number
 
 _GUESSES = {"next_gate", "activation_matrix"}
 
@@ -109,14 +110,14 @@ def _with_experts(
 ) -> LayerWork:  # fmt: skip
     """A layer's experts: on the GPU, guessed, fetched, or run on the CPU."""
     policy, points = plan.policy, plan.points
-    tokens, distinct = (np.tile(np.ravel(x), points) for x in (load.tokens, kind.distinct))
+    tokens, distinct = _of_steps(load, points, load.tokens, kind.distinct)
     each = memory.expert_bytes(plan.rank, ffn)
     slots = plan.slots_at(places, len(tokens) // points)
     hit = requests.hit_rate(tokens, slots)
     if policy.cold_start and phase == "prefill":
         # Everything comes once, with the first prompt's first step.
-        first_steps = np.broadcast_to(load.first, len(tokens) // points)
-        hit = np.where(np.tile(first_steps, points) & (slots < ffn.num_experts), 0.0, hit)
+        (first_steps,) = _of_steps(load, points, load.first)
+        hit = np.where(first_steps & (slots < ffn.num_experts), 0.0, hit)
     asked, miss = _wide(distinct), 1.0 - hit[..., None]
     misses = drawn_misses(distinct, hit, len(places))
     each_token = 2.0 * ffn.expert_parameters(plan.rank.model.hidden_size)
@@ -165,6 +166,14 @@ def _on_cpu(
     copied = bytes_each / plan.rank.plan.expert_tp
     cheaper = around.cpu_seconds(bytes_each, np.mean(rows) * flop_a_token) < around.copy_seconds(copied)
     return every * bool(cheaper), rows
+
+
+def _of_steps(load: Load, points: int, *values: Any) -> list[Any]:
+    """One entry a step, for each point in turn; where there is one point, what is equal for all steps has one entry."""
+    if points == 1:
+        return [np.ravel(x) for x in np.broadcast_arrays(*(one_number(np.asarray(x)) for x in values))]
+    shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group[:-1]))
+    return [np.tile(np.ravel(np.broadcast_to(x, shape)), points) for x in values]
 
 
 def _wide(x: Any, points: int = 1) -> Any:

@@ -224,6 +224,6 @@ def launches_of(op: Any) -> int:
 
 def one_number(x: Any) -> Any:
     """A load that is the same for every step, as the number it is."""
-    if isinstance(x, np.ndarray) and x.size and (x.size == 1 or (x == x.flat[0]).all()):
-        return x.flat[0].item()
+    if isinstance(x, (np.ndarray, np.generic)) and x.size and (x.size == 1 or (x == np.ravel(x)[0]).all()):
+        return np.ravel(x)[0].item()
     return x

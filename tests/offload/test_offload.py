@@ -28,7 +28,7 @@ from moesim.offload import together
 from moesim.offload.lanes import LANES, LayerWork, Rules, Timeline, schedule
 from moesim.offload.memory import embedding_on_host, expert_bytes
 from moesim.offload.misses import Requests
-from moesim.offload.plan import filled, placed
+from moesim.offload.plan import Site, filled, placed
 from moesim.ops.load import Group
 from moesim.report.accuracy_offload import (
     ABLATION_TARGET,
@@ -593,7 +593,7 @@ def test_an_embedding_in_main_memory_is_not_on_the_gpu():
         plan = parts.offload
         footprint = plan.system.footprint.model_copy(update={"embedding_on_host": False})
         system = plan.system.model_copy(update={"footprint": footprint})
-        other = placed(system, plan.policy, plan.rank, plan.hardware, plan.host, parts.limits, plan.work)
+        other = placed(Site(system, plan.rank, plan.hardware, plan.host, parts.limits, plan.work), plan.policy)
         moved = embedding_on_host(plan.rank, plan.system)
         assert other.tiers.trunk - plan.tiers.trunk == pytest.approx(moved) and moved > 0
         assert plan.tiers.dram - other.tiers.dram == pytest.approx(moved)

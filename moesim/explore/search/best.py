@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.constraints import Constraint, parsed, value_text
 from moesim.explore.plans import deciding_term
@@ -231,12 +233,13 @@ def _with_front(found: list[Configuration], quality: str | None) -> list[Configu
             return None
         return (c.values["tpot"] or c.values["ttft"] or 0.0, c.values["gpu_memory"] or 0.0, worse * value)
 
-    front: list[tuple[float, float, float]] = []
     places = sorted({p for c in found if (p := place(c)) is not None})
+    best: set[tuple[float, float, float]] = set()
+    front = np.empty((0, 3))
     for one in places:
-        if not any(all(a <= b for a, b in zip(other, one, strict=True)) for other in front):
-            front.append(one)
-    best = set(front)
+        if not (front <= one).all(1).any():
+            front = np.vstack([front, one])
+            best.add(one)
     return [replace(c, on_front=place(c) in best) for c in found]
 
 

@@ -16,7 +16,7 @@ from moesim.inputs.offload import Offload
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.system_file import load_system
 from moesim.metrics import throughputs, time_per_token
-from moesim.offload.plan import OffloadPlan, filled, placed, stacked
+from moesim.offload.plan import OffloadPlan, Site, filled, placed, stacked
 from moesim.offload.steps import OffloadedSteps
 from moesim.ops.load import Load
 from moesim.serving.static import StaticBatch, static_batch
@@ -86,7 +86,7 @@ class Pricer:
 
     def __init__(self, scenario: Scenario, refusals: list[str]) -> None:
         self.scenario, self.refusals = scenario, refusals
-        self.bases: dict[tuple[str, str, str, int], tuple[Parts, dict[Any, Any]] | None] = {}
+        self.bases: dict[tuple[str, str, str, int], tuple[Parts, Site, dict[Any, Any]] | None] = {}
 
     def figures(self, ways: Sequence[dict[str, Any]], gpus: int) -> list[Figures]:
         """What settings of an ``offload`` that differ in their amount alone give on so many GPUs; none if refused."""
@@ -97,18 +97,9 @@ class Pricer:
         base = self.bases[key]
         if base is None:
             return []
-        parts, shared = base
-        before = parts.offload
-        assert before is not None
-        plans = []
-        for settings in ways:
-            policy = filled(Offload(**settings, **_machine(self.scenario)), before.system)
-            plans.append(
-                placed(
-                    before.system, policy, before.rank, before.hardware, before.host, parts.limits, before.work,
-                    before.split,
-                )
-            )  # fmt: skip
+        parts, site, shared = base
+        machine = _machine(self.scenario)
+        plans = [placed(site, filled(Offload(**settings, **machine), site.system)) for settings in ways]
         times: dict[int, _Times] = {}
         for together in _together(plans):
             times |= dict(zip(together, self._times(parts, [plans[i] for i in together], shared), strict=False))
@@ -186,14 +177,17 @@ def _machine(scenario: Scenario) -> dict[str, Any]:
 
 def _base(
     scenario: Scenario, system: str, experts: str, attention: str, gpus: int, refusals: list[str]
-) -> tuple[Parts, dict[Any, Any]] | None:
+) -> tuple[Parts, Site, dict[Any, Any]] | None:
     """The parts that all configurations of a system and its formats share; None where they cannot run here."""
     offload = {"system": system, "experts_format": experts, "attention_format": attention, **_machine(scenario)}
     model = model_of(scenario)
     if load_system(system).policy.unit == "layer" or model.moe is None:
         offload |= {"n_gpu_layers": 0}
     try:
-        return assemble(scenario.with_(**changes_of(offload, gpus))), {}
+        parts = assemble(scenario.with_(**changes_of(offload, gpus)))
     except SpecError as error:
         refusals.append(error.problems[0].message)
         return None
+    plan = parts.offload
+    assert plan is not None
+    return parts, Site(plan.system, plan.rank, plan.hardware, plan.host, parts.limits, plan.work, plan.split), {}
