@@ -76,7 +76,7 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
         best = found.rows()[: options.top] if found.kept else []
         data = {"minimized": found.minimized, "limits": [str(one) for one in found.constraints], "kept": found.kept,
                 "at_best": found.at_best, "configurations": best, "advice": list(found.advice),
-                "runner_up": runner_up(scenario, found)}  # fmt: skip
+                "refused": list(found.refused), "runner_up": runner_up(scenario, found)}  # fmt: skip
         print(json.dumps(data, indent=1))
     else:
         print(search_text(scenario, found, options.top))

@@ -58,6 +58,7 @@ def search_text(scenario: Scenario, found: SearchResult, top: int) -> str:
     lost = runner_up(scenario, found)
     lines += ["", f"the next best way is {lost['way']}: {lost['why']}"] if lost else [""]
     lines += [_bound_text(found)] if found.minimized in METRICS else []
+    lines += [f"not tried: {why}" for why in found.refused]
     lines += ["* on the front: no other fits and is as good in time a token, GPU memory and quality"]
     return "\n".join(lines)
 

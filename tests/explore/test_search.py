@@ -14,7 +14,7 @@ from moesim.inputs.quality_file import quality_of, shipped_quality
 from moesim.inputs.system_file import systems
 from moesim.models.catalogue import load_model
 from moesim.report.offload_study import study_text
-from moesim.report.search_text import runner_up
+from moesim.report.search_text import runner_up, search_text
 
 HEAD = "model,experts_format,attention_format,metric,value,source\n"
 FILE = paths.SCENARIOS / "offload" / "mixtral_offloading_rtx_a6000.yaml"
@@ -335,3 +335,10 @@ def test_the_study_page_has_not_drifted():
     page = (paths.ROOT / "docs" / "offload_study.md").read_text(encoding="utf-8")
     again = "run `moesim offload-study scenarios/offload/mixtral_48gb_study.yaml -o docs`"
     assert page == study_text(scenario, search(scenario)), again
+
+
+def test_what_is_not_tried_is_said():
+    few = search(load("llama_cpp_2x_rtx_5090"), systems=["llama-cpp"], gpus=(2, 3))
+    assert {c.gpus for c in few.configurations} == {2}
+    assert len(few.refused) == 1 and "takes 3 GPUs" in few.refused[0]
+    assert "not tried: the plan takes 3 GPUs" in search_text(load("llama_cpp_2x_rtx_5090"), few, 1)

@@ -67,6 +67,8 @@ class SearchResult:
     """How many of them fit and keep every constraint."""
     advice: tuple[str, ...]
     """Where none does: which constraint to relax, by how much."""
+    refused: tuple[str, ...] = ()
+    """Why some systems or numbers of GPUs were not tried."""
     at_best: float | None = None
     """What an amount between those tried could reach of what is minimised; None where none could be better."""
 
@@ -155,7 +157,9 @@ def search(
     kept = sum(_keeps(c, constraints) for c in found)
     advice = () if kept else _advice(found, constraints)
     at_best = order.sign * left[0].at_best if left and kept else None
-    return SearchResult(minimize, constraints, axis, tuple(found), kept, advice, at_best)
+    return SearchResult(
+        minimize, constraints, axis, tuple(found), kept, advice, tuple(dict.fromkeys(refusals)), at_best
+    )
 
 
 def why_lost(asked: Scenario, other: Configuration, first: Configuration, minimized: str) -> str:
