@@ -81,9 +81,17 @@ def fit_bandwidth(alike: Sequence[PublishedRun]) -> dict[str, Any]:
     at_bound = slow < 0 or fast > 0
     x: Any = (ends[1] if fast > 0 else ends[0]) if at_bound else brentq(excess, *ends, xtol=1e-5)
     rate = float(np.exp(x))
+    return _link(alike, rate, at_bound=bool(at_bound))
+
+
+def _link(
+    alike: Sequence[PublishedRun], rate: float, width: float = _LEAST_HALF_WIDTH, at_bound: bool = False
+) -> dict[str, Any]:
+    """A system's bandwidth to the GPU as the fits' file has it."""
+    nominal = load_hardware(alike[0].scenario.hardware).links.host.value
     return {
-        "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": _LEAST_HALF_WIDTH,
-        "rows": [run.row for run in alike], "at_bound": bool(at_bound),
+        "bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": width,
+        "rows": [run.row for run in alike], "at_bound": at_bound,
     }  # fmt: skip
 
 
@@ -96,24 +104,17 @@ def fit_fixed(alike: Sequence[PublishedRun]) -> dict[str, Any]:
     nominal = load_hardware(alike[0].scenario.hardware).links.host.value
     tried = offload_fits()["systems"].setdefault(alike[0].system, {})
 
-    def entry(x: Any) -> dict[str, Any]:
-        rate = float(np.exp(x[0]))
-        return {
-            "bytes_per_s": round(rate, -6), "share": rate / nominal, "half_width": _LEAST_HALF_WIDTH,
-            "fixed_s": float(x[1]), "rows": [run.row for run in alike], "at_bound": False,
-        }  # fmt: skip
-
     def errors(x: Any) -> Any:
-        tried[alike[0].gpu] = entry(x)
+        rate = float(np.exp(x[0]))
+        # Unrounded: steps of the fit are small.
+        tried[alike[0].gpu] = _link(alike, rate) | {"share": rate / nominal, "fixed_s": float(x[1])}
         return np.array([log_error(run) for run in alike])
 
     fastest, longest = np.log(nominal), min(run.measured_s for run in alike)
     ends = ([np.log(0.02 * nominal), 0.0], [fastest, longest])
     found = least_squares(errors, [fastest - np.log(2), 0.2 * longest], bounds=ends, diff_step=1e-3)
-    share = float(np.exp(found.x[0] - fastest))
-    return entry(found.x) | {
-        "share": round(share, 6), "fixed_s": round(float(found.x[1]), 4), "at_bound": bool(share > 0.999),
-    }  # fmt: skip
+    at_bound = bool(found.x[0] - fastest > -1e-3)
+    return _link(alike, float(np.exp(found.x[0])), at_bound=at_bound) | {"fixed_s": round(float(found.x[1]), 4)}
 
 
 def fit_unpacking(alike: Sequence[PublishedRun]) -> dict[str, Any]:
@@ -157,14 +158,10 @@ def fit_cpu(alike: Sequence[PublishedRun]) -> tuple[dict[str, Any], dict[str, An
     variance = (found.fun @ found.fun) / (len(alike) - len(start))
     thread_error, link_error = np.sqrt(np.diag(np.linalg.pinv(found.jac.T @ found.jac)) * variance)
     flop, rate = (float(x) for x in np.exp(found.x))
-    rows = [run.row for run in alike]
     # Of one machine: another processor's threads differ by more than these rows' scatter.
     thread = {"flop_per_s": float(f"{flop:.4g}"), "standard_error": round(float(thread_error), 3),
-              "half_width": _OTHER_PROCESSOR, "rows": rows}  # fmt: skip
-    width = round(max(1.645 * float(link_error), _LEAST_HALF_WIDTH), 3)
-    link = {"bytes_per_s": round(rate, -6), "share": round(rate / nominal, 6), "half_width": width, "rows": rows,
-            "at_bound": False}  # fmt: skip
-    return thread, link
+              "half_width": _OTHER_PROCESSOR, "rows": [run.row for run in alike]}  # fmt: skip
+    return thread, _link(alike, rate, round(max(1.645 * float(link_error), _LEAST_HALF_WIDTH), 3))
 
 
 def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:

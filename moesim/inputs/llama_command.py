@@ -72,7 +72,7 @@ def scenario_from_llama_cpp(command: str, hardware: Hardware | None = None) -> t
 
 
 def _words(command: str) -> tuple[dict[str, str], list[str]]:
-    """(variables before the program, the words behind it)."""
+    """(variables before the program, the program and the words behind it)."""
     try:
         words = shlex.split(command.replace("\\\n", " ").replace("\n", " "))
     except ValueError as error:
@@ -80,22 +80,8 @@ def _words(command: str) -> tuple[dict[str, str], list[str]]:
     start = next((i for i, word in enumerate(words) if re.match(r"llama(-|$)", Path(word).name)), None)
     if start is None:
         raise SpecError([Problem("names no llama.cpp program; 'llama-server -m MODEL.gguf ...' is accepted", WHERE)])
-    if Path(words[start]).name != "llama-bench":
-        # A prompt, and tokens to stop after, rather than lengths of a benchmark.
-        words = _without_prompt(words)
     variables = dict(word.split("=", 1) for word in words[:start] if re.match(r"[A-Za-z_]\w*=", word))
-    return variables, words[start + 1 :]
-
-
-def _without_prompt(words: list[str]) -> list[str]:
-    found, left = [], list(words)
-    while left:
-        word = left.pop(0)
-        if word in {"-p", "--prompt", "-f", "--file"}:
-            left = left[1:]
-        else:
-            found.append(word)
-    return found
+    return variables, words[start:]
 
 
 class _Reading:
@@ -106,9 +92,14 @@ class _Reading:
         self.problems: list[str] = []
         flags = {flag: name for name, spelled in _VALUES.items() for flag in spelled}
         switches = {flag: name for name, spelled in _SWITCHES.items() for flag in spelled}
-        left = list(words)
+        program, *left = words
+        # A benchmark's prompts are lengths, any other program's are texts.
+        texts = () if Path(program).name == "llama-bench" else ("-p", "--prompt", "-f", "--file")
         while left:
             word, equals, value = left.pop(0).partition("=")
+            if word in texts:
+                left = left if equals else left[1:]
+                continue
             following = bool(left) and not re.match(r"-{1,2}[A-Za-z]", left[0])
             if word in flags:
                 if not equals and not left:
