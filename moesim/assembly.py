@@ -115,9 +115,12 @@ def _offloaded(
     system, host = load_system(offload.system), load_host(scenario.host or hardware.host)
     policy = filled(offload, system)
     rank = rank_with_formats(rank, policy)
-    # Under load sequences share what is left; only where nothing says how much stays do they come before experts.
-    at_once = load.size if load.arrivals == "batch" or amount_of(policy) is None else 1
-    work = Work(at_once, load.longest()[0], sum(load.longest()))
+    at_once, context = load.size, sum(load.longest())
+    if load.arrivals != "batch":
+        # Sequences share what is left; only where nothing says how much stays do they come before experts.
+        at_once = min(load.size, limits.max_num_seqs) if amount_of(policy) is None else 1
+        context = max(context, -(-(scenario.engine.max_model_len or 0) // at_once))
+    work = Work(at_once, load.longest()[0], context)
     if system.runtime.kernels == "eager":
         # Whole prompts in one step, no graphs.
         whole = work.batch * work.prompt

@@ -45,6 +45,8 @@ def check_lanes(path: Path, scenario: Scenario) -> None:
     """Raise SpecError where lanes cannot be written."""
     if scenario.offload is None:
         raise SpecError([Problem("only a scenario with an offload section has lanes", "--lanes")])
+    if scenario.workload.arrivals != "batch":
+        raise SpecError([Problem("shows a step of a static batch; give batch_size", "--lanes")])
     _check_output(path, {".png", ".svg", ".json"}, "--lanes")
 
 

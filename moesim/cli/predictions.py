@@ -17,6 +17,7 @@ from moesim.cli.progress import counted, progress_of
 from moesim.cli.scenarios import say, scenario_arguments, scenario_of
 from moesim.cli.values import EPILOG, axes, slo_of
 from moesim.errors import DoesNotFit, Problem, SpecError
+from moesim.inputs.scenario import Scenario
 
 _REASONS = 5
 """Of rows that do not fit, told at most."""
@@ -67,7 +68,7 @@ def _predict(options: argparse.Namespace, rest: list[str]) -> int:
     notes: list[str] = []
     scenario = scenario_of(options, rest, notes)
     slo, timeline = slo_of(options.slo), _timeline(options.timeline)
-    _check_economy(options)
+    _check_economy(options, scenario)
     if options.lanes is not None:
         check_lanes(options.lanes, scenario)
     given = [n for n in ("slo", "timeline", "steady") if getattr(options, n)]
@@ -128,7 +129,11 @@ def _economy_data(options: argparse.Namespace, prediction: Any) -> dict[str, Any
     return {"economy": economy_data(economy(prediction, options.prices), options.price_per_gpu_hour)}
 
 
-def _check_economy(options: argparse.Namespace) -> None:
+def _check_economy(options: argparse.Namespace, scenario: Scenario) -> None:
+    if options.economy:
+        from moesim.explore.economy import check_economy
+
+        check_economy(scenario)
     price = options.price_per_gpu_hour
     for name, value in (("--prices", options.prices), ("--price-per-gpu-hour", price)):
         if value is not None and not options.economy:

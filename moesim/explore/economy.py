@@ -9,9 +9,11 @@ from pathlib import Path
 from moesim.assembly import Parts, assemble
 from moesim.cost.cost import Cost
 from moesim.cost.power import Utilisation, idle_w, interval_w, power_fit, power_w, utilisation
+from moesim.errors import Problem, SpecError
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.model_of import seen
 from moesim.inputs.prices_file import Price, prices_of
+from moesim.inputs.scenario import Scenario
 from moesim.metrics import Metric
 from moesim.outcome import Prediction, Served, Steady
 from moesim.serving.engine import scheduler_limits
@@ -85,8 +87,18 @@ class _Pool:
         return value, *interval_w(self.hardware, value)
 
 
+def check_economy(scenario: Scenario) -> None:
+    """Raise SpecError where power is not known."""
+    if scenario.offload is not None:
+        raise SpecError(
+            [Problem("no power is known of copies and of experts on a CPU; leave the offload out", "economy")]
+        )
+
+
 def economy(prediction: Prediction, prices: Path | None = None) -> Economy:
-    """Power, energy and price of what a prediction describes. Raises SpecError for a table that cannot be read."""
+    """Power, energy and price of what a prediction describes. Raises SpecError for a table that cannot be read, and for
+    weights off the GPU, whose copies and processors no power was fitted of."""
+    check_economy(prediction.scenario)
     pools = _pools(prediction)
     gpus = sum(pool.gpus for pool in pools)
     parked = 0.0

@@ -193,9 +193,8 @@ class _Reading:
 
     def _experts_off(self, model: Model) -> int | None:
         """First layers whose experts stay on the host; None where nothing is said."""
-        if self.given.get("cpu_moe") == ["1"]:
-            return model.num_hidden_layers
-        first = self._whole("n_cpu_moe")
+        every = self.given.get("cpu_moe") == ["1"]
+        first = model.num_hidden_layers if every else self._whole("n_cpu_moe")
         if "tensors" not in self.given:
             return None if first is None else min(first, model.num_hidden_layers)
         places = [place for place, i in enumerate(model.order) if model.layers[i].routed is not None]

@@ -82,6 +82,8 @@ def _under_load(scenario: Scenario, system: System) -> Iterator[Finding]:
             "with requests at a rate say how much stays on the GPU, which shares it with their cache: "
             + " or ".join(AMOUNTS),
         )
+    if scenario.offload.cold_start:
+        yield ("offload", "cold_start"), "under load earlier requests have filled the cache; leave it out"
     if scenario.offload.kv_cache == "cpu":
         yield ("offload", "kv_cache"), "under load the cache is on the GPU; give batch_size, or leave it out"
     if scenario.policies is not None:

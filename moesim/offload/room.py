@@ -10,12 +10,14 @@ from moesim.offload.plan import OffloadPlan
 def room_beside(plan: OffloadPlan, limits: Limits, batch: int, context: int) -> Room:
     """Memory of the GPU, or of several that share the layers, as a scheduler sees it.
 
-    Layers on the CPU keep their cache in main memory: what a token takes of the GPU is less by their share.
+    Layers on the CPU keep their cache in main memory: of a token's cache each holds its share, and the fuller of them
+    says how many tokens there are.
     """
     tiers, rank = plan.tiers, plan.rank
     weights = tiers.trunk + tiers.experts + tiers.buffers
-    here = plan.kv_share
-    available = (tiers.gpu_budget - weights - tiers.context - tiers.activations) / max(here, 1e-9)
+    free = tiers.gpu_budget - weights - tiers.context - tiers.activations
+    shares = ((plan.kv_share, free), (1.0 - plan.kv_share, tiers.dram_budget - tiers.dram))
+    available = min(bytes_ / share for share, bytes_ in shares if share > 0)
     per_token, one = kv_bytes_per_token(rank), float(sequence_kv_bytes(rank, context, limits.block_size))
     return Room(
         tiers.gpu_total, tiers.gpu_budget, weights, tiers.activations, 0.0, 0.0, tiers.context, available, per_token,

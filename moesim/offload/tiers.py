@@ -53,10 +53,10 @@ class Tiers:
 
     @property
     def off_text(self) -> str:
-        """What lies off the GPU, in words."""
-        places = {"in main memory": self.dram, "on disk": self.disk, "on another GPU": self.remote}
+        """What lies off the GPU, copies of what is there and caches of the CPU's layers among it, in words."""
+        places = {"of main memory": self.dram, "of disk": self.disk, "of another GPU": self.remote}
         said = [f"{bytes_text(size)} {where}" for where, size in places.items() if size]
-        return f"weights off the GPU are {' and '.join(said)}" if said else "no weights are off the GPU"
+        return f"beside the GPU it takes {' and '.join(said) or 'nothing'}"
 
     @property
     def fits(self) -> bool:

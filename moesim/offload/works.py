@@ -92,9 +92,20 @@ def _work(
 
 
 def _over_cache(around: HostMachine, plan: OffloadPlan, kind: Sections) -> Any:
-    """Attention of a layer on the CPU: the cache through main memory, or its products. [s]"""
-    tp = plan.rank.tp
-    return sum((_wide(around.cpu_seconds(tp * c.op.hbm_bytes, tp * c.op.flop), plan.points) for c in kind.on_cpu), 0.0)
+    """Attention of a layer on the CPU: the cache through main memory, or its products; what it is asked comes from the
+    GPU and the answer goes back. [s]"""
+    tp, hidden = plan.rank.tp, plan.rank.model.hidden_size
+    return sum(
+        (
+            _wide(
+                around.cpu_seconds(tp * c.op.hbm_bytes, tp * c.op.flop)
+                + 2.0 * around.copy_seconds(2.0 * c.op.tokens * hidden),
+                plan.points,
+            )
+            for c in kind.on_cpu
+        ),
+        0.0,
+    )
 
 
 def _streaming(work: LayerWork, plan: OffloadPlan, around: HostMachine, kind: int, distinct: Any) -> LayerWork:

@@ -184,22 +184,26 @@ def _prefill(
 
     first = np.flatnonzero(np.diff(chunks.point, prepend=-1))
     ends = np.append(first[1:], len(left_s)) - 1
-    finished = chunks.finished * chunks.weight
-    mean_finish = np.bincount(chunks.point, left_s * finished, len(batch)) / np.bincount(
-        chunks.point, finished, len(batch)
-    )
-    ended = np.cumsum(finished)
-    ended_before = np.concatenate([[0.0], ended[first[1:] - 1]])
+    passed = np.cumsum(chunks.weight)
+    rows = [
+        _prompt_ends(many, length, budget, passed[i : j + 1] - passed[i] + chunks.weight[i], left_s[i : j + 1])
+        for many, length, i, j in zip(batch.tolist(), input_len.tolist(), first.tolist(), ends.tolist(), strict=True)
+    ]
+    mean_finish = np.array([row.mean() for row in rows])
     share = (np.arange(_REQUEST_QUANTILES) + 0.5) / _REQUEST_QUANTILES
-    count = np.diff(np.append(ended_before, ended[-1]))
-    step = np.searchsorted(ended, ended_before[:, None] + share * count[:, None])
+    waited = np.array([row[-1] - row[np.ceil(share * len(row)).astype(int) - 1] for row in rows])
     whole = reduced(per_step, over_steps)
     if steps.rank.plan.pp > 1:
         rest: Any = np.maximum(left_s[ends][back] - whole.seconds, 0.0)
         rest = rest.item() if len(back) == 1 else rest
         why = "when the last step leaves the last stage - the slowest stage's time"
         whole = summed("prefill", [*whole.children, waiting("other stages, and the host", rest, whole, why)])
-    return whole, mean_finish[back], (left_s[ends][:, None] - left_s[step])[back]
+    return whole, mean_finish[back], waited[back]
+
+
+def _prompt_ends(batch: int, input_len: int, budget: int, steps: Array, left_s: Array) -> Array:
+    """When each of a batch's prompts ends, with straight lines where ``steps`` of them are priced. [s]"""
+    return np.interp(-(-np.arange(1, batch + 1) * input_len // budget), steps, left_s)
 
 
 def _weighted_sum(x: Any, weight: Array) -> Array:

@@ -342,3 +342,13 @@ def test_what_is_not_tried_is_said():
     assert {c.gpus for c in few.configurations} == {2}
     assert len(few.refused) == 1 and "takes 3 GPUs" in few.refused[0]
     assert "not tried: the plan takes 3 GPUs" in search_text(load("llama_cpp_2x_rtx_5090"), few, 1)
+
+
+def test_long_prompts_in_many_chunks_are_searched_as_they_are_predicted():
+    load_ = {"batch_size": 16, "input_len": 9000, "output_len": 50}
+    asked = load("llama_cpp_rtx_4090").with_(workload=load_)
+    few = search(asked, systems=["llama-cpp"])
+    for c in few.configurations[:3]:
+        whole = predict(c.scenario(asked))
+        assert c.values["ttft"] == pytest.approx(whole["mean_ttft_ms"] / 1e3, rel=0.02)
+        assert c.values["tpot"] == pytest.approx(whole["mean_tpot_ms"] / 1e3, rel=0.02)

@@ -31,6 +31,11 @@ def test_a_token_takes_at_least_its_cache_through_main_memory():
     assert long > moesim.predict(loaded("gpu", 8192))["mean_tpot_ms"]
 
 
+def test_what_the_gpu_asks_and_gets_crosses_the_link():
+    """However short the cache, every layer waits for a way there and back."""
+    assert moesim.predict(loaded("cpu", 64))["mean_tpot_ms"] > moesim.predict(loaded("gpu", 64))["mean_tpot_ms"]
+
+
 def test_attention_is_in_the_tree_once():
     tree = moesim.predict(loaded("cpu")).explain()
     assert "attention_on_cpu" in tree

@@ -81,7 +81,7 @@ def test_scenario(path):
     assert sum(result.knowledge.tags.values()) == pytest.approx(1)
     text = shown(result)
     if path.stem.endswith("served"):
-        assert "weights off the GPU are" in text
+        assert "beside the GPU it takes" in text
         return
     assert ("GPU memory" in text or "GPUs: " in text) and "lanes of a decode step" in text
     assert "formulas:" in explain_text(result)

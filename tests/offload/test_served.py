@@ -23,6 +23,9 @@ SYSTEMS = {
 LOAD = {"input_len": 512, "output_len": 64, "num_prompts": 24}
 
 
+FEW = LOAD | {"max_concurrency": 2}
+
+
 def scenario(system, **changes):
     offload = {"system": system, **SYSTEMS.get(system, {}), **changes}
     batch = {"batch_size": 8, "input_len": 512, "output_len": 64}
@@ -100,6 +103,27 @@ def test_what_does_not_fit_under_load_says_so():
         moesim.predict(small)
 
 
+@pytest.mark.parametrize("layers", [0, 1, 47])
+def test_a_cache_that_layers_on_the_cpu_share_is_no_larger_than_main_memory(layers):
+    room = moesim.predict(scenario("llama-cpp", n_cpu_moe=None, n_gpu_layers=layers).with_(workload=FEW)).room
+    host = assemble(scenario("llama-cpp", n_cpu_moe=None, n_gpu_layers=layers)).offload.tiers
+    assert 0 < room.kv_available * (1 - layers / 48) <= host.dram_budget - host.dram + 1e9
+
+
+def test_an_amount_of_its_own_leaves_room_for_those_who_run():
+    few, many = (
+        moesim.predict(
+            scenario("custom").with_(
+                offload={"system": "custom"}, max_num_seqs=4, workload={**LOAD, "max_concurrency": n}
+            )
+        )
+        for n in (4, 64)
+    )
+    assert many["median_itl_ms"] == pytest.approx(few["median_itl_ms"], rel=0.01), "four run, however many wait"
+    longer = scenario("custom").with_(offload={"system": "custom"}, max_model_len=8192, workload=FEW)
+    assert moesim.predict(longer).room.longest_alone >= 8192
+
+
 def test_a_fuller_engine_calls_more_experts():
     asked = scenario("vllm-offload")
     tpot = [moesim.predict(asked.with_(workload={**LOAD, "max_concurrency": n}))["median_itl_ms"] for n in (1, 4, 16)]
@@ -113,6 +137,10 @@ def test_a_fuller_engine_calls_more_experts():
     [
         ({"offload": {"system": "fiddler"}, "workload": LOAD | {"max_concurrency": 4}}, "one batch after the other"),
         ({"offload": {"system": "custom"}, "workload": LOAD | {"request_rate": 1.0}}, "how much stays on the GPU"),
+        (
+            {"offload": {"system": "custom", "experts_on_gpu": 20, "cold_start": True}, "workload": FEW},
+            "earlier requests have filled",
+        ),
         (
             {
                 "workload": LOAD | {"max_concurrency": 4},
