@@ -10,7 +10,7 @@ from moesim.hardware.host import load_host
 from moesim.inputs.offload import AMOUNTS, OF_EXPERTS, OF_LAYERS, Offload
 from moesim.inputs.plan_checks import Finding
 from moesim.inputs.scenario import Scenario
-from moesim.inputs.system_file import System, load_system, unit_of
+from moesim.inputs.system_file import System, load_system, systems, unit_of
 from moesim.models.model import Model
 from moesim.models.plan import Plan
 
@@ -70,10 +70,10 @@ def _under_load(scenario: Scenario, system: System) -> Iterator[Finding]:
     """What does not go with requests that come and go."""
     assert scenario.offload is not None
     if system.runtime.kernels == "eager":
+        serving = ", ".join(name for name in systems() if load_system(name).runtime.kernels != "eager")
         yield (
             ("offload", "system"),
-            f"{system.title} answers one batch after the other; give batch_size, or a system that serves: "
-            "custom, ktransformers, llama-cpp, vllm-offload",
+            f"{system.title} answers one batch after the other; give batch_size, or a system that serves: {serving}",
         )
     filled_by_itself = all(getattr(scenario.offload, n) is None and getattr(system.policy, n) is None for n in AMOUNTS)
     if filled_by_itself and scenario.workload.max_concurrency is None:

@@ -139,6 +139,11 @@ class Site:
         """(context and engine, KV cache, activations). [B]"""
         return memory.working_bytes(self.rank, self.system, self.limits, self.work, self.gpus)
 
+    def caches(self, policy: Policy) -> tuple[float, float]:
+        """KV cache (with its layers, in main memory whatever the layers). [B]"""
+        kv = self.working[1]
+        return (0.0, kv) if policy.kv_cache == "cpu" else (kv, 0.0)
+
     @cached_property
     def trunk_room(self) -> float:
         return memory.trunk_room(self.rank, self.system)
@@ -208,8 +213,8 @@ def stacked(plans: Sequence[OffloadPlan]) -> OffloadPlan:
 
 
 def _experts(site: Site, policy: Policy) -> OffloadPlan:
-    (context, kv, activations), footprint = site.working, site.system.footprint
-    kv_off, kv = (kv, 0.0) if policy.kv_cache == "cpu" else (0.0, kv)
+    (context, _, activations), footprint = site.working, site.system.footprint
+    kv, kv_off = site.caches(policy)
     trunk, each, every = site.trunk_room, site.expert_bytes, sum(site.experts)
     buffers = site.gpus * footprint.expert_buffers * each
     budget, amount = site.budget(policy), amount_of(policy)
@@ -262,8 +267,8 @@ def _dealt(policy: Policy, amount: str | None, count: float, each_layer: int, la
 
 def _layers(site: Site, policy: Policy) -> OffloadPlan:
     """Whole layers, in the model's order, until the GPU is full (accelerate), or the last ones (llama.cpp)."""
-    (context, kv, activations), footprint, rank = site.working, site.system.footprint, site.rank
-    kv_off, kv = (kv, 0.0) if policy.kv_cache == "cpu" else (0.0, kv)
+    (context, _, activations), footprint, rank = site.working, site.system.footprint, site.rank
+    kv, kv_off = site.caches(policy)
     of_kind = [memory.layer_bytes(rank, layers) for layers in rank.model.layers]
     sizes = [of_kind[i] for i in rank.model.order]
     ends = memory.weight_bytes(rank) - sum(sizes) - site.embedding

@@ -86,7 +86,7 @@ class OffloadedSteps:
         parts += self.beside(load, sampled, encoder)
         if not self.eager:
             parts.append(self.resident.host_cost(parts, load))
-        shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
+        shape = load.shape
         moved = [reduced(cost, lambda x: _shaped(x, shape)) for cost in moved_costs(self.plan, self.around, alike)]
         in_lanes = in_lanes + sum((cost.seconds for cost in moved), 0.0)
         together, variance, spread = with_spread(alike, self.rules, moved)
@@ -104,9 +104,7 @@ class OffloadedSteps:
 
         Under a plan of several points an axis of points comes first.
         """
-        shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group))
-        if self.plan.points > 1:
-            shape = (self.plan.points, *shape)
+        shape = (self.plan.points, *load.shape) if self.plan.points > 1 else load.shape
         alike = works(self.plan, self.requests, self.around, kinds, load, encoder, name)
         more_s = sum((part.total for part in beside), 0.0)
         together = _shaped(lanes_seconds(alike, self.rules)[0], shape) + more_s

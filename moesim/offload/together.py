@@ -103,20 +103,25 @@ def _sampled(alike: list[Alike], steps: int) -> tuple[Any, Any, Any]:
         np.broadcast_to(g.over_layers(x), steps) for g in alike for x in (g.work.hits, g.work.fetched, g.work.on_cpu)
     ]
     kinds = np.unique(np.round(asked, 9), axis=1, return_inverse=True)[1].ravel()
-    found = []
-    for kind in range(kinds.max() + 1):
+    kept = np.ones(steps, bool)
+    for kind in _many(kinds):
         mine = every[kinds == kind]
-        if len(mine) > _MOST_ALIKE:
-            mine = mine[np.argsort(context[mine], kind="stable")]
-            mine = mine[np.unique(np.linspace(0, len(mine) - 1, _SAMPLED).round().astype(int))]
-        found.append(mine)
-    return np.sort(np.concatenate(found)), context, kinds
+        mine = mine[np.argsort(context[mine], kind="stable")]
+        kept[mine] = False
+        kept[mine[np.unique(np.linspace(0, len(mine) - 1, _SAMPLED).round().astype(int))]] = True
+    return every[kept], context, kinds
+
+
+def _many(kinds: Any) -> Any:
+    """Kinds of so many steps that some stand for the others."""
+    return np.flatnonzero(np.bincount(kinds) > _MOST_ALIKE)
 
 
 def _between(values: Any, at: Any, context: Any, kinds: Any) -> Any:
     """Values of all steps from those of some: straight lines over the context, kind by kind."""
     found = np.empty(len(kinds))
-    for kind in range(kinds.max() + 1):
+    found[at] = values
+    for kind in _many(kinds):
         mine, known = kinds == kind, kinds[at] == kind
         order = np.argsort(context[at][known], kind="stable")
         found[mine] = np.interp(context[mine], context[at][known][order], values[known][order])

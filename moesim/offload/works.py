@@ -183,8 +183,7 @@ def _of_steps(load: Load, points: int, *values: Any) -> list[Any]:
     """One entry a step, for each point in turn; where there is one point, what is equal for all steps has one entry."""
     if points == 1:
         return [np.ravel(x) for x in np.broadcast_arrays(*(one_number(np.asarray(x)) for x in values))]
-    shape = np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group[:-1]))
-    return [np.tile(np.ravel(np.broadcast_to(x, shape)), points) for x in values]
+    return [np.tile(np.ravel(np.broadcast_to(x, load.shape)), points) for x in values]
 
 
 def _wide(x: Any, points: int = 1) -> Any:

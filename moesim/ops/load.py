@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 Phase = Literal["prefill", "decode", "verify"]
 
 
@@ -75,6 +77,11 @@ class Load:
     """Images that pass the tower first."""
     first: Any = False
     """Whether it is the first of a run: what is cached by use is not there yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the steps it describes; () is one."""
+        return np.broadcast_shapes(*(np.shape(x) for group in self.groups for x in group))
 
     @property
     def sequences(self) -> Any:

@@ -75,14 +75,13 @@ def clients_of(
 
 def step_table(steps: Steps) -> StepPrices:
     """Prices of the model's steps, kept from run to run where everything is on the GPUs."""
+    if isinstance(steps, StepModel):
+        return _kept_table(steps)
     # Loaded where used: most scenarios offload nothing.
     from moesim.offload.steps import OffloadedSteps
+    from moesim.offload.table import OffloadedTable
 
-    if isinstance(steps, OffloadedSteps):
-        from moesim.offload.table import OffloadedTable
-
-        return OffloadedTable(steps)
-    return _kept_table(steps)
+    return OffloadedTable(steps) if isinstance(steps, OffloadedSteps) else _kept_table(steps)
 
 
 @lru_cache(maxsize=64)

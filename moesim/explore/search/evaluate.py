@@ -41,10 +41,7 @@ class QuickSteps(OffloadedSteps):
     shared: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
-        points, shape = (
-            self.plan.points,
-            np.broadcast_shapes(*(np.shape(x) for group in load.groups for x in group[:-1])),
-        )
+        points, shape = self.plan.points, load.shape
         if points > 1:
             sampled, load = _first_point(sampled, shape, points), _load_of_one(load, shape, points)
         key = (name, encoder, self.plan.policy.skipped_share, self.plan.plain)
