@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from moesim.cost.fit_file import load_fits
+from moesim.cost.fits import Fits
 from moesim.cost.machine import Machine
 from moesim.engines.engine import Engine, Limits, load_engine
 from moesim.hardware.catalogue import load_hardware
@@ -178,14 +180,23 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
     return replace(rank, drafting=drafting_of(rank, settings.drafts, runs, Uniform(known=False)))
 
 
-@lru_cache(maxsize=32)
 def machine_of(hardware: Hardware, engine: Engine, calibration: str, central: bool = False) -> Machine:
-    """The GPU and its fits, looked up once; ``central`` leaves intervals out."""
+    """The GPU and its fits, looked up once a file; ``central`` leaves intervals out. Raises SpecError."""
+    return _machine(hardware, engine, None if calibration == "auto" else load_fits(calibration), central)
+
+
+@lru_cache(maxsize=32)
+def _machine(hardware: Hardware, engine: Engine, given: Fits | None, central: bool) -> Machine:
     if not central:
-        return Machine(hardware, engine, calibration)
+        return Machine(hardware, engine, given)
     from moesim.cost.central import CentralMachine
 
-    return CentralMachine(hardware, engine, calibration)
+    return CentralMachine(hardware, engine, given)
+
+
+def forget_machines() -> None:
+    """Drop what was looked up: a fit was written."""
+    _machine.cache_clear()
 
 
 def limits_of(scenario: Scenario, hardware: Hardware) -> Limits:

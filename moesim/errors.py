@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_MOST_LETTERS = 600
+
+
+def acts_on_terminal(text: str) -> bool:
+    """Whether text holds what a terminal acts on rather than shows; lines and tabs are harmless."""
+    return _CONTROL.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +24,10 @@ class Problem:
     where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" if self.where else self.message
+        """As a terminal may show it, whatever a file's name or content holds; one line, and no page."""
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        cut = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], cut.replace("\n", "\\n"))
 
 
 _LISTED, _ALIKE, _LIKELY = 3, 0.8, 0.5
@@ -34,15 +46,25 @@ def nearest(name: str, known: Iterable[str], lists: str) -> str:
     return f"there are {', '.join(names[:_LISTED])} and {len(names) - _LISTED} more: {lists} lists all"
 
 
+MOST_PROBLEMS = 20
+"""That one refusal names."""
+
+
+def more(problems: int, where: str = "") -> Problem:
+    """What stands for those of so many that are not named."""
+    return Problem(f"and {problems - MOST_PROBLEMS:,} more problems", where)
+
+
 class MoesimError(Exception):
     """Whatever moesim refuses."""
 
 
 class SpecError(MoesimError, ValueError):
-    """A scenario, model or hardware description cannot be used. Carries every problem found."""
+    """A scenario, model or hardware description cannot be used. Carries every problem found, up to twenty."""
 
     def __init__(self, problems: list[Problem] | str):
-        self.problems = [Problem(problems)] if isinstance(problems, str) else list(problems)
+        found = [Problem(problems)] if isinstance(problems, str) else list(problems)
+        self.problems = found if len(found) <= MOST_PROBLEMS + 1 else [*found[:MOST_PROBLEMS], more(len(found))]
         super().__init__("\n".join(str(p) for p in self.problems))
 
 

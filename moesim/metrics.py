@@ -63,6 +63,12 @@ def milliseconds(seconds: Any, relative: tuple[Any, Any]) -> Interval:
     return 1e3 * seconds, 1e3 * seconds * relative[0], 1e3 * seconds * relative[1]
 
 
+def ended(first: Interval, end: Interval) -> Interval:
+    """E2EL's interval, no end of it below TTFT's: an answer does not end before it begins, however either errs."""
+    value, low, high = end
+    return value, np.maximum(low, np.minimum(first[1], value)), np.maximum(high, first[2])
+
+
 def rate(value: Any, relative: tuple[Any, Any], share: float = 1.0) -> Interval:
     """A throughput whose time has an interval; ``share`` of that time is the engine's, the rest is given."""
     fast, slow = (1.0 + (factor - 1.0) * share for factor in relative)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -33,18 +31,3 @@ def stored_fits() -> dict[str, Path]:
 def shipped_scenarios() -> list[Path]:
     """Every scenario that ships."""
     return sorted(path for path in SCENARIOS.rglob("*.yaml") if MODELS not in path.parents)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write into; it takes the place of ``path`` once the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    yield half
-    half.replace(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with whole(path) as half:
-        half.write_text(text, encoding="utf-8")

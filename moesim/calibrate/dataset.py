@@ -13,8 +13,10 @@ from moesim import paths
 from moesim.calibrate.dataset_file import DatasetFile
 from moesim.errors import CalibrationError, SpecError
 from moesim.files import yaml
+from moesim.files.document import Document
+from moesim.files.quantities import file_name
 from moesim.files.validation import validated
-from moesim.paths import whole, write_whole
+from moesim.files.writing import whole, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +38,14 @@ class Dataset:
     folder: Path
     gpu: str
     stack: str
+
+    def __post_init__(self) -> None:
+        """Both name folders of fits. Raises CalibrationError."""
+        for name in (self.gpu, self.stack):
+            try:
+                file_name(name)
+            except ValueError as error:
+                raise CalibrationError(f"'{name}' of the dataset '{self.folder}' {error}") from None
 
     def path(self, table: str) -> Path:
         return self.folder / f"{table}.parquet"
@@ -81,7 +91,7 @@ def open_dataset(name: str | Path) -> Dataset:
     """A dataset by folder, or by the name ``<gpu>/<stack>`` of one that ships. Raises CalibrationError, SpecError."""
     for folder in (Path(name), paths.KERNELS / name):
         if (folder / META).is_file():
-            sheet = Dataset(folder, "", "").sheet
+            sheet = yaml.read(folder / META).data
             return Dataset(folder, str(sheet.get("gpu", "")), str(sheet.get("stack", "")))
     known = ", ".join(dataset.label.removeprefix("kernels/") for dataset in stored_datasets())
     raise CalibrationError(
@@ -121,7 +131,7 @@ def write_table(folder: Path, name: str, table: pd.DataFrame) -> Path:
 
 def write_sheet(folder: Path, written_by: str, sheet: dict[str, Any]) -> Path:
     """Write the data sheet. Raises SpecError where it lacks what a data sheet must say."""
-    _, problems = validated(DatasetFile, sheet, yaml.Document(sheet, META))
+    _, problems = validated(DatasetFile, sheet, Document(sheet, META))
     if problems:
         raise SpecError(problems)
     target = folder / META

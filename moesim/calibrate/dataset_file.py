@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from moesim.files.quantities import Strict
+from moesim.files.quantities import FileName, Strict
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -34,9 +34,9 @@ class DatasetFile(Strict):
     """A data sheet: what was measured, where, when and how, and what to doubt."""
 
     title: Text
-    gpu: Text
+    gpu: FileName
     """moesim's name of the GPU; of the host where the processor was measured."""
-    stack: Text
+    stack: FileName
     """Engine or library and version."""
     source: Text
     licence: Text

@@ -14,9 +14,11 @@ from moesim.calibrate.tidy import log_rows
 from moesim.calibrate.worker import DIED
 from moesim.errors import CalibrationError, Problem, SpecError
 from moesim.files import yaml
+from moesim.files.json import read as read_json
 from moesim.files.names import squeezed
+from moesim.files.writing import write_whole
 from moesim.inputs.run_file import METRICS, load_runs
-from moesim.paths import write_whole
+from moesim.models.catalogue import CONFIG
 from moesim.units import bytes_text
 
 QUANTIZATION = {
@@ -55,7 +57,7 @@ def model_folder(name: str, quantization: str | None, folder: Path) -> Path:
         return source
     if quantization is not None and quantization not in QUANTIZATION:
         raise SpecError([Problem(f"'{quantization}' is not a format to start in; {', '.join(QUANTIZATION)} are")])
-    config, name = yaml.read_json(source / "config.json"), source.resolve().name
+    config, name = read_json(source / "config.json", CONFIG).data, source.resolve().name
     if quantization is not None:
         config, name = config | {"quantization_config": QUANTIZATION[quantization]}, f"{name}-{quantization}"
     target = folder / "models" / name

@@ -11,10 +11,10 @@ from moesim.bench.point import Point
 from moesim.calibrate.dataset import Dataset
 from moesim.errors import CalibrationError, SpecError
 from moesim.files import yaml
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import Host, load_host
-from moesim.paths import write_whole
 
 _REACHED = 0.85
 """Share of its peak that a GPU's fastest large product is taken to reach, where no datasheet is at hand."""

@@ -13,6 +13,7 @@ from moesim import paths
 from moesim.calibrate.locality import Curve, fit_drifting
 from moesim.errors import CalibrationError
 from moesim.files import yaml
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.offload_fits import FITS_FILE, fits_instead, forget_fits, offload_fits
 from moesim.inputs.offload_runs import PublishedRun, rows_of, runs
@@ -181,7 +182,7 @@ def fit_offload(progress: Callable[[str], None] = lambda text: None) -> Path:
         progress(f"{name}: persistence {found['persistence']}, skew {found['skew']}, rmse {found['rmse']}")
     fits: dict[str, Any] = {"copies": copy_shares(), "systems": {}, "unpacking": {}, "cpu": {}, "locality": locality}
     fit_runs(runs(), fits, progress)
-    paths.write_whole(FITS_FILE, json.dumps(fits, indent=1) + "\n")
+    write_whole(FITS_FILE, json.dumps(fits, indent=1) + "\n")
     forget_fits()
     return FITS_FILE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.calibrate.dataset import Dataset, content_sha256, sha256, units_of, write_sheet, write_table
 from moesim.calibrate.machine_file import known_hardware
-from moesim.errors import CalibrationError
+from moesim.errors import CalibrationError, SpecError
+from moesim.files.json import parse as parse_json
+from moesim.files.reading import MIB, text_of
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.bench_file import is_bench_result
 
@@ -24,6 +25,7 @@ _RANK = re.compile(r"#\s+Rank\s+(\d+)\s.*?device\s+\d+\s+\[\S+\]\s+(.+?)\s*$")
 _SIZES = re.compile(r"^\s*\d+\s+\d+\s+\w+\s+\w+\s")
 _TAG = re.compile(r"^\[\d+(?:,\d+)?\](?:<\w+>)?:?\s?")
 """What mpirun --tag-output puts before a line."""
+_MOST_BYTES = 32 * MIB
 _CELLS_WITH_ROOT = 13
 _ELEMENT = {"half": "half", "bfloat16": "half", "float16": "half", "int8": "int8", "uint8": "int8"}
 _NV_COPIES = {"host_to_device_memcpy_ce": "h2d", "device_to_host_memcpy_ce": "d2h"}
@@ -210,16 +212,11 @@ def _written(
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CalibrationError(f"'{path}' is not text, and no wheel either") from None
-    except OSError as error:
-        raise CalibrationError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    return text_of(path, "a log, JSON or a wheel", _MOST_BYTES)
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "")
+    except SpecError:
         return None

@@ -12,6 +12,7 @@ import numpy as np
 from moesim import paths
 from moesim.assembly import assemble
 from moesim.cost.power import FIT, Utilisation, utilisation
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.loading import load
 from moesim.prediction import predict
@@ -96,5 +97,5 @@ def fit_power() -> Path:
             for row in rows
         ],
     }  # fmt: skip
-    paths.write_whole(FIT, json.dumps(data, indent=1) + "\n")
+    write_whole(FIT, json.dumps(data, indent=1) + "\n")
     return FIT

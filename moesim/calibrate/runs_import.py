@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moesim.errors import CalibrationError, SpecError
+from moesim.files.archive import Archive
+from moesim.files.writing import write_whole
 from moesim.inputs.model_of import model_of
 from moesim.inputs.run_file import FOLDER, RunFile, load_about, run_sets
-from moesim.paths import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +28,11 @@ def import_runs(wheel: Path, folder: Path = FOLDER) -> list[Path]:
     """Fill every run set that names its rows of the published table (``select``)."""
     import pandas as pd
 
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            table = pd.read_csv(io.BytesIO(archive.read(_SAMPLE)))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"'{wheel}' is not an aiconfigurator-core wheel: {error}") from None
+    with Archive(wheel) as archive:
+        try:
+            table = pd.read_csv(io.StringIO(archive.text(_SAMPLE)))
+        except ValueError as error:
+            raise CalibrationError(f"'{wheel}' holds no table of runs: {error}") from None
     written = []
     for path in run_sets(folder):
         about = load_about(path)

@@ -11,7 +11,7 @@ from moesim.calibrate.dataset import read_table
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
 from moesim.calibrate.fitting import solve
-from moesim.cost.fits import load_fits
+from moesim.cost.fit_file import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import tuned_tiles
 from moesim.hardware.catalogue import load_hardware

@@ -22,8 +22,8 @@ from moesim.cost.gpu import GpuNumbers
 from moesim.cost.sources import is_artefact, source_of, sources, trusted
 from moesim.cost.tiles import tuned_tiles
 from moesim.errors import CalibrationError
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
-from moesim.paths import write_whole
 
 
 def fit_all(
@@ -153,12 +153,12 @@ def as_data(dataset: Dataset, fits: list[FamilyFit]) -> dict[str, Any]:
 
 def write_fit(target: Path, data: dict[str, Any]) -> Path:
     """Write a fit file; what was loaded of it before is forgotten."""
-    from moesim.assembly import machine_of
+    from moesim.assembly import forget_machines
     from moesim.cost.sources import forget
 
     write_whole(target, json.dumps(data, indent=1) + "\n")
     forget()
-    machine_of.cache_clear()
+    forget_machines()
     return target
 
 

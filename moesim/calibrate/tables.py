@@ -8,17 +8,16 @@ are. Latencies become seconds, element counts become bytes, and every dropped ro
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim import paths
 from moesim.calibrate.dataset import META, Dataset, content_sha256, units_of, write_sheet, write_table
-from moesim.errors import CalibrationError
+from moesim.errors import CalibrationError, Problem, SpecError
 from moesim.files import yaml
+from moesim.files.archive import Archive
 from moesim.files.names import squeezed
 from moesim.hardware.hardware import Hardware
 
@@ -200,20 +199,13 @@ def import_from_wheel(wheel: Path, folder: Path, hardware: Hardware, stack: str)
         The file is no such wheel, or holds nothing for this GPU and stack.
     """
     names = {squeezed(alias): alias for alias in (hardware.name, *hardware.aliases)}
-    with _opened(wheel) as archive:
-        theirs = sorted({m[2] for name in archive.namelist() if (m := _DATA.match(name))})
+    with Archive(wheel) as archive:
+        theirs = sorted({m[2] for name in archive.names if (m := _DATA.match(name))})
     source_gpu = next((name for name in theirs if squeezed(name) in names), None)
     if source_gpu is None:
         raise CalibrationError(f"'{wheel.name}' holds no GPU called {hardware.name}; it has {', '.join(theirs)}")
     import_tables(wheel, hardware.name, source_gpu, stack, folder)
     return Dataset(folder, hardware.name, stack)
-
-
-def _opened(wheel: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(wheel)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"'{wheel}' is not a wheel file: {error}") from None
 
 
 def import_tables(
@@ -239,7 +231,6 @@ def import_tables(
     CalibrationError
         The file is no such wheel, or holds nothing for this GPU and stack.
     """
-    import pandas as pd
 
     engine, _, version = stack.partition("-")
     if engine not in SOURCES:
@@ -247,8 +238,8 @@ def import_tables(
     unknown = [name for name in only if name not in SOURCES[engine]]
     if unknown:
         raise CalibrationError(f"'{unknown[0]}' is no table of {engine}; {', '.join(SOURCES[engine])} are")
-    with _opened(wheel) as archive:
-        names = set(archive.namelist())
+    with Archive(wheel) as archive:
+        names = set(archive.names)
         root = next((m[1] for name in names if (m := _DATA.match(name)) and m[2] == source_gpu), "")
         about: dict[str, Any] = {}
         tables: dict[str, pd.DataFrame] = {}
@@ -260,9 +251,12 @@ def import_tables(
             member = f"{root}/{source_gpu}/{pattern.format(version=version, nccl=nccl)}"
             if member not in names:
                 continue
-            raw = archive.read(member)
-            table = pd.read_parquet(io.BytesIO(raw))
-            tables[family], dropped = tidied(family, table)
+            raw, table = archive.read(member), archive.parquet(member)
+            try:
+                tables[family], dropped = tidied(family, table)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                message = f"is no table of {family} that is known here: {type(error).__name__} at {error}"
+                raise SpecError([Problem(message, f"{wheel}: {member}")]) from None
             about[family] = {
                 "file": member,
                 "sha256_of_source": hashlib.sha256(raw).hexdigest(),
@@ -300,13 +294,13 @@ def _added(sheet: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _provenance(archive: zipfile.ZipFile, names: set[str], member: str) -> dict[str, str]:
+def _provenance(archive: Archive, names: set[str], member: str) -> dict[str, str]:
     """What the source says of a table's making: image and date, or that it does not."""
     folder, _, file = member.rpartition("/")
     beside = f"{folder}/collection_meta.yaml"
     if beside not in names:
         return {"kind": "not recorded"}
-    said = yaml.parse(archive.read(beside).decode(), beside).data
+    said = yaml.parse(archive.text(beside), beside).data
     runtime, table = said.get("runtime", {}), said.get("tables", {}).get(file.removesuffix(".parquet"), {})
     dates = sorted({str(part["collected_at"]) for part in table.get("collections", []) if "collected_at" in part})
     found = {
@@ -369,15 +363,14 @@ def tidied(family: str, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, in
     return tidy.reset_index(drop=True), dropped
 
 
-def _nccl_version(archive: zipfile.ZipFile, prefix: str, doubts: list[str]) -> str:
+def _nccl_version(archive: Archive, prefix: str, doubts: list[str]) -> str:
     """The newest NCCL whose table times kernels: not one whose smallest all-reduce waits for the host."""
-    import pandas as pd
 
-    found = {m[1]: name for name in archive.namelist()
+    found = {m[1]: name for name in archive.names
              if (m := re.match(re.escape(prefix) + r"([\d.]+)/nccl_perf\.parquet$", name))}  # fmt: skip
     floors: dict[str, float] = {}
     for version, name in found.items():
-        table = pd.read_parquet(io.BytesIO(archive.read(name)))
+        table = archive.parquet(name)
         reduced = table[table["op_name"] == "all_reduce"] if "op_name" in table else table.iloc[:0]
         if len(reduced):
             floors[version] = float(reduced["latency"].min())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from pathlib import Path
 
 from moesim import paths
 from moesim.errors import CalibrationError
-from moesim.paths import write_whole
+from moesim.files.archive import Archive
+from moesim.files.json import parse as parse_json
+from moesim.files.writing import write_whole
 
 FOLDER = "vllm/model_executor/layers/fused_moe/configs/"
 _NAME = re.compile(r"E=(\d+),N=(\d+),device_name=([^,]+?)(?:,dtype=([^,]+?))?(?:,block_shape=\[([\d,]+)\])?\.json$")
@@ -34,18 +35,17 @@ def import_tiles(wheel: Path, gpu: str, device_name: str) -> Path:
     CalibrationError
         The file is no wheel, or holds no table for this device.
     """
-    try:
-        archive = zipfile.ZipFile(wheel)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"'{wheel}' is not a wheel file: {error}") from None
     shapes = []
-    with archive:
-        for member in sorted(n for n in archive.namelist() if n.startswith(FOLDER)):
+    with Archive(wheel) as archive:
+        for member in sorted(n for n in archive.names if n.startswith(FOLDER)):
             match = _NAME.search(member.removeprefix(FOLDER))
             if not match or match[3] != device_name or (match[4], match[5]) not in _FORMATS:
                 continue
-            table = json.loads(archive.read(member))
-            tiles = [[int(m), *(t[k] for k in _KEYS)] for m, t in table.items() if m.isdigit()]
+            table = parse_json(archive.text(member), f"{wheel}: {member}")
+            try:
+                tiles = [[int(m), *(int(t[k]) for k in _KEYS)] for m, t in table.items() if m.isdigit()]
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise CalibrationError(f"'{member}' of '{wheel.name}' is no table of tiles") from None
             weights = _FORMATS[match[4], match[5]]
             shapes.append(
                 {"weights": weights, "experts": int(match[1]), "width": int(match[2]), "tiles": sorted(tiles)}

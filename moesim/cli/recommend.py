@@ -60,8 +60,8 @@ def _recommend(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.explore.pool import check_pool, pool
     from moesim.explore.recommend import recommend
     from moesim.explore.recommend.flags import flag_effects
+    from moesim.files.writing import write_whole
     from moesim.inputs.scenario_file import scenario_text
-    from moesim.paths import write_whole
     from moesim.report.recommend_text import deployed, recommendation_data, recommendation_text
 
     if options.output:

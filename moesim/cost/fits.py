@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moesim import paths
 from moesim.errors import SpecError
 
 BINS = 3
@@ -83,9 +78,9 @@ class FittedFamily:
         return min(self.transfer.get(compute_capability, max(widest, UNSEEN_GPU)), WIDEST)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fits:
-    """All families fitted for a GPU and stack."""
+    """All families fitted for a GPU and stack; equal to itself alone, so that a file read anew is another."""
 
     name: str
     gpu: str
@@ -110,44 +105,3 @@ def ranged_fields(op: Any, names: tuple[str, ...]) -> dict[str, Any]:
         else:
             found[name] = getattr(op, name)
     return found
-
-
-@lru_cache(maxsize=32)
-def load_fits(name: str) -> Fits:
-    """A stored fit by name or file. Raises SpecError."""
-    path = paths.stored_fits().get(name) or Path(name)
-    if not path.is_file():
-        known = ", ".join(paths.stored_fits())
-        near = difflib.get_close_matches(name, list(paths.stored_fits()), 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {known}"
-        raise SpecError(f"the calibration '{name}' is neither stored nor a file; {hint}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        families = {key: _family(key, value) for key, value in data["families"].items()}
-        return Fits(name, data["gpu"], data["stack"], families)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise SpecError(f"'{path}' is not a fit written by `moesim fit` ({type(error).__name__}: {error})") from None
-
-
-def _family(name: str, data: Mapping[str, Any]) -> FittedFamily:
-    residuals = data["residuals"]
-    return FittedFamily(
-        name,
-        {key: float(entry["value"]) for key, entry in data["parameters"].items()},
-        {key: (float(low), float(high)) for key, (low, high) in data["valid_range"].items()},
-        Residuals(tuple(residuals["edges_s"]), tuple(residuals["half_width"])),
-        _widest_by_capability(data.get("transfer", {})),
-        {
-            key: Relative(float(found["slower_arithmetic"]), float(found["half_width"]))
-            for key, found in data.get("relatives", {}).items()
-            if "slower_arithmetic" in found
-        },
-    )
-
-
-def _widest_by_capability(transfer: Mapping[str, Any]) -> dict[str, float]:
-    widest: dict[str, float] = {}
-    for entry in transfer.values():
-        key = str(entry["compute_capability"])
-        widest[key] = max(widest.get(key, 0.0), float(entry["half_width"]))
-    return widest

@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.cost.cost import Cost, Spread, of_one
-from moesim.cost.fits import Fits, FittedFamily, load_fits
+from moesim.cost.fits import Fits, FittedFamily
 from moesim.cost.forms import load_forms
 from moesim.cost.forms.form import Timing
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.limits import floor_seconds
-from moesim.cost.reasons import EXPERT_MAP, Reason, Why, other_gpu, other_version, out_of_range, related_kernel
+from moesim.cost.reasons import (
+    EXPERT_MAP,
+    Reason,
+    Why,
+    other_engine,
+    other_gpu,
+    other_version,
+    out_of_range,
+    related_kernel,
+)
 from moesim.cost.registry import CHOICES, PRICES, Choice, form_of
 from moesim.cost.roofline import as_reached, prices
 from moesim.cost.roofline import price as roofline_price
-from moesim.cost.sources import fit_for, has_fit, sources
+from moesim.cost.sources import fit_for, has_fit, sources, stacked_engines
 from moesim.cost.tiles import tuned_tiles
 from moesim.cost.widening import OCTAVE_STEP, WIDEST, around, octaves_outside, of_experts
 from moesim.engines.engine import Engine
-from moesim.errors import SpecError
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
 from moesim.ops import Operation
@@ -36,7 +44,7 @@ _REMEMBERED = 4096
 class Machine:
     """A GPU with its fits under an engine; prices operations."""
 
-    def __init__(self, hardware: Hardware, engine: Engine, calibration: str = "auto"):
+    def __init__(self, hardware: Hardware, engine: Engine, given: Fits | None = None):
         load_forms()
         self.hardware = hardware
         self.engine = engine
@@ -45,14 +53,13 @@ class Machine:
             self.gpu = as_reached(self.gpu, hardware, load_hardware(fit_for(hardware, "gemm/bfloat16").gpu))
         # Weights and caches of a running model never wait in L2, unlike a benchmark's repeated call.
         self.cold_gpu = replace(self.gpu, l2_bytes=1.0)
-        self.given: Fits | None = None if calibration == "auto" else load_fits(calibration)
+        self.given = given
         """The calibration a scenario names, which comes before every other."""
+        of = "" if given is None else given.stack.partition("-")[0]
+        self._of_other_engine = of != engine.file.name and of in stacked_engines()
         self.tuned = tuned_tiles(hardware.name)
         self._remembered: dict[Any, Cost] = {}
         self._families: dict[str, tuple[FittedFamily, Fits]] = {}
-        self._checked: set[str] = set()
-        if self.given is not None:
-            self._check(self.given)
 
     def price(self, name: str, op: Operation) -> Cost:
         """Time of one operation, with its interval and where it comes from. Remembered where its load is one number."""
@@ -111,7 +118,6 @@ class Machine:
         given = self.given
         if given is None or name not in given.families or self._of_other_links(name, given):
             fits = fit_for(self.hardware, name)
-            self._check(fits)
         else:
             fits = given
         return fits.family(name), fits
@@ -123,11 +129,6 @@ class Machine:
     def has_own(self, name: str) -> bool:
         """Whether a family was fitted for this GPU, or in the calibration that is named."""
         return (self.given is not None and name in self.given.families) or has_fit(self.hardware.name, name)
-
-    def _check(self, fits: Fits) -> None:
-        if fits.name not in self._checked:
-            _check(fits)
-            self._checked.add(fits.name)
 
     def route(self, members: tuple[int, ...]) -> Route | None:
         """What lies between GPUs of a cluster; None is a node as the GPU's own file describes it."""
@@ -175,6 +176,9 @@ class Machine:
             factor = Why.RELATED_KERNEL.factor if relative is None else 1.0
             width = np.where(choice.related, factor, 1.0) * width
             reasons.append(related_kernel(family.name))
+        if fits is self.given and self._of_other_engine:
+            width = Why.OTHER_ENGINE.factor * width
+            reasons.append(other_engine(fits.stack, self.engine.title))
         if self.engine.stands_in:
             width = Why.OTHER_VERSION.factor * width
             reasons.append(other_version(self.engine.asked, self.engine.title))
@@ -223,20 +227,6 @@ def _shared(family: str, name: str, ends: tuple[Any, Any]) -> Spread:
 def _plain(x: Any) -> Any:
     """One number as a float, arrays as they are."""
     return float(x) if isinstance(x, (float, np.generic)) or np.ndim(x) == 0 else x
-
-
-def _check(fits: Fits) -> None:
-    """A fit must name every parameter of its forms. Raises SpecError."""
-    if fits.families and all(name.startswith("host_") for name in fits.families):
-        raise SpecError(f"the calibration '{fits.name}' is of a processor and prices no GPU; give its .yaml to --host")
-    for name, family in fits.families.items():
-        form = form_of(name)
-        missing = [q.name for q in form.parameters if q.name not in family.parameters] if form else []
-        if missing:
-            raise SpecError(
-                f"the calibration '{fits.name}' lacks {', '.join(missing)} of '{name}': "
-                "it was written by another version; run `moesim fit`"
-            )
 
 
 _BOUNDS = ("launch", "memory", "compute")

@@ -16,6 +16,8 @@ class Why(Enum):
     """At least: constants of another GPU, of the same architecture too."""
     OTHER_VERSION = ("another version", 1.5, True)
     """An engine version that no file describes."""
+    OTHER_ENGINE = ("another engine", 1.5, True)
+    """A calibration that a scenario names, of another engine than serves."""
     RELATED_KERNEL = ("a related kernel", 2.0, False)
     """A related kernel's constants stand in."""
     EXPERT_MAP = ("an expert map", 1.5, False)
@@ -50,6 +52,10 @@ def out_of_range(fields: str) -> Reason:
 
 def other_version(asked: str, known: str) -> Reason:
     return Reason(Why.OTHER_VERSION, f"kernels of {known}, not of {asked}")
+
+
+def other_engine(stack: str, engine: str) -> Reason:
+    return Reason(Why.OTHER_ENGINE, f"fitted under {stack}, not under {engine}")
 
 
 EXPERT_MAP = Reason(Why.EXPERT_MAP, "a part of the experts on each rank was never fitted")

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pydantic import Field
 
 from moesim import paths
-from moesim.cost.fits import Fits, load_fits
+from moesim.cost.fit_file import forget_fits, load_fits
+from moesim.cost.fits import Fits
 from moesim.errors import SpecError
 from moesim.files.quantities import Strict
 from moesim.files.validation import read_as
@@ -129,6 +130,12 @@ def fitted_gpus() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.partition("/")[0] for name in paths.stored_fits()))
 
 
+@lru_cache(maxsize=1)
+def stacked_engines() -> frozenset[str]:
+    """Engines of which any fit is stored."""
+    return frozenset(name.partition("/")[2].partition("-")[0] for name in paths.stored_fits())
+
+
 def _distance(one: Hardware, other: Hardware, linked: bool) -> tuple[float, ...]:
     mine, theirs = _capability(one.compute_capability), _capability(other.compute_capability)
     links = float(linked and one.links.kind != other.links.kind)
@@ -148,5 +155,6 @@ def _numbers(stack: str) -> list[float]:
 
 def forget() -> None:
     """Drop what was looked up: a fit was written."""
-    for known in (load_fits, own_fit, _nearest, fitted_gpus):
+    forget_fits()
+    for known in (own_fit, _nearest, fitted_gpus):
         known.cache_clear()

@@ -19,6 +19,7 @@ from moesim.engines.file import EngineFile
 from moesim.engines.settings import EngineSettings
 from moesim.errors import Problem, SpecError
 from moesim.files import yaml
+from moesim.files.document import Document
 from moesim.files.validation import validated
 
 
@@ -159,7 +160,7 @@ def engine_file(name: str, version: str) -> EngineFile:
     return found
 
 
-def _whole(name: str, document: yaml.Document, seen: tuple[str, ...]) -> dict[str, Any]:
+def _whole(name: str, document: Document, seen: tuple[str, ...]) -> dict[str, Any]:
     """What a file says over what the one it is like says, and so on."""
     like = document.data.get("like")
     if like is None:

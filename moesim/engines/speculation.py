@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from moesim.files.quantities import Strict, Whole
+from moesim.files.quantities import PathText, Strict, Whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Method = Literal["draft_model", "eagle", "eagle3", "mtp", "medusa", "ngram"]
@@ -28,7 +28,7 @@ class SpeculativeConfig(Strict):
     method: Method = "draft_model"
     """A draft model, a head of one layer (EAGLE), the model's own layer (MTP), heads beside each other (Medusa), or the
     text so far (n-gram). Left out, it is told by the draft model's name, as vLLM tells it."""
-    model: str | None = None
+    model: PathText | None = None
     """The draft model: a name of the catalogue, a folder or a config.json. EAGLE without one is built as the target."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)]
     """Tokens drafted a round; 0 is no speculation."""

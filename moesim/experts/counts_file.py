@@ -6,10 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from moesim.errors import Problem, SpecError
-from moesim.files.table import read_table, require_file
+from moesim.files.reading import require_file
+from moesim.files.table import read_table
 
 COLUMNS = ("layer", "expert", "count")
 _MOST = 1 << 20
+_MOST_CELLS = 1 << 22
 MOST_PICKS = 1e15
 """Of an expert."""
 
@@ -41,6 +43,9 @@ def _read(path: Path, _stamp: int) -> Counts:
         message = f"counts no pick of layer {never[0]}" + (f" and {len(never) - 1} others" if never[1:] else "")
         raise SpecError([Problem(message, str(path))])
     experts = 1 + max(max(row) for row in found.values())
+    if experts * len(found) > _MOST_CELLS:
+        message = f"names expert {experts - 1} and {len(found)} layers: more than {_MOST_CELLS:,} counts"
+        raise SpecError([Problem(message, str(path))])
     return tuple(tuple(found[layer].get(e, 0.0) for e in range(experts)) for layer in sorted(found))
 
 

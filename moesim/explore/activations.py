@@ -11,8 +11,8 @@ import numpy as np
 from moesim.errors import SpecError
 from moesim.experts.counts_file import COLUMNS, read_counts
 from moesim.experts.placement import linear, replicated
-from moesim.experts.trace import read_picks
-from moesim.files.table import require_file
+from moesim.experts.trace import first_line, read_picks
+from moesim.files.reading import require_file
 from moesim.inputs.loading import load
 from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.scenario import Scenario
@@ -59,8 +59,7 @@ def activations(path: Path) -> Activations:
     require_file(path)
     if path.suffix in {".yaml", ".yml"}:
         return Activations(path.stem, of_scenario(load(path)))
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = next((line for line in file if line.strip() and not line.startswith("#")), "")
+    head = first_line(path)
     if tuple(cell.strip() for cell in head.split(",")) == COLUMNS:
         return Activations(path.stem, np.array(read_counts(str(path))))
     picks = np.array(read_picks(str(path)))

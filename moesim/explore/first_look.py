@@ -16,9 +16,9 @@ import numpy as np
 from moesim import paths
 from moesim.errors import DoesNotFit
 from moesim.explore.validate import predicted_runs
+from moesim.files.writing import whole
 from moesim.inputs.offload_runs import runs
 from moesim.inputs.run_file import RunSet, load_runs
-from moesim.paths import whole
 from moesim.prediction import predict
 
 FOLDER = paths.CALIBRATION / "first-looks"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesim.paths import whole
+from moesim.files.writing import whole
 
 if TYPE_CHECKING:
     import pandas as pd

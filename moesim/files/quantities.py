@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from moesim import units
 
@@ -32,7 +33,36 @@ def _with_kinds(whole: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-Whole = Annotated[int, Field(ge=1)]
+MOST_WHOLE = 10**9
+Whole = Annotated[int, Field(ge=1, le=MOST_WHOLE)]
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+()-]{0,98}[A-Za-z0-9_+)])?")
+
+_DEVICE = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
+"""What Windows keeps for devices."""
+
+
+def file_name(name: str) -> str:
+    """A name that files and folders may be called after on any system, and that leaves none. Raises ValueError."""
+    if _NAME.fullmatch(name) is None or _DEVICE.fullmatch(name) is not None:
+        raise ValueError("is no name for a file; up to 100 letters, digits and any of ' ._+-()' are accepted")
+    return name
+
+
+_LONGEST_PATH, _LONGEST_NAME = 2048, 255
+
+
+def path_text(text: str) -> str:
+    """What may be the path of a file, or a name that stands for one. Raises ValueError."""
+    if "\0" in text:
+        raise ValueError("holds a NUL, which no file's name does")
+    if len(text) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in re.split(r"[/\\]", text)):
+        raise ValueError("is longer than the name of a file can be")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(path_text)]
+FileName = Annotated[str, AfterValidator(file_name)]
 
 
 class Sourced(Strict):

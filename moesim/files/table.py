@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from moesim.errors import Problem, SpecError
+from moesim.files.reading import MIB, text_of
 
 T = TypeVar("T")
 _MOST_PROBLEMS = 5
-
-
-def require_file(path: Path) -> Path:
-    """The path of a file that is there. Raises SpecError."""
-    if path.is_dir():
-        raise SpecError([Problem("is a folder; a file is expected", str(path))])
-    if not path.is_file():
-        raise SpecError([Problem("there is no such file", str(path))])
-    return path
+_MOST_BYTES = 16 * MIB
 
 
 def read_table(
@@ -60,12 +53,7 @@ def read_table(
 
 def _rows(path: Path) -> list[tuple[str, list[str]]]:
     """(file and line, cells) of every row, the header first. Raises SpecError."""
-    try:
-        text = require_file(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text; a CSV file is expected", str(path))]) from None
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read ({error.strerror or error})", str(path))]) from None
+    text = text_of(path, "a CSV file", _MOST_BYTES)
     lines = csv.reader(text.splitlines())
     try:
         return [

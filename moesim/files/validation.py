@@ -11,26 +11,30 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from moesim.errors import Problem, SpecError, nearest
+from moesim.errors import MOST_PROBLEMS, Problem, SpecError, more, nearest
 from moesim.files import yaml
+from moesim.files.document import Document, Location
 
 M = TypeVar("M", bound=BaseModel)
 _MOST_WORDS = 8
 """Of a choice, that a message lists whole."""
+_MOST_SHOWN = 80
 
 
 def validated(
-    kind: type[M], data: dict[str, Any], document: yaml.Document, overridden: set[str] | None = None
+    kind: type[M], data: dict[str, Any], document: Document, overridden: set[str] | None = None
 ) -> tuple[M | None, list[Problem]]:
     """The model of a document, or its problems; ``overridden`` settings did not come from the file."""
     try:
         return kind.model_validate(data), []
     except ValidationError as error:
-        found = [_problem(kind, item, document, overridden or set()) for item in _told(kind, error)]
-        return None, list(dict.fromkeys(found))
+        told = _told(kind, error)
+        found = [_problem(kind, item, document, overridden or set()) for item in told[:MOST_PROBLEMS]]
+        rest = [more(len(told), document.source)] if len(told) > MOST_PROBLEMS else []
+        return None, [*dict.fromkeys(found), *rest]
 
 
-def read_as(kind: type[M], path: Path) -> tuple[M, yaml.Document]:
+def read_as(kind: type[M], path: Path) -> tuple[M, Document]:
     """A YAML file as its model, and the document it came from. Raises SpecError."""
     document = yaml.read(path)
     found, problems = validated(kind, document.data, document)
@@ -43,7 +47,7 @@ def _told(kind: type[BaseModel], error: ValidationError) -> list[Any]:
     """What pydantic found, once each: of a value that fits none of several types the first reason, of a list whose
     entries are refused not its length too."""
     found: list[Any] = []
-    places: set[yaml.Location] = set()
+    places: set[Location] = set()
     for item in error.errors():
         place = _plain(kind, item["loc"])[0]
         if item["type"] == "too_short" and len(item["input"]) >= item.get("ctx", {}).get("min_length", 0):
@@ -60,7 +64,7 @@ def is_below(dotted: str, overridden: set[str]) -> bool:
     return any(dotted == name or dotted.startswith(f"{name}.") for name in overridden)
 
 
-def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridden: set[str]) -> Problem:
+def _problem(kind: type[BaseModel], item: Any, document: Document, overridden: set[str]) -> Problem:
     location, section = _plain(kind, item["loc"])
     dotted = ".".join(map(str, location))
     where = "override" if is_below(dotted, overridden) else document.where(location)
@@ -73,7 +77,9 @@ def _problem(kind: type[BaseModel], item: Any, document: yaml.Document, overridd
     if isinstance(item["input"], dict):
         # What several keys say together: the whole section would be shown as found.
         return Problem(f"'{dotted}': {said(item)}" if dotted else said(item), where)
-    return Problem(f"'{dotted}': {said(item)} (found {item['input']!r})", where)
+    found = repr(item["input"])
+    shown = found if len(found) <= _MOST_SHOWN else f"{found[:_MOST_SHOWN]}... of {len(found):,} letters"
+    return Problem(f"'{dotted}': {said(item)} (found {shown})", where)
 
 
 def _no_kind(section: type[BaseModel], dotted: str, name: str, item: Any) -> str:
@@ -103,7 +109,7 @@ def said(item: Any) -> str:
     return f"{message[0].lower()}{message[1:]}"
 
 
-def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[yaml.Location, type[BaseModel] | None]:
+def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[Location, type[BaseModel] | None]:
     """(where a file has it, the model of its section): pydantic names the kind of a section among its keys.
 
     Of a section that may be of several kinds and says none, there is no one model.
@@ -149,7 +155,7 @@ def _tags(model: type[BaseModel], discriminator: str) -> tuple[str, ...]:
     return get_args(model.model_fields[discriminator].annotation)
 
 
-def _hint(kind: type[BaseModel], section: type[BaseModel] | None, location: yaml.Location) -> str:
+def _hint(kind: type[BaseModel], section: type[BaseModel] | None, location: Location) -> str:
     """What was meant: a key of this section, or one of another that has just this name."""
     *above, slip = map(str, location)
     known = sorted(section.model_fields) if section else []

@@ -6,56 +6,67 @@ Tags, anchors, aliases and duplicate keys are refused, so that a file means what
 from __future__ import annotations
 
 import io
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from moesim.errors import Problem, SpecError
+from moesim.errors import Problem, SpecError, acts_on_terminal
+from moesim.files.document import Document, Location
+from moesim.files.reading import text_of
 
-Location = tuple[str | int, ...]
 _BOOLS = {"true": True, "false": False}
 _MAX_DEPTH = 30
+_MOST_BYTES = 512 << 10
+_MOST_NODES = 25_000
+"""About two seconds of reading."""
 _PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
-@dataclass
-class Document:
-    """A parsed file: its data, and the line on which each key stands."""
+class _Counted(Composer):
+    """Gives up on what could take long before it does."""
 
-    data: dict[str, Any]
-    source: str
-    lines: dict[Location, int] = field(default_factory=dict)
+    def __init__(self, loader: Any = None):
+        super().__init__(loader)
+        self.nodes = self.deep = 0
 
-    def where(self, location: Location) -> str:
-        """``file:line`` of a key, or of the nearest key above it; the source alone where it has no lines."""
-        if not self.lines:
-            return self.source
-        while location and location not in self.lines:
-            location = location[:-1]
-        line = self.lines.get(location, 1)
-        return f"{self.source}:{line}"
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.parser.peek_event()
+        line = event.start_mark.line + 1
+        self.nodes, self.deep = self.nodes + 1, self.deep + 1
+        if self.nodes > _MOST_NODES:
+            raise _Refused(f"holds more than {_MOST_NODES:,} keys and values", line)
+        if self.deep > _MAX_DEPTH:
+            raise _Refused(f"is nested more than {_MAX_DEPTH} levels deep", line)
+        if event.anchor is not None:
+            raise _Refused("anchors and aliases are not accepted; write the value out", line)
+        node = super().compose_node(parent, index)
+        self.deep -= 1
+        return node
+
+
+class _Refused(Exception):
+    def __init__(self, message: str, line: int):
+        super().__init__(message)
+        self.message, self.line = message, line
 
 
 def read(path: Path) -> Document:
     """Read a YAML file. Raises SpecError naming file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read ({error.strerror or error})", str(path))]) from None
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text; a YAML file is expected", str(path))]) from None
-    return parse(text, str(path))
+    return parse(text_of(path, "a YAML file", _MOST_BYTES), str(path))
 
 
 def parse(text: str, source: str) -> Document:
     """Parse YAML text; ``source`` names it in messages."""
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        loader = YAML(typ="safe", pure=True)
+        loader.Composer = _Counted
+        root = loader.compose(text)
+    except _Refused as error:
+        raise SpecError([Problem(error.message, f"{source}:{error.line}")]) from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError([Problem(f"is not valid YAML: {error.problem}", f"{source}:{line}")]) from None
@@ -66,7 +77,7 @@ def parse(text: str, source: str) -> Document:
         raise SpecError([Problem("must be a map of keys to values, and is empty or something else", source)])
     document = Document({}, source)
     problems: list[Problem] = []
-    document.data = _plain(root, (), document, problems, set())
+    document.data = _plain(root, (), document, problems)
     if problems:
         raise SpecError(problems)
     return document
@@ -82,28 +93,21 @@ def text(data: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _plain(node: Node, at: Location, document: Document, problems: list[Problem], seen: set[int]) -> Any:
+def _plain(node: Node, at: Location, document: Document, problems: list[Problem]) -> Any:
     line = node.start_mark.line + 1
     document.lines.setdefault(at, line)
     where = f"{document.source}:{line}"
-    if id(node) in seen or getattr(node, "anchor", None):
-        problems.append(Problem("anchors and aliases are not accepted; write the value out", where))
-        return None
-    seen.add(id(node))
-    if len(at) > _MAX_DEPTH:
-        problems.append(Problem(f"is nested more than {_MAX_DEPTH} levels deep", where))
-        return None
     if not isinstance(node, ScalarNode) and str(node.tag or node.ctag) not in _PLAIN_TAGS:
         problems.append(Problem(f"the tag '{node.tag or node.ctag}' is not accepted; plain values only", where))
         return None
     if isinstance(node, MappingNode):
-        return _plain_map(node, at, document, problems, seen)
+        return _plain_map(node, at, document, problems)
     if isinstance(node, SequenceNode):
-        return [_plain(child, (*at, i), document, problems, seen) for i, child in enumerate(node.value)]
+        return [_plain(child, (*at, i), document, problems) for i, child in enumerate(node.value)]
     return _scalar(node, where, problems)
 
 
-def _plain_map(node: MappingNode, at: Location, document: Document, problems: list[Problem], seen: set[int]) -> Any:
+def _plain_map(node: MappingNode, at: Location, document: Document, problems: list[Problem]) -> Any:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -111,6 +115,9 @@ def _plain_map(node: MappingNode, at: Location, document: Document, problems: li
             problems.append(Problem("a key must be plain text", f"{document.source}:{line}"))
             continue
         key = str(key_node.value)
+        if acts_on_terminal(key):
+            problems.append(Problem("a key holds a control character", f"{document.source}:{line}"))
+            continue
         if key in result:
             first = document.lines[(*at, key)]
             problems.append(
@@ -118,12 +125,15 @@ def _plain_map(node: MappingNode, at: Location, document: Document, problems: li
             )
             continue
         document.lines[(*at, key)] = line
-        result[key] = _plain(value_node, (*at, key), document, problems, seen)
+        result[key] = _plain(value_node, (*at, key), document, problems)
     return result
 
 
 def _scalar(node: Node, where: str, problems: list[Problem]) -> Any:
     tag, value = str(node.tag or node.ctag), node.value
+    if acts_on_terminal(value):
+        problems.append(Problem("holds a control character", where))
+        return None
     kind = tag.rsplit(":", 1)[-1]
     if "tag:yaml.org,2002:" not in tag or kind not in {"str", "int", "float", "bool", "null", "timestamp"}:
         problems.append(Problem(f"the tag '{tag}' is not accepted; plain values only", where))
@@ -138,22 +148,3 @@ def _scalar(node: Node, where: str, problems: list[Problem]) -> Any:
     if kind == "bool":
         return _BOOLS.get(value.lower(), value)
     return None if kind == "null" else value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object (a Hugging Face config.json)."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read ({error.strerror or error})", str(path))]) from None
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text; JSON is expected", str(path))]) from None
-    except json.JSONDecodeError as error:
-        raise SpecError([Problem(f"is not valid JSON: {error.msg}", f"{path}:{error.lineno}")]) from None
-    except RecursionError:
-        raise SpecError([Problem("is not valid JSON: nested too deeply", str(path))]) from None
-    except ValueError as error:
-        raise SpecError([Problem(f"is not valid JSON: {str(error).partition(';')[0]}", str(path))]) from None
-    if not isinstance(data, dict):
-        raise SpecError([Problem("must hold a JSON object, as Hugging Face's config.json does", str(path))])
-    return data

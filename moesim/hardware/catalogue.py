@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
-from moesim.files import yaml
+from moesim.files.document import Document
 from moesim.files.names import names_of, own_file, squeezed, unknown
 from moesim.files.validation import read_as
 from moesim.hardware.changed import changed, parted
@@ -111,7 +111,7 @@ def _load_cluster(path: Path, stamp: int) -> Hardware:
 
 
 @lru_cache(maxsize=256)
-def _parsed_cluster(path: Path, _stamp: int) -> tuple[Cluster, yaml.Document]:
+def _parsed_cluster(path: Path, _stamp: int) -> tuple[Cluster, Document]:
     return read_as(Cluster, path)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from moesim.errors import SpecError
-from moesim.files.quantities import BytesPerSecond, Ratio, Seconds, Share, Strict
+from moesim.files.quantities import BytesPerSecond, FileName, Ratio, Seconds, Share, Strict
 
 MOST_NODES = 4096
 
@@ -113,7 +113,7 @@ class Fabric(Strict):
 class Cluster(Strict):
     """Equal nodes of equal GPUs. GPUs are numbered node by node."""
 
-    name: str
+    name: FileName
     aliases: list[str] = []
     gpu: str
     """A GPU under hwspecs/."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from moesim.files.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Seconds, Share, Strict, Watts
+from moesim.files.quantities import Bytes, BytesPerSecond, Count, FileName, FlopPerSecond, Seconds, Share, Strict, Watts
 
 if TYPE_CHECKING:
     from moesim.hardware.cluster import Cluster
@@ -66,7 +66,7 @@ class Links(Strict):
 class Hardware(Strict):
     """A GPU and the node around it."""
 
-    name: str
+    name: FileName
     aliases: list[str] = []
     vendor: str
     compute_capability: str

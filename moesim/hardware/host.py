@@ -13,6 +13,7 @@ from moesim.files.quantities import (
     BytesPerSecond,
     Count,
     CpuFlopPerSecond,
+    FileName,
     HostBytes,
     HostBytesPerSecond,
     Seconds,
@@ -55,7 +56,7 @@ class Disk(Strict):
 class Host(Strict):
     """A host: memory, processor, disk, and how its slot talks to the GPU."""
 
-    name: str
+    name: FileName
     aliases: list[str] = []
     source: str
     dram: Dram

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.bench import aiperf, guidellm, inferencex, others, served
 from moesim.inputs.bench.records import records
 from moesim.inputs.bench.result import Record, Result, refused
 from moesim.models.names import resolve
-from moesim.paths import write_whole
 
 _CLIENTS: tuple[Any, ...] = (guidellm, aiperf, inferencex, served)
 _LOAD = ("max_concurrency", "request_rate")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.files.reading import expanded
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.gguf_file import GgufModel, header, named
 from moesim.models.catalogue import load_model
@@ -145,7 +146,7 @@ class _Reading:
         if not given:
             self.problems.append("names no model; give -m MODEL.gguf or -hf REPOSITORY:FORMAT")
             return None
-        path = Path(given[0]).expanduser()
+        path = expanded(given[0])
         try:
             model = header(path) if path.is_file() else named(given[0])
             known = load_model(model.name)

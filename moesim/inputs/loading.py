@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from moesim import paths
 from moesim.errors import Problem, SpecError, nearest
 from moesim.files import yaml
+from moesim.files.document import Document, Location
 from moesim.files.validation import is_below, validated
 from moesim.inputs.scenario import Scenario, dotted_fields
 
@@ -58,17 +59,17 @@ def from_data(
     base : path, optional
         A scenario file whose sections these settings replace, key by key.
     """
-    document = yaml.read(Path(base)) if base else yaml.Document({}, source)
+    document = yaml.read(Path(base)) if base else Document({}, source)
     merged = dict(document.data)
     for key, value in data.items():
         below = merged.get(key)
         merged[key] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
     merged.setdefault("workload", {})
-    found = yaml.Document(merged, document.source, document.lines)
+    found = Document(merged, document.source, document.lines)
     return _loaded(found, Path(base).parent if base else Path(), overrides)
 
 
-def _loaded(document: yaml.Document, folder: Path, overrides: dict[str, Any] | None) -> Scenario:
+def _loaded(document: Document, folder: Path, overrides: dict[str, Any] | None) -> Scenario:
     data, problems = _unaliased(document.data, document)
     overridden, unknown = _override(data, overrides or {})
     problems += unknown
@@ -83,12 +84,12 @@ def _loaded(document: yaml.Document, folder: Path, overrides: dict[str, Any] | N
     return stand_in
 
 
-def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[yaml.Location]]:
+def _with_defaults(data: dict[str, Any]) -> tuple[Scenario | None, list[Location]]:
     """The scenario with refused values left out, so that what the rest says can still be checked."""
     data = copy.deepcopy(data)
     workload = data.get("workload")
     data["workload"] = workload if isinstance(workload, dict) else {}
-    replaced: list[yaml.Location] = []
+    replaced: list[Location] = []
     for _ in range(3):
         try:
             return Scenario.model_validate(data), replaced
@@ -137,7 +138,7 @@ def _beside(scenario: Scenario, folder: Path) -> Scenario:
 def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
     """A checked copy of ``scenario`` with ``changes`` (dotted or bare names) applied."""
     data = scenario.model_dump()
-    document = yaml.Document(data, "with_")
+    document = Document(data, "with_")
     touched, problems = _override(data, changes)
     result, more = validated(Scenario, data, document, touched)
     problems += more
@@ -182,7 +183,7 @@ def _one_way_to_arrive(data: dict[str, Any], overridden: set[str]) -> None:
 
 
 def _checked(
-    scenario: Scenario, document: yaml.Document, overridden: set[str], replaced: Sequence[yaml.Location] = ()
+    scenario: Scenario, document: Document, overridden: set[str], replaced: Sequence[Location] = ()
 ) -> list[Problem]:
     from moesim.inputs.checks import check
 
@@ -239,7 +240,7 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
     data[leaf] = value
 
 
-def _unaliased(data: dict[str, Any], document: yaml.Document) -> tuple[dict[str, Any], list[Problem]]:
+def _unaliased(data: dict[str, Any], document: Document) -> tuple[dict[str, Any], list[Problem]]:
     """Replace short names, of the scenario (gpu) or inside its sections (tp, isl, osl), by the field's own."""
     data, problems = dict(data), []
     for alias, dotted in dotted_fields().items():

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moesim.files.quantities import Capacity, CapacityFromZero, Rate, Strict
+from moesim.files.quantities import Capacity, CapacityFromZero, PathText, Rate, Strict
 
 Slots = Annotated[float, Field(ge=0, le=4096)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -95,5 +95,5 @@ class Policy(Strict):
 class Offload(Policy):
     """How a model that does not fit is run: a named system, and what of it is changed."""
 
-    system: str = "custom"
+    system: PathText = "custom"
     """A name under calibration/systems/, or a file of that form; ``custom`` is vLLM's kernels and what is said here."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from moesim import units
-from moesim.files.quantities import Strict, Whole
+from moesim.files.quantities import PathText, Strict, Whole
 
 Span = Annotated[
     float, BeforeValidator(lambda text: units.parse(text, "s") if isinstance(text, str) else text),
@@ -29,8 +29,8 @@ class Fallback(Strict):
 
     above_running: Annotated[int, Field(ge=0)]
     """Requests that the engine holds, running and waiting."""
-    model: str
-    hardware: str | None = None
+    model: PathText
+    hardware: PathText | None = None
     """null is the scenario's."""
     engine: dict[str, Any] = {}
     """Its engine's settings; null of a setting is its default, nothing is taken from the scenario's."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from moesim import paths
 from moesim.errors import SpecError
-from moesim.files.table import read_table, require_file
+from moesim.files.reading import require_file
+from moesim.files.table import read_table
 from moesim.hardware.catalogue import load_hardware
 
 COLUMNS = ("gpu", "provider", "instance", "usd_per_hour", "gpus", "date", "source")

@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from moesim import paths
-from moesim.files.table import read_table, require_file
+from moesim.files.reading import require_file
+from moesim.files.table import read_table
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.variant import Variant
 from moesim.models.catalogue import load_model

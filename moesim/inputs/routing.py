@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import Strict, Whole
+from moesim.files.quantities import PathText, Strict, Whole
 
 _USUAL_SKEW = 1.2
 """The skewed setting of public kernel tables."""
@@ -121,7 +121,7 @@ class Trace(Strict):
     """A CSV file, one line a token: the numbers of its k experts."""
 
     kind: Literal["trace"]
-    file: str
+    file: PathText
 
 
 OneLayer = Annotated[
@@ -168,7 +168,7 @@ class ByLayer(Strict):
 
     kind: Literal["by_layer"]
     layers: tuple[OneLayer, ...] = Field((), max_length=4096)
-    file: str | None = None
+    file: PathText | None = None
     """Instead of layers, a CSV of counts: layer,expert,count."""
 
     @model_validator(mode="after")

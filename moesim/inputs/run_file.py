@@ -17,6 +17,7 @@ from pydantic import Field
 from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.files.quantities import Capacity, Strict
+from moesim.files.reading import text_of
 from moesim.files.validation import read_as
 from moesim.inputs.scenario import Scenario, dotted_fields
 
@@ -113,12 +114,7 @@ def load_runs(path: Path) -> RunSet:
     """
     about = load_about(path)
     table = path.with_suffix(".csv")
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text", str(table))]) from None
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read: {error.strerror or error}", str(table))]) from None
+    text = text_of(table, "a CSV file")
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(io.StringIO("\n".join(line for _, line in lines)))
     columns = rows.fieldnames or []

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from moesim.engines.settings import EngineSettings
 from moesim.engines.speculation import SpeculativeConfig
-from moesim.files.quantities import Delay, Rate, Strict, Whole
+from moesim.files.quantities import Delay, PathText, Rate, Strict, Whole
 from moesim.inputs.offload import Offload
 from moesim.inputs.policies import Policies
 from moesim.inputs.routing import Routing, Uniform
@@ -72,9 +72,9 @@ class Scenario(Strict, metaclass=_Said):
         Every problem, in the sentences that a file's has.
     """
 
-    model: str
+    model: PathText
     """A name of the catalogue, a folder, or a config.json file."""
-    hardware: Annotated[str, BeforeValidator(_spelled)]
+    hardware: Annotated[PathText, BeforeValidator(_spelled)]
     """A GPU or a cluster: a name under hwspecs/, or a YAML file of that form."""
     workload: Workload
     engine: EngineSettings = EngineSettings()
@@ -90,9 +90,9 @@ class Scenario(Strict, metaclass=_Said):
     """Null is one engine for both."""
     offload: Offload | None = None
     """How weights that do not fit on the GPU are kept elsewhere; null keeps all on it."""
-    host: str | None = None
+    host: PathText | None = None
     """The machine around the GPU: a name under hwspecs/hosts/, or a file; null is the GPU file's usual host."""
-    calibration: str = "auto"
+    calibration: PathText = "auto"
     """``auto`` picks the fit for the GPU; else the name or the file of a fit."""
     description: str = ""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import Strict
+from moesim.files.quantities import PathText, Strict
 
 Part = Annotated[float, Field(ge=0, lt=1)]
 Number = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -36,7 +36,7 @@ class Variant(Strict):
     """Width of a dense branch beside the routed experts, which every token passes (PR-MoE, arXiv 2201.05596)."""
     dropped_layers: Annotated[int, Field(ge=0, le=4096)] | tuple[Annotated[int, Field(ge=0)], ...] = 0
     """Layers left out (MoS): their numbers from 0, or how many, evenly spaced."""
-    quality: str | None = None
+    quality: PathText | None = None
     """A CSV file with the quality of this variant by metric; null is the project's own tables."""
 
     @model_validator(mode="after")

@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import Delay, Strict, Whole
+from moesim.files.quantities import Delay, PathText, Strict, Whole
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
+
+MOST_PROMPTS = 20_000_000
+"""Of one simulated run: an hour or two. Ten a client are simulated where nothing says how many."""
 
 
 class Fixed(Strict):
@@ -43,7 +46,7 @@ class FromFile(Strict):
     """Pairs of lengths drawn from the rows of a CSV file with the columns input_len and output_len, or of any trace."""
 
     kind: Literal["file"]
-    file: str
+    file: PathText
 
 
 Lengths = Annotated[Fixed | Uniform | Lognormal | FromFile, Field(discriminator="kind")]
@@ -74,15 +77,15 @@ class Workload(Strict):
 
     batch_size: Whole | None = None
     """A static batch; 1 where nothing says when requests come."""
-    max_concurrency: Whole | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=MOST_PROMPTS // 10)] | None = None
     request_rate: Annotated[float, Field(ge=1e-6, le=1e9)] | None = None
     """Requests per second. [1/s]"""
     burstiness: Positive = 1.0
     """Shape of the gamma gaps between arrivals: 1 is Poisson, less is burstier (vLLM bench's meaning)."""
-    trace_file: str | None = None
+    trace_file: PathText | None = None
     """CSV with arrival_s, input_len, output_len (and prefix_id, prefix_len), or what Azure, BurstGPT, Mooncake and
     others publish (docs/load.md)."""
-    num_prompts: Whole | None = None
+    num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = None
     """Requests in all; null is ten a client, a thousand at a rate, or all of a trace."""
     input_len: Whole | None = None
     output_len: Whole | None = None

@@ -11,11 +11,13 @@ from typing import Any
 
 from moesim import paths
 from moesim.errors import Problem, SpecError
-from moesim.files import yaml
+from moesim.files.json import read as read_json
+from moesim.files.reading import expanded
 from moesim.models.hub import model_from_config
 from moesim.models.model import Model
 from moesim.models.names import Resolved, cached_name, catalogue_names, resolve
 
+CONFIG = "Hugging Face's config.json"
 _SIDECAR = "hf_quant_config.json"
 _MAY_BE_ADDED = frozenset(
     {"rope_scaling", "rope_parameters", "max_position_embeddings", "quantization_config", "sliding_window", "head_dim",
@@ -56,14 +58,14 @@ def config_of(name: str, overrides: dict[str, Any] | None = None) -> dict[str, A
     """The fields of a model's config.json, of its text model where it has several. Raises as ``load_model``."""
     load_model(name, overrides)
     path, found = _config_path(name)
-    config = yaml.read_json(path)
+    config = read_json(path, CONFIG).data
     _override(config, {**found.overrides, **(overrides or {})}, str(path))
     inner = next((config[n] for n in ("text_config", "language_config") if isinstance(config.get(n), dict)), {})
     return {**config, **inner}
 
 
 def _config_path(name: str) -> tuple[Path, Resolved]:
-    path = _snapshot(Path(name).expanduser())
+    path = _snapshot(expanded(name))
     if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"
     if path.is_file():
@@ -84,11 +86,12 @@ def _snapshot(path: Path) -> Path:
 def _load_model(
     path: Path, beside: Path | None, _stamps: tuple[int, ...], overrides: str, quantization: str | None, note: str
 ) -> Model:
-    config = yaml.read_json(path)
+    config = read_json(path, CONFIG).data
     problems = _override(config, json.loads(overrides), str(path))
     if problems:
         raise SpecError(problems)
-    model = model_from_config(config, _title(path), str(path), yaml.read_json(beside) if beside else None)
+    quantized = read_json(beside, _SIDECAR).data if beside else None
+    model = model_from_config(config, _title(path), str(path), quantized)
     if quantization:
         model = model.stored_as(quantization)
     return replace(model, notes=(*model.notes, note)) if note else model

@@ -20,8 +20,8 @@ from moesim.calibrate.unseen import held_out_shape_errors, later_version_errors,
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.sources import fitted_gpus, own_fit
 from moesim.cost.tiles import tuned_tiles
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
-from moesim.paths import write_whole
 from moesim.report.accuracy_offload import section as offload_section
 from moesim.report.accuracy_parallel import section as parallel_section
 from moesim.report.collective_plots import draw_collectives

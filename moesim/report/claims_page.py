@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from moesim import paths
 from moesim.errors import DoesNotFit, SpecError
 from moesim.explore.claims import POINTS, RATIO, WIDEST, Verdict, paper_of, scenario_of
+from moesim.files.writing import write_whole
 from moesim.inputs.claims_file import Questions, Study
 from moesim.prediction import predict
 from moesim.report.figure import pyplot, save
@@ -64,7 +64,7 @@ def write_claims(
         for name, study in questions.studies.items()
     ]
     page = folder / "claims.md"
-    paths.write_whole(page, claims_page(found, questions))
+    write_whole(page, claims_page(found, questions))
     return [page, *pictures]
 
 

@@ -12,7 +12,7 @@ from moesim.calibrate.collective_rows import across_all_nodes, deepep_shape
 from moesim.calibrate.dataset import read_table
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
-from moesim.cost.fits import load_fits
+from moesim.cost.fit_file import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.hardware.catalogue import load_hardware
 from moesim.ops.collective import BUS_FACTOR

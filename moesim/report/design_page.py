@@ -10,8 +10,8 @@ import numpy as np
 from moesim.calibrate.dataset import stored
 from moesim.calibrate.design_study import SIZES, Studied, study
 from moesim.cost.gpu import GpuNumbers
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
-from moesim.paths import write_whole
 from moesim.report.figure import pyplot, save
 
 GPU, STACK = "nvidia-h100-sxm5-80gb", "vllm-0.25.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moesim import paths
+from moesim.files.writing import whole
 
 
 def pyplot() -> Any:
@@ -20,7 +20,7 @@ def pyplot() -> Any:
 
 def save(figure: Any, target: Path, **more: Any) -> Path:
     """Write a figure in the format of ``target``'s suffix, and let go of it; ``more`` as matplotlib's savefig."""
-    with paths.whole(target) as half:
+    with whole(target) as half:
         figure.savefig(half, format=target.suffix[1:], **more)
     pyplot().close(figure)
     return target

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from moesim.files.writing import write_whole
 from moesim.offload.lanes import LANES
 from moesim.offload.report import OffloadReport
-from moesim.paths import write_whole
 from moesim.report.figure import pyplot, save
 from moesim.report.offload_text import placement_words
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from moesim.assembly import engine_of, machine_of
 from moesim.cost.cost import Cost
 from moesim.cost.reasons import Why
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.scenario import Scenario, Workload
 from moesim.models.catalogue import catalogue, load_model
@@ -17,7 +18,6 @@ from moesim.models.model import Layers, Model
 from moesim.models.plan import Plan
 from moesim.models.rank import Rank
 from moesim.ops.load import Group, Load
-from moesim.paths import write_whole
 
 _GPU = "nvidia-h100-sxm5-80gb"
 _TOKENS, _PAST = 1024, 4096

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moesim import paths
 from moesim.explore.search import Configuration, SearchResult, search
+from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.scenario import Scenario
 from moesim.outcome import Prediction
@@ -24,7 +24,7 @@ def write_offload_study(scenario: Scenario, folder: Path) -> list[Path]:
     found = search(scenario, "tpot")
     picture = draw_front(found, folder / "plots" / "offload_study.png")
     page = folder / "offload_study.md"
-    paths.write_whole(page, study_text(scenario, found))
+    write_whole(page, study_text(scenario, found))
     return [page, picture]
 
 

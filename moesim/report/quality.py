@@ -12,7 +12,7 @@ from moesim.calibrate.check import Verdict
 from moesim.calibrate.dataset import Dataset
 from moesim.calibrate.fitting import FamilyFit
 from moesim.calibrate.store import at_bound
-from moesim.paths import write_whole
+from moesim.files.writing import write_whole
 from moesim.report.figure import pyplot, save
 
 _MOST_ROWS = 6000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moesim.files import yaml
-from moesim.paths import write_whole
+from moesim.files.writing import write_whole
 
 _PAGE = "questions.md"
 _BEGIN, _END = "<!-- the first of docs/questions.md -->", "<!-- written by moesim questions -->"

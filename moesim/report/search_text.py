@@ -8,10 +8,10 @@ from pathlib import Path
 from moesim.explore.constraints import value_text
 from moesim.explore.search import Configuration, SearchResult, why_lost
 from moesim.explore.search.evaluate import METRICS
+from moesim.files.writing import whole
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.offload import AMOUNTS
 from moesim.inputs.scenario import Scenario
-from moesim.paths import whole
 from moesim.report.text import model_words
 from moesim.units import bytes_text
 

@@ -16,8 +16,8 @@ from moesim import paths
 from moesim.explore.first_look import first_error
 from moesim.explore.peers import beside_peers
 from moesim.explore.validate import BAD_NODE_RATIO, QUEUE_RATIO, Comparison, compared_memory
+from moesim.files.writing import write_whole
 from moesim.inputs.run_file import RunSet
-from moesim.paths import write_whole
 from moesim.prediction import predict
 from moesim.report.figure import pyplot, save
 from moesim.report.text import explain_text

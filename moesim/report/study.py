@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moesim import paths
 from moesim.errors import DoesNotFit, SpecError
+from moesim.files.writing import write_whole
 from moesim.inputs.scenario import Scenario
 from moesim.outcome import Prediction
 from moesim.prediction import predict
@@ -99,7 +99,7 @@ def write_study(scenarios: list[Scenario], gpus: list[int], folder: Path) -> lis
     """Write ``study.md`` and ``plots/study.png`` under ``folder``. Returns the files written."""
     rows = study(scenarios, gpus)
     picture = _draw(rows, folder / "plots" / "study.png")
-    paths.write_whole(folder / "study.md", study_text(rows))
+    write_whole(folder / "study.md", study_text(rows))
     return [folder / "study.md", picture]
 
 

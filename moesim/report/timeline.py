@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moesim.engines.request import Request
 from moesim.engines.scheduling import Step
-from moesim.paths import write_whole
+from moesim.files.writing import write_whole
 from moesim.serving.simulation import composition
 
 _MOST_EVENTS = 2_000_000

@@ -10,7 +10,7 @@ import numpy as np
 
 from moesim.cost.cost import Cost, add_spread, reduced, relative_interval, summed
 from moesim.inputs.workload import Workload
-from moesim.metrics import LATENCIES, STATISTICS, STEADY_METRICS, Interval, milliseconds, rate, throughputs
+from moesim.metrics import LATENCIES, STATISTICS, STEADY_METRICS, Interval, ended, milliseconds, rate, throughputs
 from moesim.ops.load import Group
 from moesim.serving.measures import Distribution
 from moesim.serving.report import LoadReport
@@ -119,6 +119,11 @@ def load_metrics(report: LoadReport, cost: Cost, served: tuple[float, float]) ->
         distribution: Distribution = getattr(report, name)
         for statistic in STATISTICS:
             found[f"{statistic}_{name}_ms"] = milliseconds(_statistic(distribution, statistic), relative)
+    for statistic in STATISTICS:
+        # How answers spread is no time that begins or ends.
+        if statistic != "std":
+            end_name = f"{statistic}_e2el_ms"
+            found[end_name] = ended(found[f"{statistic}_ttft_ms"], found[end_name])
     rates = throughputs(report.answered, report.input_tokens, report.output_tokens, report.duration_s)
     # Where arrivals set the pace, only a part of the duration is in doubt.
     return found | {name: rate(value, whole, report.engine_share) for name, value in rates.items()}
@@ -135,6 +140,7 @@ def steady_metrics(state: SteadyState, load: Workload, served: tuple[float, floa
         name: milliseconds(value, relative)
         for name, value, relative in zip(STEADY_METRICS, times, (first, token, token, end), strict=False)
     }
+    found["mean_e2el_ms"] = ended(found["mean_ttft_ms"], found["mean_e2el_ms"])
     rates = throughputs(1.0, load.mean_input_len, load.mean_output_len, 1.0 / state.request_rate)
     # Where arrivals set the pace, an engine of another speed answers as many.
     share = 0.0 if state.limited_by == "rate" else 1.0

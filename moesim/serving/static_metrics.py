@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from moesim.cost.cost import Cost, relative_interval, summed
-from moesim.metrics import milliseconds, rate, throughputs, time_per_token
+from moesim.metrics import ended, milliseconds, rate, throughputs, time_per_token
 from moesim.serving.static import StaticBatch
 
 _NORMAL_99 = 2.326
@@ -41,15 +41,16 @@ def metrics(batch: StaticBatch) -> dict[str, tuple[Any, Any, Any]]:
     per_batch_token_s = (e2e_s - all_first_s) / np.where(tokens_out > 1, tokens_out - 1, np.nan)
     one = gaps / gaps
 
+    first = milliseconds(ttft_s, of_prefill)
     rates = throughputs(batch.batch, batch.batch * batch.input_len, tokens_out, e2e_s)
     return {
-        "mean_ttft_ms": milliseconds(ttft_s, of_prefill),
+        "mean_ttft_ms": first,
         "max_ttft_ms": milliseconds(all_first_s, of_prefill),
         "mean_tpot_ms": milliseconds(per_gap_s, of_gaps),
         "mean_itl_ms": milliseconds(per_gap_s * gaps / steps, of_gaps),
         "median_itl_ms": milliseconds(one * median_s, of_decode),
         "p99_itl_ms": milliseconds(one * p99_s, of_gaps),
-        "mean_e2el_ms": milliseconds(e2e_s, of_all),
+        "mean_e2el_ms": ended(first, milliseconds(e2e_s, of_all)),
         **{name: rate(value, of_all) for name, value in rates.items()},
         "itl_per_batch_token_ms": milliseconds(one * per_batch_token_s, of_decode),
         "median_decode_step_ms": milliseconds(one * np.median(batch.decode_step_s, axis=1), of_decode),

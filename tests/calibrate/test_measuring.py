@@ -21,7 +21,7 @@ from moesim.calibrate.grid_file import load_grid
 from moesim.calibrate.lint import lint
 from moesim.calibrate.ordering import SOURCES, ordered
 from moesim.cli import main
-from moesim.cost.fits import load_fits
+from moesim.cost.fit_file import load_fits
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import TunedTiles
 from moesim.errors import CalibrationError, SpecError
@@ -365,7 +365,7 @@ def test_a_file_of_no_known_kind_is_named(tmp_path, capsys):
     assert main(["calibrate", "--from", str(path), "--hardware", "h100-sxm"]) == 2
     assert "nothing known here; accepted are a log of nccl-tests" in capsys.readouterr().err
     assert main(["calibrate", "--from", str(tmp_path / "nowhere")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "there is no such file" in capsys.readouterr().err
 
 
 # Does it still hold?

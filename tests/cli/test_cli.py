@@ -75,7 +75,7 @@ def test_overrides(capsys):
         ([MIXTRAL, "--batch-size"], "'--batch-size' needs a value"),
         ([MIXTRAL, "extra"], "'extra' is not expected here"),
         ([MIXTRAL, "--set", "nonsense"], "'nonsense' is not NAME=VALUE"),
-        (["nowhere.yaml"], "cannot be read"),
+        (["nowhere.yaml"], "there is no such file"),
         ([str(paths.HWSPECS / "nvidia-t4-16gb.yaml")], "is not a known key"),
         ([MIXTRAL, "--set", "routing.kind=zipfy"], "did you mean 'routing.kind: zipf'?"),
         ([MIXTRAL, "--tp", "2", "--tp", "4"], "'--tp' is given twice"),

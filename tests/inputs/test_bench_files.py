@@ -225,7 +225,7 @@ def test_inferencex(imported):
         (json.dumps({k: v for k, v in AGGREGATE.items() if k != "isl"}), "does not say its lengths"),
         (json.dumps([VLLM, AGGREGATE]), "drawn in some of these results and fixed in others"),
         ('{"benchmarks": []}', "holds no result"),
-        ("[1]", "entry 1: is no result of a benchmark: 1 is no JSON object"),
+        ("[1]", "entry 1: is no result of a benchmark: no JSON object is there"),
         ("{", "a.json:1: is not JSON"),
         (f"{ONE}\n{ONE[:30]}", "a.json:2: is not JSON"),
         ("============ Serving Benchmark Result ============\n", "is not JSON but what vllm bench serve prints"),

@@ -109,8 +109,8 @@ def test_not_text(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00bad")
     assert "not UTF-8" in problems(path)[0]
-    assert "cannot be read" in problems(tmp_path / "missing.yaml")[0]
-    assert "cannot be read" in problems(tmp_path)[0]
+    assert "there is no such file" in problems(tmp_path / "missing.yaml")[0]
+    assert "is a folder" in problems(tmp_path)[0]
 
 
 def test_yaml_is_1_2():

@@ -61,7 +61,7 @@ def test_a_refused_value_is_not_missed_too(capsys, value):
         ("layer,expert,count\n0,0,5\n0,0,7\n", ":3: names expert 0 of layer 0 a second time"),
         ("layer,expert,count\n0,0,0\n0,1,0\n1,0,4\n", "counts no pick of layer 0"),
         ("layer,expert,count\n0,0,1e17\n", ":2: is not a layer, an expert and a count from 0 to 1e+15"),
-        ("layer,expert\n0,0\n", "neither a trace"),
+        ("layer,expert\n0,0\n", "neither as a trace"),
         ("1 2 3\n", "with commas"),
     ],
 )

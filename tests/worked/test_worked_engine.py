@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moesim import SpecError, load_hardware, paths
-from moesim.cost.fits import load_fits
+from moesim.cost.fit_file import load_fits
 from moesim.engines import engine
 from moesim.engines.engine import load_engine
 from moesim.engines.file import Place

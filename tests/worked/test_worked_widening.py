@@ -365,6 +365,7 @@ def test_factors():
         "OUT_OF_RANGE": (1.25, True),
         "OTHER_GPU": (1.5, True),
         "OTHER_VERSION": (1.5, True),
+        "OTHER_ENGINE": (1.5, True),
         "RELATED_KERNEL": (2.0, False),
         "EXPERT_MAP": (1.5, False),
         "OTHER_SYSTEM": (2.0, False),

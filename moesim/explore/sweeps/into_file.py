@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import Block, Grid, blocks, kinds, priced
 from moesim.explore.sweeps.sweep import grid_of, units_of
+from moesim.files.writing import whole, write_whole
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.scenario_file import scenario_data
 
@@ -88,7 +88,7 @@ def _folder(path: Path, grid: Grid) -> Path:
             )
         return folder
     folder.mkdir()
-    paths.write_whole(mark, told)
+    write_whole(mark, told)
     return folder
 
 
@@ -129,7 +129,7 @@ def _kept(folder: Path, block: Block) -> int | None:
 def _stored(grid: Grid, folder: Path, block: Block) -> int:
     """Price a block and keep it. A worker of a cluster shares the folder's file system."""
     table = priced(grid, block)
-    with paths.whole(_place(folder, block)) as half:
+    with whole(_place(folder, block)) as half:
         table.to_parquet(half, index=False)
     return len(table)
 
@@ -144,7 +144,7 @@ def _tables(grid: Grid, folder: Path) -> Iterator[Any]:
 def _together(path: Path, grid: Grid, folder: Path) -> tuple[int, Counter[str], Counter[str]]:
     """Write the file out of its blocks, one at a time. (points that fit, why others do not, doubts of closed forms)."""
     fit, problems, doubts = 0, Counter[str](), Counter[str]()
-    with paths.whole(path) as half:
+    with whole(path) as half:
         write = _parquet if path.suffix == ".parquet" else _csv
         for table in write(half, grid, _tables(grid, folder)):
             fit += sum(table["fits"].to_pylist())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
 from moesim.files import yaml
+from moesim.files.reading import MIB, unpacked_text_of
 from moesim.inputs.bench import aiperf, guidellm
 from moesim.inputs.bench.result import Record
+
+_WHAT = "JSON of a benchmark client"
+_MOST_BYTES = 128 * MIB
+_MOST_SECTIONS = 1_000_000
 
 
 def records(path: Path) -> list[Record]:
     """Every result of a file. Raises SpecError."""
     report = path.suffix in {".yaml", ".yml"}
-    found = [(str(path), yaml.read(path).data)] if report else _values(path, _text(path))
+    found = [(str(path), yaml.read(path).data)] if report else _values(path, unpacked_text_of(path, _WHAT, _MOST_BYTES))
     several: list[tuple[str, Any]] = []
     for where, value in found:
         listed = value if isinstance(value, list) else guidellm.benchmarks(value) if isinstance(value, dict) else None
@@ -26,7 +29,7 @@ def records(path: Path) -> list[Record]:
         raise SpecError([Problem("holds no result: it is empty", str(path))])
     for where, value in several:
         if not isinstance(value, dict):
-            message = f"is no result of a benchmark: {json.dumps(value)[:40]} is no JSON object"
+            message = "is no result of a benchmark: no JSON object is there"
             raise SpecError([Problem(message, where)])
     many = len(several) > 1
     return [
@@ -34,25 +37,13 @@ def records(path: Path) -> list[Record]:
     ]
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SpecError([Problem("is not UTF-8 text; JSON of a benchmark client is read", str(path))]) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SpecError([Problem(f"cannot be decompressed: {error}", str(path))]) from None
-    except OSError as error:
-        raise SpecError([Problem(f"cannot be read: {error.strerror or error}", str(path))]) from None
-
-
 def _values(path: Path, text: str) -> list[tuple[str, Any]]:
     """(where, value) of every JSON value in a text, whatever stands between them."""
     summary = aiperf.table(text)
     if summary is not None:
         return [(str(path), summary)]
+    if text.count("{") + text.count("[") > _MOST_SECTIONS:
+        raise SpecError([Problem(f"has more than {_MOST_SECTIONS:,} objects and lists", str(path))])
     decoder, found, at = json.JSONDecoder(), [], 0
     while at < len(text):
         if text[at].isspace() or text[at] == ",":

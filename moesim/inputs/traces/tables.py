@@ -7,6 +7,7 @@ Azure (github.com/Azure/AzurePublicDataset) stamps requests with a date; BurstGP
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ KINDS = (
     ),
 )
 _DELIMITERS = ";\t|"
+_NAME = re.compile(r"[\w .()/%-]{1,40}")
+_CELL = re.compile(r"[\w .:+-]{0,32}")
 
 
 def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
@@ -54,7 +57,9 @@ def read(path: str, file: Any) -> tuple[Manner, Iterator[Row]]:
             return Manner(kind.recorded, kind.prompt, kind.output), _rows(path, kind, columns, lines)
     missing = [n for n in (OWN.arrival, OWN.prompt, OWN.output) if squeezed(n) not in columns]
     others = "; ".join(f"{k.arrival}, {k.prompt}, {k.output} ({k.name})" for k in KINDS[1:])
-    message = f"lacks the column {', '.join(missing)}; its first line names {', '.join(header[:8])[:160]}"
+    # What is no line of columns' names may be of any file, and is not shown.
+    named = f"; its first line names {', '.join(header[:8])}" if all(map(_NAME.fullmatch, header)) else ""
+    message = f"lacks the column {', '.join(missing)}{named}"
     raise refused(path, f":{max(lines.line_num, 1)}", f"{message}. Accepted too: {others}")
 
 
@@ -103,11 +108,15 @@ def _rows(path: str, kind: Table, columns: dict[str, int], lines: Any) -> Iterat
             segments = _segments(cells, shared, long, lines.line_num)
             pictures = images is not None and float(cells[images] or 0) > 0
         except (ValueError, IndexError, OverflowError):
-            text = ",".join(cells)[:60]
-            raise refused(
-                path, where, f"'{text}' is not a request: {kind.unit}, then whole numbers of tokens"
-            ) from None
+            message = f"is not a request: {kind.unit}, then whole numbers of tokens"
+            raise refused(path, where, f"{_shown(cells, (arrival, prompt, output))}{message}") from None
         yield Row(where, came, long, answer, segments, pictures, bool(session is not None and cells[session]))
+
+
+def _shown(cells: list[str], columns: tuple[int, ...]) -> str:
+    """The cells a request is read of, for a message: of a file that is a table of something else, none."""
+    said = [cells[i].strip() for i in columns if i < len(cells)]
+    return f"'{','.join(said)}' " if all(_CELL.fullmatch(cell) for cell in said) else ""
 
 
 def _segments(

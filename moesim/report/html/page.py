@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moesim import __version__
+from moesim.files.writing import write_whole
 from moesim.inputs.scenario_file import scenario_text
 from moesim.memory import Room
 from moesim.metrics import unit_of
 from moesim.outcome import Prediction, Served
-from moesim.paths import write_whole
 from moesim.report.html import watch as watching
 from moesim.report.html.icicle import icicle
 from moesim.report.html.plan import plan_picture

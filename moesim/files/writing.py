@@ -1,0 +1,69 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A new file beside ``path`` to write into; it takes the place of ``path`` once the block ends well.
+
+    Nobody else has its name, so that writers never meet in it, and it is gone where the block fails. A link stays one:
+    what it points at is replaced.
+
+    Raises
+    ------
+    OSError
+        Of ``path`` and not of the new file: no folder can be made, the disk is full, or the name is taken by what is no
+        file.
+    """
+    target = Path(os.path.realpath(path))
+    with _said_of(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mode = _mode(target)
+        half = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
+        os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        with _said_of(path, half):
+            yield half
+            with half.open("rb+") as file:
+                os.fsync(file.fileno())
+            if mode is not None:
+                half.chmod(mode)
+            half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole(path) as half, half.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+def _mode(target: Path) -> int | None:
+    """Permissions of the file that is replaced; None where there is none."""
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(None, "is no file that can be replaced")
+    return stat.S_IMODE(found.st_mode)
+
+
+@contextmanager
+def _said_of(path: Path, half: Path | None = None) -> Iterator[None]:
+    """Errors name the file that was asked for, not the one that is written first."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(half), half) or half is None:
+            raise type(error)(error.errno, error.strerror or str(error), str(path)) from None
+        raise
