@@ -1,0 +1,238 @@
+"""Every reader of what others wrote: seeds it accepts, and how it is called. What it may raise is a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from moesim import DoesNotFit, load, paths, predict
+from moesim.cli import main
+from moesim.cost.fit_file import load_fits
+from moesim.errors import MoesimError
+from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.host import load_host
+from moesim.inputs.prices_file import read_prices
+from moesim.inputs.system_file import load_system
+from moesim.models.catalogue import load_model
+from tests.oracle import violations
+
+CODES = {0, 2, 3, 4, 5}
+SCENARIO = "model: Qwen1.5-MoE-A2.7B\nhardware: h100-sxm\nworkload: {batch_size: 2, input_len: 64, output_len: 4}\n"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of input, and who reads it."""
+
+    name: str
+    suffix: str
+    seeds: tuple[str, ...]
+    read: Callable[[Path], Any]
+    """Raises MoesimError for what it refuses."""
+
+
+def called(words: list[str]) -> None:
+    """A command as a user types it; any end but a documented one is an error."""
+    said, told = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(told):
+        try:
+            code = main(words)
+        except SystemExit as stopped:
+            code = stopped.code
+    assert code in CODES, f"exit code {code} of moesim {' '.join(words)[:200]}"
+    assert "Traceback" not in told.getvalue()
+    if code == 2:
+        assert told.getvalue().strip(), "refused without a word"
+        assert len(told.getvalue().splitlines()) <= 40, told.getvalue()[:2000]
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in told.getvalue()), "control characters on the terminal"
+    if code == 2:
+        raise MoesimError(told.getvalue())
+
+
+def priced(path: Path) -> None:
+    """A scenario file: what is accepted breaks no law."""
+    scenario = load(path)
+    if scenario.workload.num_prompts is None and scenario.workload.arrivals != "batch":
+        scenario = scenario.with_(num_prompts=20)
+    work = scenario.workload
+    if work.arrivals != "batch" and (work.num_prompts or 0) * (work.output_len or 1) > 100_000:
+        return
+    found = predict(scenario)
+    broken = violations(found)
+    assert not broken, broken
+
+
+def _with(**settings: Any) -> Callable[[Path], None]:
+    """A scenario that names the file as one of its own, by the setting whose value is ``None``."""
+
+    def read(path: Path) -> None:
+        scenario = path.with_name("with.yaml")
+        scenario.write_text(SCENARIO, encoding="utf-8")
+        named = {key: str(path) if value is None else value for key, value in settings.items()}
+        if "workload.lengths" in named:
+            named["workload.lengths"] = {"kind": "file", "file": str(path)}
+        predict(load(scenario, named))
+
+    return read
+
+
+def _texts(*files: Path) -> tuple[str, ...]:
+    return tuple(file.read_text(encoding="utf-8") for file in files)
+
+
+def _command(*words: str) -> Callable[[Path], None]:
+    return lambda path: called([word.replace("{}", str(path)) for word in words])
+
+
+def _typed(before: str) -> Callable[[Path], None]:
+    return lambda path: called([before, *path.read_text(encoding="utf-8", errors="replace").split("\n")])
+
+
+_TRACES = (
+    "arrival_s,input_len,output_len\n0,100,5\n0.5,200,6\n1.25,50,1\n",
+    "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,44\n2023-11-16 18:15:50.95,396,19\n",
+    '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}\n'
+    '{"timestamp": 300, "input_length": 700, "output_length": 5, "hash_ids": [1, 3]}\n',
+    '[{"timestamp": 0, "input_length": 60, "output_length": 5}]',
+)
+_BENCH = json.dumps({
+    "backend": "vllm", "model_id": "Qwen/Qwen1.5-MoE-A2.7B", "num_prompts": 10, "request_rate": "inf",
+    "max_concurrency": 4, "duration": 12.5, "completed": 10, "total_input_tokens": 5120, "total_output_tokens": 1280,
+    "request_throughput": 0.8, "output_throughput": 102.4, "mean_ttft_ms": 50.1, "median_ttft_ms": 48.0,
+    "mean_tpot_ms": 9.5, "median_tpot_ms": 9.4, "mean_itl_ms": 9.5, "p99_ttft_ms": 90.0,
+})  # fmt: skip
+_NCCL = """# nThread 1 nGpus 8 minBytes 1024 maxBytes 4096 step: 2(factor) warmup iters: 5 iters: 20
+# Rank  0 Group  0 Pid  1 on host device  0 [0x1b] NVIDIA H100 80GB HBM3
+# Rank  1 Group  0 Pid  1 on host device  1 [0x43] NVIDIA H100 80GB HBM3
+#       size         count      type   redop    root     time   algbw   busbw #wrong
+        1024           512      half     sum      -1    12.34    0.08    0.15      0    12.5    0.1    0.2      0
+        2048          1024      half     sum      -1    12.90    0.16    0.28      0    12.5    0.1    0.2      0
+        4096          2048      half     sum      -1    13.10    0.31    0.55      0    12.5    0.1    0.2      0
+# Collective test starting: all_reduce_perf
+"""
+_NVBANDWIDTH = json.dumps({
+    "nvbandwidth": {"version": "v0.7", "Driver Version": "550.54", "testcases": [
+        {"name": "host_to_device_memcpy_ce", "status": "Passed", "bandwidth_matrix": [["55.1", "55.2"]]},
+        {"name": "device_to_host_memcpy_ce", "status": "Passed", "bandwidth_matrix": [["54.9"]]},
+    ]}
+})  # fmt: skip
+_COUNTS = "layer,expert,count\n" + "".join(f"0,{e},{e + 1}\n" for e in range(60))
+
+
+def _wheel(path: Path) -> None:
+    """The text as a member of a wheel, then the bytes as the wheel itself."""
+    wheel = path.with_suffix(".whl")
+    member = "aiconfigurator_core/systems/data/h100_sxm/vllm/0.24.0/gemm_perf.parquet"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, path.read_bytes())
+        archive.writestr("aiconfigurator_core/systems/silicon_sample.csv", path.read_bytes())
+    words = ["calibrate", "--from", str(wheel), "--hardware", "h100-sxm", "--stack", "vllm-0.24.0"]
+    called([*words, "-o", str(path.with_name("out"))])
+
+
+def _import(*more: str) -> Callable[[Path], None]:
+    return lambda path: called(["calibrate", "--from", str(path), "-o", str(path.with_name("out")), *more])
+
+
+def _readers() -> tuple[Reader, ...]:
+    fit = json.loads((paths.FITS / "nvidia-h100-sxm5-80gb/vllm-0.25.0.json").read_text(encoding="utf-8"))
+    few = fit | {"families": dict(list(fit["families"].items())[:2])}
+    scenarios = [paths.SCENARIOS / f"{name}.yaml" for name in
+                 ("mixtral_tp4", "qwen3_30b_a3b", "mixtral_closed_loop", "mixtral_zipf", "glm5_h200")]  # fmt: skip
+    offloads = sorted((paths.SCENARIOS / "offload").glob("*offloading*.yaml"))[:3]
+    models = [paths.MODELS / name / "config.json" for name in
+              ("Mixtral-8x7B-v0.1", "DeepSeek-V3", "Qwen3-30B-A3B", "gpt-oss-20b", "GLM-5")]  # fmt: skip
+    lines = (
+        "mixtral_tp4\n--osl\n4\n--isl\n64\n--batch-size\n2", "--model\nOLMoE-1B-7B-0924\n--gpu\nh100\n--osl\n4",
+        "mixtral_tp4\n--set\nrouting={kind: zipf, s: 1.1}\n--tp\n8\n--economy\n--json",
+        "mixtral_tp4\n--conc\n4\n--num-prompts\n8\n--osl\n4\n--slo\nttft:300 tpot:20",
+    )  # fmt: skip
+    swept = ("mixtral_tp4\n--axis\nbatch_size=1,2\n--osl\n4\n-o\nout.csv",
+             "mixtral_tp4\n--axis\ntp=2,4\n-o\nout.parquet")  # fmt: skip
+    served = (
+        "vllm serve mistralai/Mixtral-8x7B-v0.1 --tensor-parallel-size 4 --max-model-len 8192 --max-num-seqs 64",
+        "vllm serve Qwen/Qwen3-30B-A3B -tp 2 --enable-expert-parallel --hf-overrides '{\"num_experts_per_tok\": 4}'",
+        "VLLM_USE_V1=1 python -m vllm.entrypoints.openai.api_server --model openai/gpt-oss-20b --kv-cache-dtype fp8",
+    )
+    llama = ("llama-server -m Qwen3-30B-A3B-Q4_K_M.gguf -ngl 99 --n-cpu-moe 20 -c 4096 -np 1",
+             "llama-bench -m mixtral-8x7b-Q4_K_M.gguf -ngl 10 -p 128 -n 16")  # fmt: skip
+    return (
+        Reader("scenario", ".yaml", _texts(*scenarios), priced),
+        Reader("offload scenario", ".yaml", _texts(*offloads), priced),
+        Reader("config", ".json", _texts(*(m for m in models if m.is_file())), lambda p: load_model(str(p))),
+        Reader("priced config", ".json", _texts(paths.MODELS / "OLMoE-1B-7B-0924" / "config.json"), _with(model=None)),
+        Reader("hardware", ".yaml", _texts(paths.HWSPECS / "nvidia-h100-sxm5-80gb.yaml"), _with(hardware=None)),
+        Reader("cluster", ".yaml", _texts(*sorted(paths.CLUSTERS.glob("*.yaml"))[:3]), lambda p: load_hardware(str(p))),
+        Reader("host", ".yaml", _texts(*sorted(paths.HOSTS.glob("*.yaml"))[:2]), lambda p: load_host(str(p))),
+        Reader("system", ".yaml", _texts(*sorted(paths.SYSTEMS.glob("*.yaml"))[:3]), lambda p: load_system(str(p))),
+        Reader("fit", ".json", (json.dumps(few, indent=1),), lambda p: load_fits(str(p))),
+        Reader("priced fit", ".json", (json.dumps(few, indent=1),), _with(calibration=None)),
+        Reader("trace", ".csv", _TRACES, _with(**{"workload.trace_file": None})),
+        Reader("lengths", ".csv", _TRACES,
+               _with(**{"workload.lengths": None, "max_concurrency": 2, "num_prompts": 4})),
+        Reader("routing trace", ".csv", ("0,1,2,3\n4,5,6,7\n8,9,10,11\n",),
+               _with(**{"routing.kind": "trace", "routing.file": None})),
+        Reader("counts", ".csv", (_COUNTS,), _command("routing", "{}")),
+        Reader("bench", ".json", (_BENCH,), _bench),
+        Reader("nccl-tests", ".log", (_NCCL,), _import("--hardware", "h100-sxm")),
+        Reader("nvbandwidth", ".json", (_NVBANDWIDTH,), _import("--hardware", "h100-sxm")),
+        Reader("wheel", ".parquet", ("latency,m,n,k\n1,2,3,4\n",), _wheel),
+        Reader("prices", ".csv", _texts(paths.HWSPECS / "prices.csv"), read_prices),
+        Reader("command line", ".txt", lines, _typed("predict")),
+        Reader("sweep line", ".txt", swept, _typed("sweep")),
+        Reader("vllm command", ".txt", served, lambda p: called(
+            ["predict", "--from-vllm", _line(p), "--gpu", "h100-sxm", "--isl", "64", "--osl", "4"])),
+        Reader("llama command", ".txt", llama, lambda p: called(
+            ["predict", "--from-llama-cpp", _line(p), "--gpu", "rtx-4090", "--osl", "4"])),
+        Reader("web request", ".txt", ("a.model=OLMoE-1B-7B-0924&a.gpu=h100&users=2&isl=64&osl=4",
+                                       "a.model=Qwen3-30B-A3B&b=1&b.tp=2&b.ep=on&users=4&osl=8"), _web),
+    )  # fmt: skip
+
+
+def _line(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _bench(path: Path) -> None:
+    scenario = path.with_name("served.yaml")
+    scenario.write_text(SCENARIO, encoding="utf-8")
+    _import("--scenario", str(scenario))(path)
+
+
+def _web(path: Path) -> None:
+    from urllib.parse import parse_qsl
+
+    from moesim.web.asked import asked
+
+    asked(dict(parse_qsl(_line(path), keep_blank_values=True)))
+
+
+READERS = {reader.name: reader for reader in _readers()}
+
+
+def tried(reader: Reader, data: bytes, folder: Path) -> str:
+    """How a reader took bytes: ``accepted`` or ``refused``. Anything but a sentence comes through."""
+    # What is read is remembered by name and time: every case is a file of its own.
+    path = folder / f"case{next(_NUMBERS)}{reader.suffix}"
+    path.write_bytes(data)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    try:
+        reader.read(path)
+    except (MoesimError, DoesNotFit) as error:
+        text = str(error)
+        assert text and len(text) < 20_000, text[:500]
+        return "refused"
+    finally:
+        path.unlink(missing_ok=True)
+    return "accepted"
+
+
+_NUMBERS = count()
