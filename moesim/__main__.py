@@ -2,9 +2,22 @@
 
 import sys
 
-from moesim.cli import main
+from moesim.process import leave, settle
 
-__all__ = ["main"]
+
+def run() -> int:
+    """One command, as a process of its own."""
+    settle()
+    try:
+        from moesim.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("moesim: stopped", file=sys.stderr)
+        return 130
+    finally:
+        leave()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.codes import STOPPED
 from moesim.errors import Problem, SpecError
 
 _ALLOWED = {"calibrate": "kernels", "bench-engine": "runs"}
@@ -60,6 +61,8 @@ def _campaign(options: argparse.Namespace, run: Callable[[list[str]], int]) -> i
         print(f"moesim {shlex.join(command)}", flush=True)
         if not options.dry_run:
             code = run(command)
+            if code == STOPPED:
+                return STOPPED
             # One engine that does not start must not cost the others their time on the machine.
             worst = max(worst, code)
             if code:

@@ -34,8 +34,10 @@ _WITH_SETTINGS = {
 """Commands that take settings of a scenario as words of their own."""
 
 
-_GOES_ON = {"sweep", "bench", "bench-engine", "calibrate", "campaign"}
+_GOES_ON = {"sweep", "bench-engine", "calibrate", "campaign"}
 """Commands that keep what they have done, block by block."""
+_AT_ONCE = ("source", "lint", "check", "fit_only", "dry_run")
+"""Options of those that make them do something else, whole or not at all."""
 _EPILOG = f"""exit codes:
   0 done  {BAD_INPUT} bad input  {DOES_NOT_FIT} does not fit, or nothing keeps every limit
   {EXTRAPOLATED} outside the fits under --strict  {NOT_HOLDING} a calibration no longer holds
@@ -63,9 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"moesim: this needs the package '{error.name}'; install moesim[{_extra(error)}]", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        kept = "; what is done is kept, and the same command goes on" if options.command in _GOES_ON else ""
+        goes_on = options.command in _GOES_ON and not any(getattr(options, name, None) for name in _AT_ONCE)
+        kept = "; what is done is kept, and the same command goes on" if goes_on else ""
         print(f"moesim: stopped{kept}", file=sys.stderr)
         return STOPPED
+    except MemoryError:
+        print("moesim: this takes more memory than there is", file=sys.stderr)
+        return BAD_INPUT
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moesim.cli.checks import gpu_range, say_written
+from moesim.cli.checks import check_output, gpu_range, say_written
 from moesim.cli.codes import DOES_NOT_FIT
 from moesim.cli.scenarios import scenario_arguments, scenario_of
 from moesim.errors import Problem, SpecError
@@ -47,14 +47,7 @@ def check_lanes(path: Path, scenario: Scenario) -> None:
         raise SpecError([Problem("only a scenario with an offload section has lanes", "--lanes")])
     if scenario.workload.arrivals != "batch":
         raise SpecError([Problem("shows a step of a static batch; give batch_size", "--lanes")])
-    _check_output(path, {".png", ".svg", ".json"}, "--lanes")
-
-
-def _check_output(path: Path, suffixes: set[str], option: str) -> None:
-    if path.suffix not in suffixes:
-        raise SpecError([Problem(f"'{path}' must end in {' or '.join(sorted(suffixes))}", option)])
-    if not path.parent.is_dir():
-        raise SpecError([Problem(f"there is no folder '{path.parent}' to write into", option)])
+    check_output(path, {".png", ".svg", ".json"}, "--lanes")
 
 
 def _search(options: argparse.Namespace, rest: list[str]) -> int:
@@ -62,9 +55,9 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
     from moesim.report.search_text import runner_up, search_text, write_csv
 
     if options.output:
-        _check_output(options.output, {".csv"}, "--output")
+        check_output(options.output, {".csv"}, "--output")
     if options.picture:
-        _check_output(options.picture, {".png", ".svg"}, "--picture")
+        check_output(options.picture, {".png", ".svg"}, "--picture")
     if options.top < 1:
         raise SpecError([Problem(f"{options.top} is not a number of rows; 1 or more is accepted", "--top")])
     scenario = scenario_of(options, rest)

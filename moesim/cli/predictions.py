@@ -152,10 +152,7 @@ def _check_economy(options: argparse.Namespace, scenario: Scenario) -> None:
 def _timeline(path: Path | None) -> Any:
     if path is None:
         return None
-    if path.suffix != ".json":
-        raise SpecError([Problem(f"'{path}' must end in .json", "--timeline")])
-    if not path.parent.is_dir():
-        raise SpecError([Problem(f"there is no folder '{path.parent}' to write into", "--timeline")])
+    check_output(path, {".json"}, "--timeline")
     from moesim.report.timeline import ChromeTimeline
 
     return ChromeTimeline()

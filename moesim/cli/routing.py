@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.checks import check_output
 from moesim.errors import Problem, SpecError
 
 
@@ -29,10 +30,8 @@ def _routing(options: argparse.Namespace, rest: list[str]) -> int:
     if options.ranks < 1:
         raise SpecError([Problem(f"{options.ranks} is not a number of ranks; 1 or more is accepted", "--ranks")])
     picture = options.picture
-    if picture and picture.suffix not in {".png", ".svg"}:
-        raise SpecError([Problem(f"'{picture}' must end in .png or .svg", "--picture")])
-    if picture and not picture.parent.is_dir():
-        raise SpecError([Problem(f"there is no folder '{picture.parent}' to write into", "--picture")])
+    if picture:
+        check_output(picture, {".png", ".svg"}, "--picture")
     found = activations(options.file)
     experts = found.counts.shape[1]
     if options.ranks > experts:

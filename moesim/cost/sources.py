@@ -139,7 +139,7 @@ def stacked_engines() -> frozenset[str]:
 def _distance(one: Hardware, other: Hardware, linked: bool) -> tuple[float, ...]:
     mine, theirs = _capability(one.compute_capability), _capability(other.compute_capability)
     links = float(linked and one.links.kind != other.links.kind)
-    bandwidth = abs(math.log(one.gpu.hbm_bandwidth.value / other.gpu.hbm_bandwidth.value))
+    bandwidth = abs(math.log(one.described.hbm_bandwidth.value / other.gpu.hbm_bandwidth.value))
     return links, abs(int(mine) - int(theirs)), abs(mine - theirs), bandwidth
 
 

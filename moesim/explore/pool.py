@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
 from moesim.errors import Problem, SpecError
@@ -60,8 +63,17 @@ class _Joblib:
 
 
 def _left_alone() -> None:
-    """A worker leaves the keyboard's interrupt to the one who asks."""
+    """A worker leaves the keyboard's interrupt to the one who asks, and does not outlive it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def usual_jobs() -> int:
@@ -99,6 +111,7 @@ def pool(jobs: int = 1, backend: str = "processes", scheduler: str | None = None
             try:
                 yield _Processes(jobs, executor)
             except BaseException:
+                # What a worker has begun it ends, so that no file of its own is left half written.
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from moesim.assembly import assemble
 from moesim.errors import DoesNotFit
+from moesim.explore.pool import pool
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.run_file import Run, RunSet, load_runs, run_sets
 from moesim.outcome import Served
@@ -95,8 +95,8 @@ def predicted_runs(
 ) -> Iterator[tuple[RunSet, Run, dict[str, tuple[float, float, float]]]]:
     """Every run of the sets with its predicted metrics, in order; none where it does not fit."""
     jobs = [(group, run) for group in sets for run in group.runs]
-    with ProcessPoolExecutor(workers) as pool:
-        results = pool.map(_predicted, [run for _, run in jobs], chunksize=4)
+    with pool(workers) as processes:
+        results = processes.map(_predicted, [run for _, run in jobs])
         for (group, run), values in zip(jobs, results, strict=True):
             yield group, run, values
 

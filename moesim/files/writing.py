@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from moesim.errors import Problem, SpecError
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -27,10 +29,10 @@ def whole(path: Path) -> Iterator[Path]:
     with _said_of(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode(target)
-        half = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
-        os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    half = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
     try:
         with _said_of(path, half):
+            os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield half
             with half.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -39,6 +41,33 @@ def whole(path: Path) -> Iterator[Path]:
             half.replace(target)
     finally:
         half.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path, target: Path) -> Iterator[None]:
+    """Keep other processes from writing ``target`` by way of ``folder`` for the length of a block.
+
+    Where a system has no such locks (Windows), nothing keeps them.
+
+    Raises
+    ------
+    SpecError
+        Another process writes it now.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpecError([Problem("another process writes it now", str(target))]) from None
+        yield
+    finally:
+        os.close(held)
 
 
 def write_whole(path: Path, text: str) -> None:

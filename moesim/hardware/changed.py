@@ -50,7 +50,7 @@ def changed(hardware: Hardware, factors: dict[str, float]) -> Hardware:
                 cluster = cluster.model_copy(update={"node": node})
         else:
             gpu = _scaled(gpu, _DENSE if field == "dense" else (field,), factor)
-    return hardware.model_copy(update={"gpu": gpu, "links": links, "cluster": cluster})
+    return hardware.model_copy(update={"gpu": gpu, "links": links, "cluster": cluster, "unchanged": hardware.gpu})
 
 
 def _scaled(part: Any, names: tuple[str, ...], factor: float) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from moesim.files.quantities import Bytes, BytesPerSecond, Count, FileName, FlopPerSecond, Seconds, Share, Strict, Watts
 
@@ -83,10 +83,22 @@ class Hardware(Strict):
     doubts: list[str] = []
     cluster: Any = Field(default=None, exclude=True)
     """The ``Cluster`` the GPU stands in, where the scenario names one; None otherwise."""
+    unchanged: Any = Field(default=None, exclude=True)
+    """The ``Gpu`` as its file has it, where a scenario multiplies some of its figures; None otherwise."""
+
+    @field_validator("cluster", "unchanged", mode="before")
+    @classmethod
+    def _not_of_a_file(cls, value: Any) -> Any:
+        raise ValueError("is no key of a hardware file")
 
     def __hash__(self) -> int:
         """By name; equality compares every value."""
         return hash(self.name)
+
+    @property
+    def described(self) -> Gpu:
+        """The GPU as its file has it: by this other GPUs are near or far."""
+        return self.unchanged or self.gpu
 
     @property
     def title(self) -> str:

@@ -17,6 +17,7 @@ from moesim.experts.trace import read_trace
 from moesim.files.validation import said
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.hardware import Hardware
+from moesim.inputs.apart import apart_findings
 from moesim.inputs.image_checks import image_findings
 from moesim.inputs.model_of import model_of, with_counts
 from moesim.inputs.offload_checks import offload_findings
@@ -24,7 +25,7 @@ from moesim.inputs.plan_checks import Finding, plan_findings
 from moesim.inputs.policies import Policies
 from moesim.inputs.request_trace import check_requests, read_lengths, trace_extent
 from moesim.inputs.routing import ByLayer, Uniform
-from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
+from moesim.inputs.scenario import Scenario
 from moesim.inputs.workload import Workload
 from moesim.models.blocks.moe import Moe
 from moesim.models.catalogue import load_model
@@ -123,7 +124,7 @@ def _load(
             message = f"without it a prompt of {longest} tokens never fits a step of {most}; vLLM refuses that"
             yield ("engine", "enable_chunked_prefill"), message
     if apart is not None:
-        yield from _apart(scenario, apart, hardware)
+        yield from apart_findings(scenario, apart, hardware, _engine_findings)
 
 
 def _policies(scenario: Scenario, model: Model | None) -> Iterator[Finding]:
@@ -185,46 +186,11 @@ def _files(load: Workload, limit: int | None) -> Iterator[Finding]:
         yield where, f"its longest request takes {longest:,} tokens, more than the {limit:,} the model can hold"
 
 
-def _apart(scenario: Scenario, apart: Disaggregation, hardware: Hardware | None) -> Iterator[Finding]:
-    world, own = 0, set(_engine_findings(scenario))
-    if scenario.workload.arrivals == "batch":
-        yield ("disaggregation",), "a static batch runs on one engine; give max_concurrency, request_rate or trace_file"
-    for name in ("prefill", "decode"):
-        try:
-            side = side_of(scenario, name)
-        except ValidationError as error:
-            for item in error.errors():
-                key = str(item["loc"][0])
-                if item["type"] == "extra_forbidden":
-                    yield ("disaggregation", name, key), f"'{key}' is not an engine setting"
-                else:
-                    yield ("disaggregation", name, key), f"'{key}': {said(item)} (found {item['input']!r})"
-            continue
-        plan = Plan.of(side.engine)
-        world += getattr(apart, f"{name}_replicas") * plan.world
-        if plan.dp > 1:
-            message = f"{name} engines are counted by {name}_replicas, not by data parallelism"
-            yield ("disaggregation", name, "data_parallel_size"), message
-        for at, message in _engine_findings(side):
-            if (at, message) not in own:
-                yield ("disaggregation", name, *at[1:]), message
-    if hardware and world > hardware.gpus:
-        yield ("disaggregation",), f"its engines take {world} GPUs, more than the {hardware.gpus} of {hardware.title}"
-
-
 def _engine_findings(scenario: Scenario) -> list[Finding]:
     """What is wrong with the engine of a scenario without engines apart."""
     return [
         finding for finding in check(scenario.model_copy(update={"disaggregation": None})) if finding[0][0] == "engine"
     ]
-
-
-def side_of(scenario: Scenario, side: str) -> Scenario:
-    """The scenario as ``prefill`` or ``decode`` engines that stand apart see it. Raises ValidationError."""
-    short = {name: dotted.partition(".")[2] for name, dotted in ALIASES.items() if dotted.startswith("engine.")}
-    given = {short.get(name, name): value for name, value in getattr(scenario.disaggregation, side).items()}
-    settings = EngineSettings.model_validate({**scenario.engine.model_dump(), **given})
-    return scenario.model_copy(update={"disaggregation": None, "engine": settings})
 
 
 def _routing(scenario: Scenario, model: Model) -> Iterator[Finding]:

@@ -158,6 +158,9 @@ def _override(data: dict[str, Any], changes: dict[str, Any]) -> tuple[set[str], 
         dotted, unknown = _dotted(name)
         if unknown:
             problems.append(unknown)
+        elif dotted in put:
+            other = next(one for one in changes if one != name and setting(one) == dotted)
+            problems.append(Problem(f"'{other}' and '{name}' say the same thing; keep one", "override"))
         else:
             _put(data, dotted, value)
             put.add(dotted)

@@ -19,9 +19,10 @@ _FP8 = {"fp8", "fp8_block"}
 
 def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware | None) -> Iterator[Finding]:
     """What is wrong with a scenario's ``offload`` and ``host``."""
+    host = None
     if scenario.host is not None:
         try:
-            load_host(scenario.host)
+            host = load_host(scenario.host)
         except SpecError as error:
             yield from ((("host",), str(problem)) for problem in error.problems)
     offload = scenario.offload
@@ -38,6 +39,13 @@ def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware
         yield from _beyond(offload, system, model)
     if hardware:
         yield from _on(offload, hardware)
+        link = host.gpu_link if host and host.gpu_link else hardware.links.host
+        if offload.host_bandwidth is not None and offload.host_bandwidth > link.value:
+            yield (
+                ("offload", "host_bandwidth"),
+                f"{offload.host_bandwidth / 1e9:.4g} GB/s is more than the {link.value / 1e9:.4g} GB/s of the link "
+                "between host and GPU; for a faster link give hardware: GPU[host_link*2]",
+            )
 
 
 def _elsewhere(scenario: Scenario, system: System) -> Iterator[Finding]:

@@ -109,9 +109,10 @@ def _shares(prediction: Prediction, report: LoadReport) -> list[str]:
 
 def _occupancy(report: LoadReport) -> list[str]:
     kv, waiting, running = report.kv_used, report.waiting, report.running
+    prompts = report.mixed_s / max(report.mixed_s + report.decode_s, 1e-12)
     lines = [
         f"{report.answered:,} requests in {number(report.duration_s)} s, {report.steps:,} steps, "
-        f"{report.mixed_s / max(report.busy_s, 1e-12):.0%} of the time with prompt tokens among them",
+        f"{prompts:.0%} of the time with prompt tokens among them",
         f"running {number(running.mean)} (at most {running.peak:.0f}), waiting {number(waiting.mean)} (at most "
         f"{waiting.peak:.0f}), KV cache {kv.mean:.0%} used (at most {kv.peak:.0%}), {report.preemptions:,} preemptions",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,13 +75,14 @@ def _merged(name: str, costs: Sequence[Cost]) -> Cost:
     first = costs[0]
     if not first.children:
         return _added(name, costs, [])
-    names = dict.fromkeys(child.name for cost in costs for child in cost.children)
-    children = [_merged(n, same) for n in names if (same := _named(costs, n))]
-    return _added(name, costs, children)
-
-
-def _named(costs: Sequence[Cost], name: str) -> list[Cost]:
-    return [child for cost in costs for child in cost.children if child.name == name]
+    # Of children that are called alike in one tree (kinds of layers), the first goes with the first of the others.
+    same: dict[tuple[str, int], list[Cost]] = {}
+    for cost in costs:
+        seen: Counter[str] = Counter()
+        for child in cost.children:
+            same.setdefault((child.name, seen[child.name]), []).append(child)
+            seen[child.name] += 1
+    return _added(name, costs, [_merged(key[0], alike) for key, alike in same.items()])
 
 
 def _added(name: str, costs: Sequence[Cost], children: list[Cost]) -> Cost:

@@ -69,6 +69,8 @@ class LoadReport:
     """[answers, sum of their end-to-end latencies] of the first answer, the next two, the next four, ..."""
     steps: int = 0
     busy_s: float = 0.0
+    """Of each engine, the time with a step under way, added up over engines; steps in a pipeline overlap."""
+    _busy_until_s: float = 0.0
     preemptions: int = 0
     cached_tokens: int = 0
     blocked: int = 0
@@ -182,7 +184,7 @@ class LoadReport:
             self.decode_steps.offer(busiest)
             self.decode_s += end_s - start_s
         self.steps += 1
-        self.busy_s += end_s - start_s
+        self._busy(start_s, end_s)
         if self.timeline:
             for replica, step in enumerate(steps):
                 self.timeline.step(replica, step, start_s, end_s)
@@ -197,7 +199,11 @@ class LoadReport:
         self.decode_steps.offer(middle, len(times))
         self.decode_s += seconds
         self.steps += len(times)
-        self.busy_s += seconds
+        self._busy(start_s, float(ends[-1]))
+
+    def _busy(self, start_s: float, end_s: float) -> None:
+        self.busy_s += max(end_s - max(start_s, self._busy_until_s), 0.0)
+        self._busy_until_s = max(self._busy_until_s, end_s)
 
     def hold(self, seconds: float, schedulers: Sequence[Scheduler]) -> None:
         """What engines hold, for so long."""

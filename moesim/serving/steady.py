@@ -241,7 +241,7 @@ class _Balance:
         """For the step under way and those composed ahead, where others keep the engine busy. [s]"""
         aligned = max(step - self.reading, step / 2) if self._in_step else step / 2
         # Clients alone keep it busy but for one's own absence; at a rate it is, whenever another runs.
-        busy = 1.0 - np.exp(-running) if np.isfinite(self.asked) else min(self.clients - 1.0, 1.0)
+        busy = 1.0 - np.exp(-running) if np.isfinite(self.asked) else min(max(self.clients - 1.0, 0.0), 1.0)
         return busy * (aligned + (self._depth - 1) * step)
 
 

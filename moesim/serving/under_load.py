@@ -8,7 +8,7 @@ from typing import Any
 from moesim.assembly import Parts, assemble, room_of
 from moesim.engines.settings import EngineSettings
 from moesim.hardware.host import load_host
-from moesim.inputs.checks import side_of
+from moesim.inputs.apart import side_of
 from moesim.inputs.policies import Fallback
 from moesim.inputs.routing import Uniform
 from moesim.inputs.scenario import Disaggregation, Scenario

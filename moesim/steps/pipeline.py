@@ -27,8 +27,10 @@ def decode_cycle(steps: Steps, load: Load, sampled: Any, in_flight: Any) -> Cost
     stages = steps.stage_costs(load, sampled)
     host = steps.schedule_cost(stages, load)
     through = sum(stage.seconds for stage in stages) + host.seconds
-    slowest = _slowest([*stages, host])
-    idle = np.maximum(in_flight * slowest.seconds - through, 0.0)
+    # Steps that the host composes ahead still take its time, one after the other.
+    each = [*stages, steps.schedule_cost([], load)]
+    slowest = _slowest(each, np.shape(through))
+    idle = np.maximum(in_flight * np.maximum.reduce(np.broadcast_arrays(*(one.seconds for one in each))) - through, 0.0)
     formula = "max(in flight x slowest stage - sum of stages, 0)"
     return summed("decode", [*stages, host, waiting("waiting for other micro-batches", idle, slowest, formula)])
 
@@ -56,7 +58,7 @@ def prefill_row(
     stages = steps.stage_costs(load, finished)
     host = steps.schedule_cost(stages, load)
     ends = _row_ends([part.seconds for part in (host, *stages)], point, weight)
-    return summed("prefill", [_slowest(stages)]), ends
+    return summed("prefill", [_slowest(stages, np.shape(ends))]), ends
 
 
 def _row_ends(stages_s: list[Any], point: Array, weight: Array) -> Array:
@@ -98,5 +100,6 @@ def waiting(name: str, seconds: Any, cause: Cost, formula: str) -> Cost:
     return Cost(name, seconds, spread, bound="pipeline", formula=formula, source=cause.name)
 
 
-def _slowest(stages: list[Cost]) -> Cost:
-    return max(stages, key=lambda stage: float(np.sum(stage.seconds)))
+def _slowest(stages: list[Cost], shape: tuple[int, ...]) -> Cost:
+    """That which takes longest over steps of ``shape``."""
+    return max(stages, key=lambda stage: float(np.broadcast_to(stage.seconds, shape).sum()))

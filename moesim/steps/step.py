@@ -112,6 +112,7 @@ class StepModel:
         return found
 
     def schedule_cost(self, stages: list[Cost], load: Load) -> Cost:
+        """What the GPUs wait for the host as it composes a step; without stages, all the time that takes it."""
         gpu_s = sum(stage.seconds for stage in stages)
         return self.machine.price("host", Host(load.sequences, 0, True, gpu_s, self.ahead, ranks=self.rank.tp))
 

@@ -143,8 +143,10 @@ class StepTable:
                 for seconds, count in zip(stages, kernels, strict=True)
             ]
         through = sum(stages)
-        host = host_seconds(Host(sequences, 0, True, through, steps.ahead, ranks=steps.rank.tp))
-        return StepTime(through + host, np.maximum(np.maximum.reduce(stages), host))
+        host, composing = (
+            host_seconds(Host(sequences, 0, True, gpu_s, steps.ahead, ranks=steps.rank.tp)) for gpu_s in (through, 0.0)
+        )
+        return StepTime(through + host, np.maximum(np.maximum.reduce(stages), composing))
 
 
 class _Stage:

@@ -204,7 +204,7 @@ POLICIES = st.fixed_dictionaries(
 )
 
 
-@given(POLICIES, st.sampled_from([0.5, 4.0, 20.0, 48.0]), st.floats(2, 60), st.floats(1, 4), st.sampled_from([1, 6]))
+@given(POLICIES, st.sampled_from([0.5, 4.0, 20.0, 48.0]), st.floats(2, 8), st.floats(1, 4), st.sampled_from([1, 6]))
 @settings(deadline=None, max_examples=40)
 def test_a_faster_link_never_slows_a_token(policy, slots, rate, faster, batch):
     scenario = Scenario(
@@ -302,7 +302,7 @@ def test_what_one_sees_adds_up(olmoe):
     assert lanes.end_s < step and max(lanes.busy().values()) <= lanes.end_s + 1e-12
 
 
-@given(POLICIES, st.floats(3, 40))
+@given(POLICIES, st.floats(3, 32))
 @settings(deadline=None, max_examples=15)
 def test_the_links_error_is_that_of_all_lanes(policy, rate):
     """A step's share of the link's interval is what the step takes with the link at either end."""
@@ -337,7 +337,7 @@ def test_guesses_hide_copies_and_wrong_ones_cost(olmoe):
 
 def test_a_missing_expert_runs_where_it_is_cheaper(olmoe):
     base = {"experts_on_gpu": 8, "copies": "overlapped"}
-    slow, fast = {"host_bandwidth": "1 GB/s"}, {"host_bandwidth": "60 GB/s"}
+    slow, fast = {"host_bandwidth": "1 GB/s"}, {"host_bandwidth": "32 GB/s"}
     times = {
         (missing, name): predict(olmoe.with_(offload={**base, "missing": missing, **link}))["mean_tpot_ms"]
         for missing in ("gpu", "cpu", "cheaper")

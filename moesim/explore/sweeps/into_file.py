@@ -19,7 +19,7 @@ from moesim.errors import Problem, SpecError
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import Block, Grid, blocks, kinds, priced
 from moesim.explore.sweeps.sweep import grid_of, units_of
-from moesim.files.writing import whole, write_whole
+from moesim.files.writing import alone, whole, write_whole
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.scenario_file import scenario_data
 
@@ -58,7 +58,20 @@ def sweep_into(
     path, grid = Path(path), grid_of(scenario, axes, simulate)
     if path.suffix not in {".parquet", ".csv"}:
         raise SpecError([Problem(f"'{path}' must end in .csv or .parquet", "--output")])
-    folder = _folder(path, grid)
+    folder = path.with_name(f"{path.name}.blocks")
+    folder.mkdir(exist_ok=True)
+    with alone(folder, path):
+        _mark(folder, grid)
+        found = _filled(path, grid, folder, progress, jobs, backend, scheduler)
+        shutil.rmtree(folder)
+    return found
+
+
+def _filled(
+    path: Path, grid: Grid, folder: Path, progress: Callable[[int, int], None] | None, jobs: int, backend: str,
+    scheduler: str | None,
+) -> Swept:  # fmt: skip
+    """Price the blocks that are missing, and write the file of all."""
     done, resumed = 0, 0
     missing = []
     for block in blocks(grid):
@@ -73,23 +86,16 @@ def sweep_into(
             if progress:
                 progress(done, grid.points)
     fit, problems, doubts = _together(path, grid, folder)
-    shutil.rmtree(folder)
     return Swept(path, grid.points, fit, problems, resumed, doubts)
 
 
-def _folder(path: Path, grid: Grid) -> Path:
-    """Where blocks lie: beside the target, for this grid alone. Raises SpecError."""
-    folder, told = path.with_name(f"{path.name}.blocks"), _fingerprint(grid)
-    mark = folder / "grid"
-    if folder.exists():
-        if not mark.is_file() or mark.read_text(encoding="utf-8") != told:
-            raise SpecError(
-                [Problem(f"'{folder}' holds blocks of another sweep; remove it, or name another", "--output")]
-            )
-        return folder
-    folder.mkdir()
-    write_whole(mark, told)
-    return folder
+def _mark(folder: Path, grid: Grid) -> None:
+    """Say in the folder that its blocks are of this grid alone. Raises SpecError where they are of another."""
+    mark, told = folder / "grid", _fingerprint(grid)
+    if not any(folder.iterdir()):
+        write_whole(mark, told)
+    elif not mark.is_file() or mark.read_text(encoding="utf-8") != told:
+        raise SpecError([Problem(f"'{folder}' holds blocks of another sweep; remove it, or name another", "--output")])
 
 
 def _fingerprint(grid: Grid) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.errors import SpecError, nearest
+from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import LOAD, Grid, blocks, dotted, priced
 from moesim.inputs.loading import setting
@@ -86,13 +86,13 @@ def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]], simulate: boo
     """Axes checked. Raises SpecError."""
     values = {name: options(v) for name, v in axes.items()}
     if len({dotted(n) for n in values}) < len(values):
-        raise SpecError(f"the axes {', '.join(values)} name one setting twice; keep one")
+        raise SpecError([Problem(f"the axes {', '.join(values)} name one setting twice; keep one", "axes")])
     for name, found in values.items():
         if setting(name) is None:
             hint = nearest(name.replace("-", "_"), dotted_fields(), "moesim schema")
-            raise SpecError(f"'{name}' is not a setting of a scenario; {hint}")
+            raise SpecError([Problem(f"'{name}' is not a setting of a scenario; {hint}", "axes")])
         if not found:
-            raise SpecError(f"'{name}' has no values to sweep over")
+            raise SpecError([Problem(f"'{name}' has no values to sweep over", "axes")])
     return Grid(scenario, values, _kind(scenario, values, simulate))
 
 
@@ -103,7 +103,8 @@ def _kind(scenario: Scenario, values: dict[str, list[Any]], simulate: bool) -> s
         return "offloaded"
     if load.arrivals != "batch" or {"max_concurrency", "request_rate"} & leaves:
         if "batch_size" in leaves:
-            raise SpecError("batch_size is a static batch; sweep it without max_concurrency and request_rate")
+            message = "batch_size is a static batch; sweep it without max_concurrency and request_rate"
+            raise SpecError([Problem(message, "axes")])
         if simulate:
             return "served"
         if load.trace_file or load.lengths.kind == "file" or scenario.disaggregation is not None:
@@ -115,7 +116,8 @@ def _kind(scenario: Scenario, values: dict[str, list[Any]], simulate: bool) -> s
         if dotted(name).rsplit(".", 1)[-1] in LOAD:
             wrong = [c for c in found if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or c < 1]
             if wrong:
-                raise SpecError(f"'{name}' is {wrong[0]!r} in a sweep; whole numbers from 1 are accepted")
+                message = f"'{name}' is {wrong[0]!r} in a sweep; whole numbers from 1 are accepted"
+                raise SpecError([Problem(message, "axes")])
     return "static"
 
 
