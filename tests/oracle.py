@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from moesim import paths, predict, predict_steady
+from moesim import DoesNotFit, SpecError, paths, predict, predict_steady
 from moesim.cost.cost import Cost, leaf_seconds
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
@@ -240,3 +241,39 @@ def harder(data: dict[str, Any], rng: random.Random) -> tuple[str, dict[str, Any
         return change, data | {"hardware": f"{data['hardware']}[hbm_bandwidth*0.7]"}
     name = {"batch": "batch_size", "prompt": "input_len", "answer": "output_len"}[change]
     return change, data | {"workload": load | {name: load[name] + max(load[name] // 2, 1)}}
+
+
+def broken_laws(many: int, seed: int) -> tuple[int, list[tuple[str, dict[str, Any]]]]:
+    """(scenarios predicted, laws that any of them breaks, with the scenario) of so many valid ones."""
+    rng, valid = random.Random(seed), 0
+    broken: list[tuple[str, dict[str, Any]]] = []
+    while valid < many:
+        data, steady = drawn(rng)
+        try:
+            found = asked(data, steady)
+        except (SpecError, DoesNotFit):
+            continue
+        valid += 1
+        broken += [(law, data) for law in violations(found)]
+        if (more := harder(data, rng)) is not None:
+            try:
+                broken += [(law, data) for law in compared(found, asked(more[1], False), more[0])]
+            except (SpecError, DoesNotFit):
+                continue
+    return valid, broken
+
+
+def main(many: int, seed: int) -> int:
+    """Tell every law that is broken."""
+    wrong, step = 0, 250
+    for done in range(0, many, step):
+        _, broken = broken_laws(min(step, many - done), seed + done)
+        wrong += len(broken)
+        for law, data in broken:
+            print(f"{law}\n    {data}", flush=True)
+    print(f"{many:,} scenarios, {wrong} laws broken")
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**31)))

@@ -43,7 +43,7 @@ def test_a_plot_has_three_panels(prediction):
     [
         lambda s: moesim.compare(s, s.with_(tp=8)),
         moesim.tornado,
-        lambda s: moesim.capacity(s.with_(users=2, isl=64, osl=8), moesim.Slo(ttft_s=0.5)),
+        lambda s: moesim.capacity(s.with_(users=2, isl=64, osl=8), moesim.Slo(ttft_s=0.03)),
     ],
 )
 def test_other_results_print_their_report(make):

@@ -225,7 +225,10 @@ def _event(line: bytes) -> tuple[str, dict[str, Any]] | None:
 
 def _kill_group(pid: int) -> None:
     try:
-        os.killpg(pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGTERM)
     except (ProcessLookupError, PermissionError):
         return
 

@@ -14,6 +14,8 @@ from moesim.inputs.system_file import System, load_system, systems, unit_of
 from moesim.models.model import Model
 from moesim.models.plan import Plan
 
+_ROUNDED = 1.05
+"""By how much what is said of a link may exceed what its datasheet says."""
 _FP8 = {"fp8", "fp8_block"}
 
 
@@ -40,7 +42,7 @@ def offload_findings(scenario: Scenario, model: Model | None, hardware: Hardware
     if hardware:
         yield from _on(offload, hardware)
         link = host.gpu_link if host and host.gpu_link else hardware.links.host
-        if offload.host_bandwidth is not None and offload.host_bandwidth > link.value:
+        if offload.host_bandwidth is not None and offload.host_bandwidth > _ROUNDED * link.value:
             yield (
                 ("offload", "host_bandwidth"),
                 f"{offload.host_bandwidth / 1e9:.4g} GB/s is more than the {link.value / 1e9:.4g} GB/s of the link "

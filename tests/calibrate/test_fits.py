@@ -56,6 +56,7 @@ def of_family(refitted, name):
     return next(fit for (_, family), fit in refitted.items() if family == name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t[0])
 def test_held_out_accuracy(refitted, target, record_property):
     """The gate: whole groups left out, target met, 90 % intervals covering 85 to 95 %."""
@@ -95,6 +96,7 @@ def test_a_later_version_and_a_shape_never_seen():
     assert all(error.mean <= 0.08 for error in shape.values()) and len(shape) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", [STACK, LINKS, "sglang-0.5.12", "sglang-0.5.6.post2"])
 def test_stored_fits_have_not_drifted(refitted, stack):
     before = json.loads((paths.FITS / GPU / f"{stack}.json").read_text())["families"]
@@ -157,6 +159,7 @@ def test_what_is_said_to_miss_does_miss():
         assert stored[name]["held_out"]["coverage_of_90_percent"] < 0.85, name
 
 
+@pytest.mark.slow
 def test_the_accuracy_page_has_not_drifted():
     assert (paths.ROOT / "docs" / "accuracy.md").read_text() == page_text(), "run `moesim accuracy`"
 

@@ -84,6 +84,7 @@ def test_the_design_spreads_over_groups_that_err_together():
     assert len({groups[i] for i in most_telling(jacobian, groups, np.zeros(40), 4)}) == 4
 
 
+@pytest.mark.slow
 def test_few_chosen_points_of_the_public_table_do():
     """The gate on one family; docs/calibrate_points.md has five, and random draws."""
     found = study(stored(GPU, STACK), NUMBERS, "fused_moe/bfloat16", (100, 300), seeds=1)

@@ -121,6 +121,7 @@ def test_unions_of_steps_behave(locality, sequences):
     assert np.all(np.diff(np.diff(size[1:])) <= 1e-9), "each step adds less than the one before"
 
 
+@pytest.mark.slow
 def test_lfu_hits_less_than_lru_where_popularity_drifts():
     """Signs published of 18 models; two numbers within what a figure can be read to (0.002) are no sign."""
     below = lfu_below_lru()

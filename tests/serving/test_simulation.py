@@ -305,7 +305,7 @@ def test_capacity_brackets_the_slo(served):
 
 
 def test_capacity_of_a_rate(served):
-    scenario = served.with_(max_concurrency=None, request_rate=1.0, num_prompts=200)
+    scenario = served.with_(max_concurrency=None, request_rate=1.0, num_prompts=100)
     found = capacity(scenario, Slo(ttft_s=0.2))
     assert found.of == "request_rate" and 1 < found.value < found.next_value <= 1.05 * found.value
 
