@@ -88,6 +88,8 @@ def serve(host: str, port: int, hosts: tuple[str, ...], ready: Callable[[int], N
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))
+    # Whoever is told the address may ask at once.
+    listening.listen()
     ready(listening.getsockname()[1])
     # Names of models are folders here, and nothing else is.
     os.chdir(paths.MODELS)
