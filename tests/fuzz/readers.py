@@ -21,11 +21,14 @@ from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.host import load_host
 from moesim.inputs.prices_file import read_prices
 from moesim.inputs.system_file import load_system
-from moesim.models.catalogue import load_model
 from tests.oracle import violations
 
 CODES = {0, 2, 3, 4, 5}
 SCENARIO = "model: Qwen1.5-MoE-A2.7B\nhardware: h100-sxm\nworkload: {batch_size: 2, input_len: 64, output_len: 4}\n"
+
+
+MODELS = ("Mixtral-8x7B-v0.1", "DeepSeek-V3", "Qwen3-30B-A3B", "gpt-oss-20b", "GLM-5", "Qwen3-Next-80B-A3B-Instruct",
+          "OLMoE-1B-7B-0924", "MiniMax-M2.5", "gemma-3-1b-it", "gpt2")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,7 @@ def _readers() -> tuple[Reader, ...]:
     scenarios = [paths.SCENARIOS / f"{name}.yaml" for name in
                  ("mixtral_tp4", "qwen3_30b_a3b", "mixtral_closed_loop", "mixtral_zipf", "glm5_h200")]  # fmt: skip
     offloads = sorted((paths.SCENARIOS / "offload").glob("*offloading*.yaml"))[:3]
-    models = [paths.MODELS / name / "config.json" for name in
-              ("Mixtral-8x7B-v0.1", "DeepSeek-V3", "Qwen3-30B-A3B", "gpt-oss-20b", "GLM-5")]  # fmt: skip
+    models = [paths.MODELS / name / "config.json" for name in MODELS]
     lines = (
         "mixtral_tp4\n--osl\n4\n--isl\n64\n--batch-size\n2", "--model\nOLMoE-1B-7B-0924\n--gpu\nh100\n--osl\n4",
         "mixtral_tp4\n--set\nrouting={kind: zipf, s: 1.1}\n--tp\n8\n--economy\n--json",
@@ -167,8 +169,7 @@ def _readers() -> tuple[Reader, ...]:
     return (
         Reader("scenario", ".yaml", _texts(*scenarios), priced),
         Reader("offload scenario", ".yaml", _texts(*offloads), priced),
-        Reader("config", ".json", _texts(*(m for m in models if m.is_file())), lambda p: load_model(str(p))),
-        Reader("priced config", ".json", _texts(paths.MODELS / "OLMoE-1B-7B-0924" / "config.json"), _with(model=None)),
+        Reader("config", ".json", _texts(*models), _with(model=None, hardware="h100-sxm[memory*1000]")),
         Reader("hardware", ".yaml", _texts(paths.HWSPECS / "nvidia-h100-sxm5-80gb.yaml"), _with(hardware=None)),
         Reader("cluster", ".yaml", _texts(*sorted(paths.CLUSTERS.glob("*.yaml"))[:3]), lambda p: load_hardware(str(p))),
         Reader("host", ".yaml", _texts(*sorted(paths.HOSTS.glob("*.yaml"))[:2]), lambda p: load_host(str(p))),

@@ -9,6 +9,7 @@ from moesim.errors import Problem, SpecError
 
 EVENLY = 1e6
 """Burstiness of arrivals with equal gaps: a gamma law so narrow that nothing of it is seen."""
+_MOST = 10**9
 STATISTICS = {"mean": "mean", "avg": "mean", "median": "median", "p50": "median", "p90": "p90", "p99": "p99"}
 """Clients' names of what moesim compares."""
 
@@ -57,6 +58,11 @@ def measured_row(
         raise refused(record, f"{which} was completed, so nothing was measured")
     if not prompt or not answer:
         raise refused(record, "does not say how long prompts and answers were")
+    if not (1 <= completed <= _MOST and prompt <= _MOST and answer <= _MOST):
+        message = (
+            f"{completed:g} requests of {prompt:g} and {answer:g} tokens are none; from 1 to {_MOST:,} is accepted"
+        )
+        raise refused(record, message)
     if round(answer) == 1:
         # Nothing was measured between tokens.
         times = {name: value for name, value in times.items() if "tpot" not in name and "itl" not in name}

@@ -27,6 +27,11 @@ class OfHeads(Block):
     weights: str
     """Format of its projections."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for heads that none could be."""
+        if min(self.num_attention_heads, self.num_key_value_heads, self.head_dim) < 1:
+            raise ValueError(f"{self.num_attention_heads} heads of {self.head_dim} leave its attention no width")
+
     @property
     def attention_heads(self) -> int:
         return self.num_attention_heads
