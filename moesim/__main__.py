@@ -11,12 +11,13 @@ def run() -> int:
     try:
         from moesim.cli import main
 
-        return main()
+        code = main()
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 2
     except KeyboardInterrupt:
         print("moesim: stopped", file=sys.stderr)
-        return 130
-    finally:
-        leave()
+        code = 130
+    return leave(code)
 
 
 if __name__ == "__main__":

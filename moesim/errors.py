@@ -16,6 +16,11 @@ def acts_on_terminal(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
+def harmless(text: str) -> str:
+    """The same with what a terminal acts on written out."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text) if acts_on_terminal(text) else text
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with what the user wrote: where, what, and what would be accepted."""
@@ -27,7 +32,7 @@ class Problem:
         """As a terminal may show it, whatever a file's name or content holds; one line, and no page."""
         text = f"{self.where}: {self.message}" if self.where else self.message
         cut = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]} ..."
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], cut.replace("\n", "\\n"))
+        return harmless(cut.replace("\n", "\\n"))
 
 
 _LISTED, _ALIKE, _LIKELY = 3, 0.8, 0.5

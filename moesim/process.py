@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import signal
 import sys
 from typing import Any
+
+from moesim.errors import harmless
 
 _PLAIN = {"█": "#", "▒": "+", "·": ".", "±": "+-", "µ": "u", "×": "x", "…": "...", "━": "-"}
 """What we print, where a terminal's characters (ASCII, a Windows code page) lack it."""
 _ENDS = ("SIGTERM", "SIGHUP")
 
 
+class _Shown(io.TextIOWrapper):
+    """Text out, in which nothing that a file or a folder is called acts on a terminal."""
+
+    def write(self, text: str) -> int:
+        super().write(harmless(text))
+        return len(text)
+
+
 def settle() -> None:
     """Text that any terminal takes; whoever ends the process is answered as the keyboard's interrupt is."""
     codecs.register_error("moesim", _plain)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="moesim")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        lines = sys.stdout.line_buffering
+        told, encoding = sys.stdout, sys.stdout.encoding
+        sys.stdout = _Shown(told.detach(), encoding, "moesim", line_buffering=lines)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="moesim")
     for number in _signals():
         # What was told to be left alone (nohup) is.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stopped)
 
 
-def leave() -> None:
-    """Nothing stops a process that is about to end."""
+def leave(code: int) -> int:
+    """Say the last of what is said, and nothing stops a process that is about to end: the code it ends with."""
     for number in (signal.SIGINT, *_signals()):
         signal.signal(number, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What cannot be said is not tried again as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"moesim: standard output: {error.strerror or error}", file=sys.stderr)
+            return 2
+    return code
 
 
 def _signals() -> list[signal.Signals]:

@@ -14,6 +14,7 @@ from moesim.calibrate.dataset_file import DatasetFile
 from moesim.errors import CalibrationError, SpecError
 from moesim.files import yaml
 from moesim.files.document import Document
+from moesim.files.parquet import read_parquet
 from moesim.files.quantities import file_name
 from moesim.files.validation import validated
 from moesim.files.writing import whole, write_whole
@@ -55,11 +56,9 @@ class Dataset:
 
     def table(self, name: str) -> pd.DataFrame:
         """A tidy table. Raises CalibrationError where there is none."""
-        import pandas as pd
-
         if not self.has(name):
             raise CalibrationError(f"there is no table '{name}' for {self.gpu} under {self.stack}")
-        return pd.read_parquet(self.path(name))
+        return read_parquet(self.path(name), str(self.path(name)))
 
     @property
     def tables(self) -> list[str]:

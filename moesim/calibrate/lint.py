@@ -8,7 +8,7 @@ import numpy as np
 
 from moesim.calibrate.dataset import META, UNITS, Dataset, content_sha256
 from moesim.calibrate.dataset_file import DatasetFile
-from moesim.errors import Problem
+from moesim.errors import Problem, SpecError
 from moesim.files import yaml
 from moesim.files.validation import validated
 
@@ -34,9 +34,8 @@ def lint(dataset: Dataset) -> list[Problem]:
             continue
         try:
             table = dataset.table(name)
-        except Exception as error:
-            # pyarrow raises what it likes at a broken file.
-            problems.append(Problem(f"cannot be read: {str(error).splitlines()[0]}", path))
+        except SpecError as error:
+            problems += error.problems
             continue
         if content_sha256(table) != sheet.tables[name].sha256:
             problems.append(Problem(f"its rows are not those whose hash {META} has", path))
@@ -46,8 +45,16 @@ def lint(dataset: Dataset) -> list[Problem]:
 
 def _wrong_rows(table: pd.DataFrame, units: dict[str, str]) -> list[str]:
     found = []
+    import pandas as pd
+
     if "seconds" not in table:
         return ["has no column 'seconds'"]
+    quartiles = {"seconds_q1", "seconds_q3"} & set(table.columns)
+    words = [name for name in ("seconds", *sorted(quartiles)) if not pd.api.types.is_numeric_dtype(table[name])]
+    if words:
+        return [f"the column '{words[0]}' holds no numbers"]
+    if len(quartiles) == 1:
+        return ["has one of seconds_q1 and seconds_q3; both or neither are expected"]
     seconds = table["seconds"].to_numpy(float)
     bad = ~(np.isfinite(seconds) & (seconds > 0))
     if bad.any():
@@ -58,6 +65,8 @@ def _wrong_rows(table: pd.DataFrame, units: dict[str, str]) -> list[str]:
     if missing:
         found.append(f"the column '{missing[0]}' has no unit in {META}; {UNITS[missing[0]]} is expected")
     keys = [column for column in table.columns if column not in _MEASURED]
+    if not keys:
+        return [*found, "has no column that says what was timed"]
     twice = int(table.duplicated(keys).sum())
     if twice:
         found.append(f"{twice} points stand there more than once")

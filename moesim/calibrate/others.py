@@ -26,6 +26,7 @@ _SIZES = re.compile(r"^\s*\d+\s+\d+\s+\w+\s+\w+\s")
 _TAG = re.compile(r"^\[\d+(?:,\d+)?\](?:<\w+>)?:?\s?")
 """What mpirun --tag-output puts before a line."""
 _MOST_BYTES = 32 * MIB
+_MOST_MESSAGE_BYTES = 1 << 50
 _CELLS_WITH_ROOT = 13
 _ELEMENT = {"half": "half", "bfloat16": "half", "float16": "half", "int8": "int8", "uint8": "int8"}
 _NV_COPIES = {"host_to_device_memcpy_ce": "h2d", "device_to_host_memcpy_ce": "d2h"}
@@ -119,7 +120,7 @@ class _NcclLog:
         if element not in _ELEMENT and self._collective in {"all_reduce", "reduce_scatter"}:
             # Sums of other widths run at another rate; what only moves bytes does not care.
             self.dropped.append("sums in formats other than half and bfloat16")
-        elif not _positive(numbers[:1]) or not size:
+        elif not _positive(numbers[:1]) or not 0 < size <= _MOST_MESSAGE_BYTES:
             self.dropped.append("no positive time or size")
         elif len(numbers) > 3 and numbers[3] not in {"0", "N/A", "0e+00"}:
             self.dropped.append("wrong results")

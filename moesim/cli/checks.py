@@ -41,7 +41,7 @@ def require(*packages: str) -> None:
 
 def gpu_range(text: str) -> tuple[int, int]:
     """``8`` or ``1-16``. Raises SpecError."""
-    found = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", text.strip())
+    found = re.fullmatch(r"([0-9]{1,6})(?:\s*-\s*([0-9]{1,6}))?", text.strip())
     if found is None:
         raise SpecError([Problem(f"'{text}' is not a number of GPUs, like 8, or a range, like 1-16", "--gpus")])
     fewest, most = int(found[1] if found[2] else 1), int(found[2] or found[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from moesim import __version__
 from moesim.cli.bench_engine import bench_engine_command
@@ -73,7 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("moesim: this takes more memory than there is", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
-        sys.stderr.close()
         return 0
     except OSError as error:
         print(f"moesim: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
@@ -92,8 +92,15 @@ def _extra(error: ModuleNotFoundError) -> str:
     return _EXTRAS.get((error.name or "").partition(".")[0], "calibrate")
 
 
+class _Parser(argparse.ArgumentParser):
+    """No word is short for another: what is no option may be a setting."""
+
+    def __init__(self, **more: Any):
+        super().__init__(**more, allow_abbrev=False)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moesim", description="How fast a Mixture-of-Experts model runs, and why.", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

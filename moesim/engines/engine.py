@@ -209,9 +209,9 @@ def load_engine(name: str = "vllm", version: str | None = None) -> Engine:
         return Engine(engine_file(name, newest), newest, oldest, newest, note)
     asked = version or str(yaml.read(paths.ENGINES / "defaults.yaml").data[name])
     asked = asked.removeprefix("v")
-    if not re.fullmatch(r"\d+(\.\d+){0,3}((\.post|\.dev|rc)\d+)?", asked):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}((\.post|\.dev|rc)[0-9]{1,18})?", asked):
         raise SpecError(
-            f"'{version}' is no version of {name}; a number like '0.24', or one of {', '.join(_NEWEST)}, is; "
+            f"'{str(version)[:40]}' is no version of {name}; a number like '0.24', or one of {', '.join(_NEWEST)}, is; "
             f"described: {', '.join(versions)}"
         )
     wanted = _number(asked)

@@ -11,7 +11,7 @@ from moesim.files.table import read_table
 
 COLUMNS = ("layer", "expert", "count")
 _MOST = 1 << 20
-_MOST_CELLS = 1 << 22
+_MOST_CELLS = 1 << 18
 MOST_PICKS = 1e15
 """Of an expert."""
 
@@ -35,7 +35,7 @@ def _read(path: Path, _stamp: int) -> Counts:
             raise ValueError(f"names expert {expert} of layer {layer} a second time")
         found[layer][expert] = count
 
-    read_table(path, COLUMNS, add)
+    read_table(path, COLUMNS, add, most=_MOST_CELLS)
     if not found:
         raise SpecError([Problem("holds no count", str(path))])
     never = [layer for layer, row in sorted(found.items()) if not any(row.values())]

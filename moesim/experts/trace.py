@@ -9,7 +9,9 @@ from moesim.files.reading import MIB, refused, text_of
 
 _MOST_PROBLEMS = 5
 _MOST_EXPERTS = 1 << 16
-_MOST_BYTES = 32 * MIB
+_MOST_BYTES = 16 * MIB
+_MOST_TOKENS = 200_000
+"""A part of a longer trace says as much."""
 
 
 def read_picks(file: str) -> tuple[tuple[int, ...], ...]:
@@ -36,6 +38,8 @@ def read_trace(file: str, num_experts: int, top_k: int) -> tuple[tuple[int, ...]
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         row = tuple(int(cell[:10]) for cell in line.split(",")) if _is_picks(line) else ()
+        if len(rows) == _MOST_TOKENS:
+            raise refused(file, f"holds more than {_MOST_TOKENS:,} tokens; a part of them says as much")
         if len(set(row)) != top_k or len(row) != top_k or max(row) >= num_experts:
             # What is no line of numbers may be of any file, and is not shown.
             found = f"is {line[:40]!r}" if row else "is no line of numbers"

@@ -15,6 +15,7 @@ from moesim.models.catalogue import load_model
 from moesim.models.model import Model
 
 Answer = tuple[float, str]
+_MOST_DRAFTS = 1000
 
 
 def _model(name: str) -> Model:
@@ -24,6 +25,8 @@ def _model(name: str) -> Model:
 
 def speculation_speed_up(v: dict[str, Any]) -> Answer:
     """``(1 - a^(g+1)) / ((1 - a) (g c + 1))`` (Leviathan et al., arXiv 2211.17192, theorem 3.8)."""
+    if not 0 < v["drafts"] <= _MOST_DRAFTS:
+        raise ValueError(f"{v['drafts']} drafts; from 1 to {_MOST_DRAFTS} are accepted")
     tokens = tokens_a_round(geometric(v["rate"], v["drafts"]))
     value = tokens / (v["drafts"] * v["cost"] + 1)
     return value, f"{tokens:.3g} tokens a round of {v['drafts'] * v['cost'] + 1:.3g} target steps"

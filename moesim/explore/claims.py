@@ -16,7 +16,7 @@ import numpy as np
 from moesim.assembly import assemble
 from moesim.cost.cost import Cost, leaf_seconds
 from moesim.cost.gpu import GpuNumbers
-from moesim.errors import DoesNotFit, MoesimError, SpecError
+from moesim.errors import DoesNotFit, MoesimError, Problem, SpecError
 from moesim.explore.claim_formulas import FORMULAS
 from moesim.inputs.claims_file import FOLDER, Claim, Question, Questions
 from moesim.inputs.loading import from_data
@@ -74,6 +74,9 @@ def _verdict(claim: Claim, question: Question) -> Verdict:
         return Verdict(claim, question, "disagrees", None, None, str(error))
     except MoesimError as error:
         raise SpecError(f"the question of '{claim.id}': {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        message = f"the question of '{claim.id}' cannot be worked out: {type(error).__name__} at {error}"
+        raise SpecError([Problem(message, "questions.yaml")]) from None
     return Verdict(claim, question, "disagrees", value, width, reason)
 
 

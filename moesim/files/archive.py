@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from moesim.errors import Problem, SpecError
+from moesim.files.parquet import read_parquet
 from moesim.files.reading import MIB, refused, require_file
 from moesim.units import bytes_text
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 64 * MIB
 _MOST_NAMES = 200_000
-_MOST_ROWS = 5_000_000
-_MOST_CELLS_BYTES = 400 * MIB
 
 
 class Archive:
@@ -66,22 +65,7 @@ class Archive:
 
     def parquet(self, name: str) -> pd.DataFrame:
         """A member that is a table."""
-        import io
-
-        import pyarrow.parquet as pq
-
-        try:
-            file = pq.ParquetFile(io.BytesIO(self.read(name)))
-            about = file.metadata
-            size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-            if about.num_rows > _MOST_ROWS or size > _MOST_CELLS_BYTES:
-                raise self._refused(name, f"is a table of {about.num_rows:,} rows and {bytes_text(size)}: too large")
-            return file.read().to_pandas()
-        except SpecError:
-            raise
-        except Exception as error:
-            # pyarrow raises what it likes at a broken file.
-            raise self._refused(name, f"is no Parquet table: {str(error).partition(chr(10))[0]}") from None
+        return read_parquet(self.read(name), f"{self.path}: {name}")
 
     def _refused(self, name: str, message: str) -> SpecError:
         return SpecError([Problem(message, f"{self.path}: {name}")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moesim.errors import SpecError
 
-_NEAR = 3
+_NEAR, _LONGEST = 3, 80
 
 
 def squeezed(name: str) -> str:
@@ -58,7 +58,7 @@ def unknown(name: str, spelled: list[str], names: dict[str, Path], what: str) ->
     """The error of a name that means nothing: what comes nearest to one of the ways it is ``spelled``."""
     near = [f"'{stem}'" for stem in _nearest(spelled, names)]
     hint = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
-    return SpecError(f"the {what} '{name}' is not known; did you mean {hint}?")
+    return SpecError(f"the {what} '{name[:_LONGEST]}' is not known; did you mean {hint}?")
 
 
 def _nearest(spelled: list[str], names: dict[str, Path]) -> list[str]:
@@ -68,6 +68,7 @@ def _nearest(spelled: list[str], names: dict[str, Path]) -> list[str]:
         alike = takewhile(lambda pair: pair[0] == pair[1], zip(one, known, strict=False))
         return (_edits(one, known) - len(list(alike))) / len(known)
 
+    spelled = [one[:_LONGEST] for one in spelled]
     ranked = sorted(names, key=lambda known: min(distance(one, known) for one in spelled))
     return list(dict.fromkeys(names[known].stem for known in ranked))[:_NEAR]
 

@@ -34,7 +34,16 @@ def _with_kinds(whole: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 
 
 MOST_WHOLE = 10**9
-Whole = Annotated[int, Field(ge=1, le=MOST_WHOLE)]
+
+
+def no_switch(value: Any) -> Any:
+    """What is written true or false is no number. Raises ValueError."""
+    if isinstance(value, bool):
+        raise ValueError("a number is expected, not true or false")
+    return value
+
+
+Whole = Annotated[int, Field(ge=1, le=MOST_WHOLE), BeforeValidator(no_switch)]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+()-]{0,98}[A-Za-z0-9_+)])?")
 

@@ -16,8 +16,9 @@ _MOST_BYTES = 16 * MIB
 
 
 def read_table(
-    path: Path, columns: Sequence[str], read: Callable[[dict[str, str]], T], optional: Sequence[str] = ()
-) -> list[T]:
+    path: Path, columns: Sequence[str], read: Callable[[dict[str, str]], T], optional: Sequence[str] = (),
+    most: int = 10_000,
+) -> list[T]:  # fmt: skip
     """What ``read`` makes of every row; empty lines and those that begin with # are left out.
 
     Parameters
@@ -26,6 +27,8 @@ def read_table(
         Takes a row by its columns' names; a ValueError is what is wrong with it.
     optional : sequence of str
         Columns that may be among the others.
+    most : int
+        Rows.
 
     Raises
     ------
@@ -35,6 +38,8 @@ def read_table(
     (_, head), *rows = _rows(path) or [("", [])]
     if [name for name in head if name not in optional] != list(columns):
         raise SpecError([Problem(f"must begin with the columns {','.join(columns)}", str(path))])
+    if len(rows) > most:
+        raise SpecError([Problem(f"has {len(rows):,} rows; {most:,} at most are read", str(path))])
     found: list[T] = []
     problems: list[Problem] = []
     for where, row in rows:

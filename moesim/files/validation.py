@@ -77,7 +77,10 @@ def _problem(kind: type[BaseModel], item: Any, document: Document, overridden: s
     if isinstance(item["input"], dict):
         # What several keys say together: the whole section would be shown as found.
         return Problem(f"'{dotted}': {said(item)}" if dotted else said(item), where)
-    found = repr(item["input"])
+    try:
+        found = repr(item["input"])
+    except ValueError:
+        found = "a number of thousands of digits"
     shown = found if len(found) <= _MOST_SHOWN else f"{found[:_MOST_SHOWN]}... of {len(found):,} letters"
     return Problem(f"'{dotted}': {said(item)} (found {shown})", where)
 

@@ -47,7 +47,10 @@ def load_hardware(name: str) -> Hardware:
 
     Raises SpecError.
     """
-    if "[" in name and (apart := parted(name)) is not None:
+    if "[" in name or "]" in name:
+        apart = parted(name)
+        if apart is None:
+            raise SpecError(f"'{name[:80]}' is no changed GPU; NAME[FIELD*FACTOR, ...], like h100[hbm_bandwidth*2], is")
         return _changed(load_hardware(apart[0]), tuple(apart[1].items()))
     path = _named(name)
     if path is None:

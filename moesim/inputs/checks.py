@@ -26,7 +26,7 @@ from moesim.inputs.policies import Policies
 from moesim.inputs.request_trace import check_requests, read_lengths, trace_extent
 from moesim.inputs.routing import ByLayer, Uniform
 from moesim.inputs.scenario import Scenario
-from moesim.inputs.workload import Workload
+from moesim.inputs.workload import OF_LOAD, Workload
 from moesim.models.blocks.moe import Moe
 from moesim.models.catalogue import load_model
 from moesim.models.frame import BF16
@@ -115,6 +115,7 @@ def _load(
     load, apart = scenario.workload, scenario.disaggregation
     if load.arrivals != "batch" and model and model.has_encoder:
         yield ("workload",), f"{model.name} is an encoder-decoder model; only static batches of it are predicted"
+    yield from _unheard(load)
     yield from _files(load, scenario.engine.max_model_len or (model.max_position_embeddings if model else None))
     if load.cached_share and not scenario.engine.enable_prefix_caching:
         yield ("workload", "cached_share"), "prompts share a beginning, but enable_prefix_caching is false"
@@ -125,6 +126,16 @@ def _load(
             yield ("engine", "enable_chunked_prefill"), message
     if apart is not None:
         yield from apart_findings(scenario, apart, hardware, _engine_findings)
+
+
+def _unheard(load: Workload) -> Iterator[Finding]:
+    """Settings that say nothing of the way requests come."""
+    if load.arrivals == "batch":
+        for name in OF_LOAD:
+            if getattr(load, name) != Workload.model_fields[name].default:
+                yield ("workload", name), f"{name} says nothing of a static batch; give max_concurrency or request_rate"
+    elif load.arrivals != "open_loop" and load.burstiness != 1.0:
+        yield ("workload", "burstiness"), "burstiness is of arrivals at a rate; give request_rate"
 
 
 def _policies(scenario: Scenario, model: Model | None) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,8 +129,10 @@ def _claim(row: dict[str, str]) -> Claim:
     """A row of the file. Raises ValueError."""
     try:
         low, high = (float(row[name]) if row[name] else None for name in ("claim_low", "claim_high"))
+        if not all(value is None or isfinite(value) for value in (low, high)):
+            raise ValueError
     except ValueError:
-        raise ValueError("claim_low and claim_high must be numbers or empty") from None
+        raise ValueError("claim_low and claim_high must be finite numbers or empty") from None
     return Claim(
         row["id"], row["source"], row["model"], row["comparison"], row["condition"], low, high, row["unit"], row["note"]
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+from moesim.files.reading import require_file
 from moesim.models.names import resolve
 from moesim.ops.formats import FORMATS, bytes_per_weight
 
@@ -80,8 +81,7 @@ def header(path: Path) -> GgufModel:
     """
     from gguf import GGUFReader
 
-    if not path.is_file():
-        raise SpecError([Problem("is no file", str(path))])
+    require_file(path)
     try:
         reader = GGUFReader(path)
         kind = _field(reader, "general.architecture")
@@ -90,7 +90,11 @@ def header(path: Path) -> GgufModel:
             key: _field(reader, f"{kind}.{key}")
             for key in ("block_count", "nextn_predict_layers", "embedding_length", "expert_count")
         }
+        if not all(value is None or isinstance(value, int) for value in sizes.values()):
+            raise TypeError
         tensors = [(t.name, t.tensor_type.name, int(t.n_elements), int(t.n_bytes)) for t in reader.tensors]
+        if not all(weights > 0 for _, _, weights, _ in tensors):
+            raise ValueError
     except Exception as error:
         # A reader of someone else's binary format: whatever it trips over, the file is not one.
         raise SpecError([Problem(f"is no GGUF file that can be read: {type(error).__name__}", str(path))]) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from moesim.files import yaml
 from moesim.files.document import Document, Location
 from moesim.files.validation import is_below, validated
 from moesim.inputs.scenario import Scenario, dotted_fields
+from moesim.inputs.workload import OF_LOAD
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
@@ -32,6 +33,8 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
     """
     if not isinstance(path, (str, Path)):
         raise TypeError("load takes the path of a scenario file")
+    if overrides is not None and not (isinstance(overrides, Mapping) and all(isinstance(n, str) for n in overrides)):
+        raise TypeError("overrides are a mapping of settings' names to values")
     path = _found(Path(path))
     return _loaded(yaml.read(path), path.parent, overrides)
 
@@ -181,7 +184,7 @@ def _one_way_to_arrive(data: dict[str, Any], overridden: set[str]) -> None:
     if named & _ARRIVALS and "batch_size" not in named:
         data["workload"] = {**load, "batch_size": None}
     elif named == {"batch_size"}:
-        dropped = _ARRIVALS if "workload.lengths" in overridden else _ARRIVALS | {"lengths"}
+        dropped = {*_ARRIVALS, "lengths", *OF_LOAD} - {name.removeprefix("workload.") for name in overridden}
         data["workload"] = {key: value for key, value in load.items() if key not in dropped}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 
 from moesim import paths
@@ -68,7 +69,9 @@ def _row(row: dict[str, str]) -> tuple[str, str, tuple[str, str, str], float]:
         raise ValueError("names no source")
     try:
         value = float(row["value"])
+        if not isfinite(value):
+            raise ValueError
     except ValueError:
-        raise ValueError(f"'{row['value']}' is not a number") from None
+        raise ValueError(f"'{row['value'][:20]}' is not a finite number") from None
     key = (row["experts_format"], row["attention_format"], row["metric"])
     return row["model"], row.get(_VARIANT, ""), key, value

@@ -117,14 +117,17 @@ def load_runs(path: Path) -> RunSet:
     text = text_of(table, "a CSV file")
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(io.StringIO("\n".join(line for _, line in lines)))
-    columns = rows.fieldnames or []
+    try:
+        columns, told = rows.fieldnames or [], list(rows)
+    except csv.Error as error:
+        raise SpecError([Problem(f"is not a CSV file ({error})", str(table))]) from None
     unknown = [c for c in columns if c not in METRICS and c not in dotted_fields() and c != ID]
     if unknown or not set(columns) & set(METRICS):
         what = f"'{unknown[0]}' is neither a setting nor a metric" if unknown else "there is no measured column"
         raise SpecError([Problem(f"{what}; metrics are mean_ttft_ms, mean_tpot_ms and the like", f"{table}:1")])
     problems: list[Problem] = []
     runs = []
-    for (line, _), row in zip(lines[1:], rows, strict=False):
+    for (line, _), row in zip(lines[1:], told, strict=False):
         try:
             if None in row or None in row.values():
                 raise SpecError([Problem(f"has not {len(columns)} cells, as the first line has")])

@@ -14,6 +14,10 @@ MOST_PROMPTS = 20_000_000
 """Of one simulated run: an hour or two. Ten a client are simulated where nothing says how many."""
 
 
+OF_LOAD = ("num_prompts", "burstiness", "cached_share", "ignore_eos")
+"""Settings of requests that come one after the other."""
+
+
 class Fixed(Strict):
     """Every request has ``input_len`` and ``output_len`` tokens."""
 

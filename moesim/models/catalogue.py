@@ -12,6 +12,7 @@ from typing import Any
 from moesim import paths
 from moesim.errors import Problem, SpecError
 from moesim.files.json import read as read_json
+from moesim.files.quantities import path_text
 from moesim.files.reading import expanded
 from moesim.models.hub import model_from_config
 from moesim.models.model import Model
@@ -65,6 +66,10 @@ def config_of(name: str, overrides: dict[str, Any] | None = None) -> dict[str, A
 
 
 def _config_path(name: str) -> tuple[Path, Resolved]:
+    try:
+        path_text(name)
+    except ValueError as error:
+        raise SpecError(f"the model '{name[:80]}' {error}") from None
     path = _snapshot(expanded(name))
     if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"

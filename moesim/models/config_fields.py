@@ -112,7 +112,10 @@ class Fields:
             self.problems.append(problem)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        return bool(self.data.get(name, default))
+        value = self.data.get(name, default)
+        if value not in (None, True, False):
+            self._say(f"'{name}' is {value!r}; true or false is expected")
+        return bool(value)
 
     def optional(self, name: str) -> int | None:
         return self.whole(name) if self.data.get(name) is not None else None

@@ -182,7 +182,7 @@ def test_rows_that_changed_or_cannot_be_times_are_refused(dataset):
     for text in ("not those whose hash", "1 rows hold no positive time, the first is row 3", "more than once"):
         assert text in problems
     dataset.path("stream").write_bytes(b"no parquet")
-    assert "cannot be read" in str(lint(dataset)[0])
+    assert "is no Parquet table" in str(lint(dataset)[0])
 
 
 def test_a_log_of_another_machine_is_not_continued(tmp_path):

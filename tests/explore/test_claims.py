@@ -134,7 +134,7 @@ HEAD = "source,id,model,gpu,n_gpu,comparison,condition,claim_low,claim_high,unit
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a,b\n", "must begin with the columns"), (HEAD + "s,i,m,g,1,c,,x,,%,\n", "must be numbers or empty")],
+    [("a,b\n", "must begin with the columns"), (HEAD + "s,i,m,g,1,c,,x,,%,\n", "must be finite numbers or empty")],
 )
 def test_files_that_cannot_be_read(tmp_path, text, said):
     file = tmp_path / "claims.csv"

@@ -53,7 +53,7 @@ def table(text: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     names: list[str] = []
-    for cells in csv.reader(io.StringIO(text)):
+    for cells in _rows(text):
         if cells and cells[0].strip() == "Metric":
             names = [name.strip().lower() for name in cells[1:]]
         elif cells and names:
@@ -65,6 +65,14 @@ def table(text: str) -> dict[str, Any] | None:
         elif cells:
             return None
     return found if reads(found) else None
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """Rows up to the first that is none."""
+    try:
+        yield from csv.reader(io.StringIO(text))
+    except csv.Error:
+        return
 
 
 def _metrics(data: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from moesim.inputs.bench.result import Record
 _WHAT = "JSON of a benchmark client"
 _MOST_BYTES = 128 * MIB
 _MOST_SECTIONS = 1_000_000
+_MOST_RESULTS = 10_000
 
 
 def records(path: Path) -> list[Record]:
@@ -44,18 +45,22 @@ def _values(path: Path, text: str) -> list[tuple[str, Any]]:
         return [(str(path), summary)]
     if text.count("{") + text.count("[") > _MOST_SECTIONS:
         raise SpecError([Problem(f"has more than {_MOST_SECTIONS:,} objects and lists", str(path))])
-    decoder, found, at = json.JSONDecoder(), [], 0
+    decoder, found, at, line = json.JSONDecoder(), [], 0, 1
     while at < len(text):
         if text[at].isspace() or text[at] == ",":
+            line += text[at] == "\n"
             at += 1
             continue
-        line = text.count("\n", 0, at) + 1
+        if len(found) == _MOST_RESULTS:
+            raise SpecError([Problem(f"holds more than {_MOST_RESULTS:,} results", str(path))])
+        begun = at
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else line
             raise SpecError([Problem(_no_json(text), f"{path}:{line}")]) from None
         found.append((f"{path}:{line}", value))
+        line += text.count("\n", begun, at)
     return found if len(found) > 1 else [(str(path), value) for _, value in found]
 
 
