@@ -86,8 +86,13 @@ class V1Scheduler:
     def _run(self, step: Step, budget: int) -> int:
         """Tokens for running requests; returns what is left of the budget."""
         index = 0
+        one_by_one = not (self.limits.kept or self.limits.lookahead or self.limits.pipeline_stages > 1)
         while index < len(self.running) and budget > 0:
             request = self.running[index]
+            if one_by_one and self._next_token(step, request):
+                budget -= 1
+                index += 1
+                continue
             wanted = self._wanted(request, budget)
             if wanted == 0:
                 index += 1
@@ -106,6 +111,26 @@ class V1Scheduler:
             budget -= wanted + drafts
             index += 1
         return budget
+
+    def _next_token(self, step: Step, request: Request) -> bool:
+        """What most of most steps is, at once: the next token of an answer, in a block that is there and stays open."""
+        past, under_way = request.computed, request.placeholders
+        tokens = past + 1
+        if (
+            past < request.prompt_len
+            or tokens != request.prompt_len + request.emitted + under_way
+            or tokens > request.room
+            or tokens >= request.next_full
+            or tokens >= self.limits.max_model_len
+            or (under_way and tokens + 1 - under_way >= request.prompt_len + request.output_len)
+        ):
+            return False
+        request.computed = tokens
+        if self.limits.async_scheduling:
+            request.placeholders = under_way + 1
+        request.eligible_step = self._step + 1
+        step.parts.append(Scheduled(request, 1, past, True))
+        return True
 
     def _wanted(self, request: Request, budget: int) -> int:
         under_way, limits = request.placeholders, self.limits
@@ -204,8 +229,9 @@ class V1Scheduler:
         """A step has ended: tokens come out, finished requests leave. Returns those."""
         finished: list[Request] = []
         kept_of = self._kept(step) if self.limits.kept else None
+        ahead = self.limits.async_scheduling
         for place, (request, _, _, samples, drafts, _) in enumerate(step.parts):
-            if not samples or request.finished:
+            if not samples or request.emitted >= request.output_len:
                 continue
             kept = 0
             if drafts and kept_of is not None:
@@ -214,12 +240,12 @@ class V1Scheduler:
             request.emitted = min(request.emitted + 1 + kept, request.output_len)
             if request.running:
                 request.computed -= drafts - kept
-            if self.limits.async_scheduling:
+            if ahead:
                 request.placeholders -= 1 + drafts
                 final = request.computed - request.placeholders
                 if request.running and final >= request.next_full:
                     self.blocks.commit(request, final)
-            if request.finished:
+            if request.emitted >= request.output_len:
                 finished.append(request)
         for request in finished:
             self.blocks.release(request)
