@@ -16,7 +16,7 @@ from moesim.hardware.changed import parted
 from moesim.inputs.checks import check
 from moesim.inputs.model_of import model_of, seen
 from moesim.inputs.routing import Locality
-from moesim.inputs.scenario import Scenario
+from moesim.inputs.scenario import Scenario, require_scenario
 from moesim.memory import Room, require_room, sequence_kv_bytes
 from moesim.metrics import shown
 from moesim.outcome import Knowledge, Offloaded, Prediction, Served, Static, Steady
@@ -135,8 +135,7 @@ def predict_steady(scenario: Scenario, estimate: bool = False) -> Steady:
 
 def _problems(scenario: Scenario) -> list[str]:
     """Why a scenario cannot be predicted. Raises TypeError for anything else."""
-    if not isinstance(scenario, Scenario):
-        raise TypeError("predict takes a Scenario; moesim.load reads one from a file")
+    require_scenario(scenario)
     return [message for _, message in check(scenario)]
 
 

@@ -8,7 +8,7 @@ from math import isnan
 from typing import Any, ClassVar, Literal
 
 from moesim.errors import Problem, SpecError
-from moesim.inputs.scenario import Scenario
+from moesim.inputs.scenario import Scenario, require_scenario
 from moesim.outcome import Prediction, Served
 from moesim.prediction import predict
 from moesim.presented import Presented
@@ -59,6 +59,7 @@ def capacity(
     DoesNotFit
         The model does not fit at any load.
     """
+    require_scenario(scenario)
     load = scenario.workload
     if load.arrivals == "trace":
         raise SpecError([Problem("a trace has its own arrivals; give max_concurrency or request_rate", "workload")])

@@ -12,7 +12,7 @@ from moesim.errors import DoesNotFit, SpecError, nearest
 from moesim.explore.compare import operation_seconds
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.model_of import model_of
-from moesim.inputs.scenario import Scenario
+from moesim.inputs.scenario import Scenario, require_scenario
 from moesim.metrics import LOAD_METRICS, STATIC_METRICS, unit_of
 from moesim.models.plan import Plan
 from moesim.outcome import OnGpu, Prediction
@@ -77,6 +77,7 @@ def plans(scenario: Scenario, gpus: int, metric: str = "output_throughput") -> P
     SpecError
         More GPUs than the hardware has, an unknown metric, or no legal plan.
     """
+    require_scenario(scenario)
     if scenario.disaggregation is not None:
         raise SpecError("plans are those of one engine; leave disaggregation out")
     if scenario.offload is not None:

@@ -14,7 +14,7 @@ from moesim.explore.frames import frame
 from moesim.explore.pool import pool
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.changed import FIELDS, parted
-from moesim.inputs.scenario import Scenario
+from moesim.inputs.scenario import Scenario, require_scenario
 from moesim.metrics import LOAD_METRICS, STATIC_METRICS
 from moesim.models.catalogue import config_of
 from moesim.prediction import predict
@@ -113,6 +113,7 @@ def tornado(
     SpecError
         An unknown metric or a share that is none; what ``predict`` raises of the scenario itself.
     """
+    require_scenario(scenario)
     if not 0.0 < by < 1.0:
         raise SpecError([Problem(f"{by:g} is no share of a parameter; above 0 and below 1 is accepted", "--by")])
     check_metric(scenario, metric)

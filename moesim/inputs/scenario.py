@@ -112,6 +112,12 @@ class Scenario(Strict, metaclass=_Said):
         return changed(self, {name.replace("__", "."): value for name, value in changes.items()})
 
 
+def require_scenario(value: object) -> None:
+    """Raise TypeError for anything else than a scenario."""
+    if not isinstance(value, Scenario):
+        raise TypeError(f"a Scenario is expected, not {type(value).__name__}; moesim.load reads one from a file")
+
+
 def dotted_fields() -> dict[str, str]:
     """Every setting a user can override: bare name -> dotted path."""
     paths = {name: f"engine.speculative_config.{name}" for name in SpeculativeConfig.model_fields}

@@ -109,6 +109,21 @@ def test_what_is_no_mapping_of_settings(call):
         call()
 
 
+@pytest.mark.parametrize("call", [
+    lambda: moesim.predict("mixtral_tp4"), lambda: moesim.sweep("x", {"tp": [1]}), lambda: moesim.plans(None, 1),
+    lambda: moesim.tornado(None), lambda: moesim.capacity(5, moesim.Slo(ttft_s=1)),
+])  # fmt: skip
+def test_what_is_no_scenario(call):
+    with pytest.raises(TypeError, match="a Scenario is expected"):
+        call()
+
+
+@pytest.mark.parametrize("axes", [None, {1: [2]}, "tp"])
+def test_what_are_no_axes(axes):
+    with pytest.raises(TypeError, match="axes are a mapping"):
+        moesim.sweep(moesim.load("mixtral_tp4"), axes)
+
+
 @pytest.mark.parametrize("load", [moesim.load_model, moesim.load_hardware])
 def test_endless_names_are_short_refusals(load):
     with pytest.raises(SpecError) as caught:

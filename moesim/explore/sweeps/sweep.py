@@ -12,7 +12,7 @@ from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import LOAD, Grid, blocks, dotted, priced
 from moesim.inputs.loading import setting
-from moesim.inputs.scenario import Scenario, dotted_fields
+from moesim.inputs.scenario import Scenario, dotted_fields, require_scenario
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,9 @@ def units_of(grid: Grid) -> dict[str, str]:
 
 def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]], simulate: bool = False) -> Grid:
     """Axes checked. Raises SpecError."""
+    require_scenario(scenario)
+    if not isinstance(axes, Mapping) or not all(isinstance(name, str) for name in axes):
+        raise TypeError("axes are a mapping of settings' names to their values")
     values = {name: options(v) for name, v in axes.items()}
     if len({dotted(n) for n in values}) < len(values):
         raise SpecError([Problem(f"the axes {', '.join(values)} name one setting twice; keep one", "axes")])
