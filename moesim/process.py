@@ -29,8 +29,10 @@ def settle() -> None:
     codecs.register_error("moesim", _plain)
     if isinstance(sys.stdout, io.TextIOWrapper):
         lines = sys.stdout.line_buffering
-        told, encoding = sys.stdout, sys.stdout.encoding
-        sys.stdout = _Shown(told.detach(), encoding, "moesim", line_buffering=lines)
+        told, encoding, at_once = sys.stdout, sys.stdout.encoding, sys.stdout.write_through
+        sys.stdout = sys.__stdout__ = _Shown(
+            told.detach(), encoding, "moesim", line_buffering=lines, write_through=at_once
+        )
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="moesim")
     for number in _signals():
@@ -39,10 +41,18 @@ def settle() -> None:
             signal.signal(number, _stopped)
 
 
+def as_usual() -> None:
+    """A worker is ended by what ends a process."""
+    for number in _signals():
+        signal.signal(number, signal.SIG_DFL)
+
+
 def leave(code: int) -> int:
     """Say the last of what is said, and nothing stops a process that is about to end: the code it ends with."""
     for number in (signal.SIGINT, *_signals()):
         signal.signal(number, signal.SIG_IGN)
+    if sys.stdout is None:
+        return code
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -25,6 +25,8 @@ from moesim.errors import CalibrationError
 from moesim.files.writing import write_whole
 from moesim.hardware.catalogue import load_hardware
 
+_MOST_SAID = 80
+
 
 def fit_all(
     dataset: Dataset,
@@ -43,6 +45,10 @@ def fit_all(
             progress(family.name)
         except CalibrationError as error:
             progress(f"{family.name}: left out, {error}")
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # A table that others made may lack a column, or hold words for numbers.
+            said = str(error)[:_MOST_SAID]
+            progress(f"{family.name}: left out, its table is not one of it ({type(error).__name__} at {said})")
     if not fits:
         raise CalibrationError(
             f"nothing could be fitted to the tables of {dataset.gpu} under {dataset.stack}: too few rows; those "

@@ -328,7 +328,7 @@ def _sheet(
     wheel: Path, gpu: str, stack: str, tables: dict[str, pd.DataFrame], about: dict[str, Any], doubts: list[str]
 ) -> dict[str, Any]:
     devices = sorted({entry["device"] for entry in about.values()})
-    name, version = wheel.name.split("-")[:2]
+    name, version, *_ = [*wheel.name.removesuffix(".whl").split("-"), "of no version"]
     return {
         "title": f"kernels of {stack} on {gpu}, public tables",
         "gpu": gpu,

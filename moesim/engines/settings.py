@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from moesim.engines.speculation import SpeculativeConfig
-from moesim.files.quantities import MOST_WHOLE, Strict, Whole
+from moesim.files.quantities import MOST_WHOLE, NO_SWITCH, Strict, Whole
 
 All2All = Literal[
     "allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency", "nccl_all_to_all", "two_level", "two_dh",
@@ -16,7 +16,7 @@ All2All = Literal[
 """vLLM's first three; NCCL's plain all-to-all; within nodes, then between them; Tutel's 2DH; DeepSpeed-MoE's
 parallelism-coordinated exchange."""
 
-Ranks = Annotated[int, Field(ge=1, le=1 << 16)]
+Ranks = Annotated[int, Field(ge=1, le=1 << 16), NO_SWITCH]
 
 QuantizationName = Literal[
     "none", "fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_block", "fp8_per_block", "fbgemm_fp8", "ptpc_fp8", "mxfp8",
@@ -52,7 +52,7 @@ class EngineSettings(Strict):
     expert_placement_strategy: Literal["linear", "round_robin", "load_sorted"] = "linear"
     """vLLM has the first two, and round_robin for models with expert groups alone."""
     enable_eplb: bool = False
-    num_redundant_experts: Annotated[int, Field(ge=0, le=4096)] = 0
+    num_redundant_experts: Annotated[int, Field(ge=0, le=4096), NO_SWITCH] = 0
     """Replicas of hot experts, placed by load (vLLM's eplb_config)."""
     all2all_backend: All2All | None = None
     """How tokens reach their experts' ranks; null is vLLM's allgather_reducescatter."""
@@ -77,12 +77,12 @@ class EngineSettings(Strict):
     """null is the engine's own default for the GPU: vLLM 0.24 takes 1024 with 70 GiB or more (not A100), else 256."""
     max_model_len: Whole | None = None
     enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MOST_WHOLE)] = 0
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MOST_WHOLE), NO_SWITCH] = 0
     """Most prompt tokens of one request in a step; 0 is no such limit."""
     enable_prefix_caching: bool = True
     async_scheduling: bool | None = None
     """The next step is composed while the GPU works; null is the engine's default: vLLM does from 0.14 on."""
-    max_cudagraph_capture_size: Annotated[int, Field(ge=0, le=1 << 16)] | None = None
+    max_cudagraph_capture_size: Annotated[int, Field(ge=0, le=1 << 16), NO_SWITCH] | None = None
     """Largest step, in tokens, that runs as a CUDA graph; null is the engine's default, 512 in vLLM 0.24."""
     front_end: Literal["server", "dynamo", "none"] = "server"
     """Who takes requests: the engine's own server, NVIDIA Dynamo's (fitted on runs it served), or none: prompts are

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from moesim.files.quantities import PathText, Strict, Whole
+from moesim.files.quantities import NO_SWITCH, PathText, Strict, Whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Method = Literal["draft_model", "eagle", "eagle3", "mtp", "medusa", "ngram"]
@@ -30,7 +30,7 @@ class SpeculativeConfig(Strict):
     text so far (n-gram). Left out, it is told by the draft model's name, as vLLM tells it."""
     model: PathText | None = None
     """The draft model: a name of the catalogue, a folder or a config.json. EAGLE without one is built as the target."""
-    num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)]
+    num_speculative_tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS), NO_SWITCH]
     """Tokens drafted a round; 0 is no speculation."""
     draft_tensor_parallel_size: Whole | None = None
     """null is the target's."""

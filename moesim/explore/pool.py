@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
 from moesim.errors import Problem, SpecError
+from moesim.process import as_usual
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -65,7 +66,7 @@ class _Joblib:
 def _left_alone() -> None:
     """A worker leaves the keyboard's interrupt to the one who asks, and does not outlive it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    as_usual()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

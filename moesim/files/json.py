@@ -11,7 +11,8 @@ from moesim.files.document import Document, Location
 from moesim.files.reading import MIB, text_of
 
 _BYTES = 4 * MIB
-_MOST_SECTIONS = 1_000_000
+_MOST_SECTIONS = 500_000
+_MOST_VALUES = 4_000_000
 _DECODER = json.JSONDecoder()
 
 
@@ -44,15 +45,14 @@ def read(path: Path, what: str, most_bytes: int = _BYTES) -> JsonDocument:
     if not isinstance(data, dict):
         raise SpecError([Problem(f"must hold a JSON object, as {what} does", f"{path}:1")])
     document = JsonDocument(data, str(path), text)
-    if (at := _control(data, ())) is not None:
+    if (at := _control(data)) is not None:
         raise SpecError([Problem("holds a control character", document.where(at))])
     return document
 
 
 def parse(text: str, source: str) -> Any:
     """What JSON text says. Raises SpecError naming source and line."""
-    if text.count("{") + text.count("[") > _MOST_SECTIONS:
-        raise SpecError([Problem(f"has more than {_MOST_SECTIONS:,} objects and lists", source)])
+    require_small(text, source)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -63,15 +63,27 @@ def parse(text: str, source: str) -> Any:
         raise SpecError([Problem(f"is not valid JSON: {str(error).partition(';')[0]}", source)]) from None
 
 
-def _control(value: Any, at: Location) -> Location | None:
+def require_small(text: str, source: str) -> None:
+    """Raise SpecError for JSON whose values would fill the memory."""
+    if text.count("{") + text.count("[") > _MOST_SECTIONS or text.count(",") > _MOST_VALUES:
+        message = f"has more than {_MOST_SECTIONS:,} objects and lists, or {_MOST_VALUES:,} values"
+        raise SpecError([Problem(message, source)])
+
+
+def _control(data: Any) -> Location | None:
     """Where text has a character that terminals act on; None where none has."""
-    if isinstance(value, str):
-        return at if acts_on_terminal(value) else None
-    if isinstance(value, dict):
-        inner = [(at if acts_on_terminal(key) else None) or _control(below, (*at, key)) for key, below in value.items()]
-    else:
-        inner = [_control(below, (*at, i)) for i, below in enumerate(value)] if isinstance(value, list) else []
-    return next((found for found in inner if found is not None), None)
+    left: list[tuple[Any, Location]] = [(data, ())]
+    while left:
+        value, at = left.pop()
+        if isinstance(value, dict):
+            if any(acts_on_terminal(key) for key in value):
+                return at
+            left += [(below, (*at, key)) for key, below in value.items()]
+        elif isinstance(value, list):
+            left += [(below, (*at, i)) for i, below in enumerate(value)]
+        elif isinstance(value, str) and acts_on_terminal(value):
+            return at
+    return None
 
 
 def _place(text: str, location: Location) -> int:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_ROWS = 5_000_000
-_MOST_BYTES = 400 * MIB
+_MOST_BYTES = 200 * MIB
+_AT_ONCE = 8192
 
 
 def read_parquet(source: Path | bytes, where: str) -> pd.DataFrame:
@@ -30,16 +31,20 @@ def read_parquet(source: Path | bytes, where: str) -> pd.DataFrame:
     SpecError
         No Parquet table, or one too large.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(require_file(source) if isinstance(source, Path) else io.BytesIO(source))
-        about = file.metadata
-        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        if about.num_rows > _MOST_ROWS or size > _MOST_BYTES:
-            message = f"is a table of {about.num_rows:,} rows and {bytes_text(size)}, which is too large"
-            raise SpecError([Problem(message, where)])
-        return file.read().to_pandas()
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise SpecError([Problem(f"has {file.metadata.num_rows:,} rows; {_MOST_ROWS:,} at most are read", where)])
+        batches, size = [], 0
+        for batch in file.iter_batches(_AT_ONCE):
+            size += batch.nbytes
+            if size > _MOST_BYTES:
+                raise SpecError([Problem(f"unpacks to more than {bytes_text(_MOST_BYTES)}", where)])
+            batches.append(batch)
+        return pa.Table.from_batches(batches, schema=file.schema_arrow).to_pandas()
     except SpecError:
         raise
     except Exception as error:

@@ -43,7 +43,8 @@ def no_switch(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, Field(ge=1, le=MOST_WHOLE), BeforeValidator(no_switch)]
+NO_SWITCH = BeforeValidator(no_switch)
+Whole = Annotated[int, Field(ge=1, le=MOST_WHOLE), NO_SWITCH]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._+()-]{0,98}[A-Za-z0-9_+)])?")
 

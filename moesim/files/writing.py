@@ -11,6 +11,9 @@ from pathlib import Path
 
 from moesim.errors import Problem, SpecError
 
+HALF = ".part"
+"""Ends the name of what is being written, and of what a kill has left of it."""
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -29,9 +32,9 @@ def whole(path: Path) -> Iterator[Path]:
     with _said_of(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode(target)
-    half = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
-    try:
-        with _said_of(path, half):
+    half = target.with_name(f".moesim-{secrets.token_hex(8)}{HALF}")
+    with _said_of(path, half):
+        try:
             os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield half
             with half.open("rb+") as file:
@@ -39,8 +42,8 @@ def whole(path: Path) -> Iterator[Path]:
             if mode is not None:
                 half.chmod(mode)
             half.replace(target)
-    finally:
-        half.unlink(missing_ok=True)
+        finally:
+            half.unlink(missing_ok=True)
 
 
 @contextmanager

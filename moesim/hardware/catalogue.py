@@ -47,7 +47,7 @@ def load_hardware(name: str) -> Hardware:
 
     Raises SpecError.
     """
-    if "[" in name or "]" in name:
+    if name.endswith("]") or ("[" in name and not name.endswith((".yaml", ".yml"))):
         apart = parted(name)
         if apart is None:
             raise SpecError(f"'{name[:80]}' is no changed GPU; NAME[FIELD*FACTOR, ...], like h100[hbm_bandwidth*2], is")

@@ -179,6 +179,9 @@ def _one_way_to_arrive(data: dict[str, Any], overridden: set[str]) -> None:
     load = data.get("workload")
     if not isinstance(load, dict):
         return
+    if "workload.request_rate" in overridden and load.get("request_rate") is None:
+        load = {key: value for key, value in load.items() if key != "burstiness" or f"workload.{key}" in overridden}
+        data["workload"] = load
     given = {name for name in ("batch_size", *_ARRIVALS) if load.get(name) is not None}
     named = {name for name in given if f"workload.{name}" in overridden}
     if named & _ARRIVALS and "batch_size" not in named:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moesim.files.quantities import Capacity, CapacityFromZero, PathText, Rate, Strict
+from moesim.files.quantities import NO_SWITCH, Capacity, CapacityFromZero, PathText, Rate, Strict
 
 Slots = Annotated[float, Field(ge=0, le=4096)]
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000), NO_SWITCH]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Cache = Literal["none", "lru", "lfu", "fifo", "lifo", "static", "belady"]
@@ -66,10 +66,10 @@ class Policy(Strict):
     """What of a layer off the GPU comes over the link: all of it, or of its experts those that the step calls."""
     missing: Literal["gpu", "cpu", "cheaper"] | None = None
     """A missing expert is fetched, runs on the CPU, or whichever is cheaper."""
-    gpu_from_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    gpu_from_tokens: Annotated[int, Field(ge=1, le=1_000_000), NO_SWITCH] | None = None
     """Under ``cheaper``: an expert with so many tokens or more is fetched, one with fewer runs on the CPU; null
     compares what either costs."""
-    gpu_from_step: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    gpu_from_step: Annotated[int, Field(ge=1, le=1_000_000), NO_SWITCH] | None = None
     """Under ``cpu``: a step of so many tokens or more, a prompt's, fetches the experts it asks for; null never does."""
     backing: Literal["dram", "disk", "remote_gpu"] | None = None
     """Where weights that are off the GPU lie; what main memory cannot hold lies on disk where the system can."""

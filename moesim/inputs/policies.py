@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from moesim import units
-from moesim.files.quantities import PathText, Strict, Whole
+from moesim.files.quantities import NO_SWITCH, PathText, Strict, Whole
 
 Span = Annotated[
     float, BeforeValidator(lambda text: units.parse(text, "s") if isinstance(text, str) else text),
@@ -20,14 +20,14 @@ Span = Annotated[
 class FewerExperts(Strict):
     """While more requests wait than so many, tokens pass fewer experts."""
 
-    above_waiting: Annotated[int, Field(ge=0)]
+    above_waiting: Annotated[int, Field(ge=0), NO_SWITCH]
     num_experts_per_tok: Whole
 
 
 class Fallback(Strict):
     """Requests that come while more are under way than so many go to another model, on GPUs of its own."""
 
-    above_running: Annotated[int, Field(ge=0)]
+    above_running: Annotated[int, Field(ge=0), NO_SWITCH]
     """Requests that the engine holds, running and waiting."""
     model: PathText
     hardware: PathText | None = None

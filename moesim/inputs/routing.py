@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import PathText, Strict, Whole
+from moesim.files.quantities import NO_SWITCH, PathText, Strict, Whole
 
 _USUAL_SKEW = 1.2
 """The skewed setting of public kernel tables."""
@@ -91,7 +91,7 @@ class Base(Strict):
     """Every expert gets equally many tokens, by solving an assignment (BASE layers, arXiv 2103.16716)."""
 
     kind: Literal["base"]
-    assignment_passes: Annotated[int, Field(ge=0, le=10_000)] = 20
+    assignment_passes: Annotated[int, Field(ge=0, le=10_000), NO_SWITCH] = 20
     """Passes over the scores of tokens x experts that the auction takes; assumed."""
 
 

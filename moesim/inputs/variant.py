@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import PathText, Strict
+from moesim.files.quantities import NO_SWITCH, PathText, Strict
 
 Part = Annotated[float, Field(ge=0, lt=1)]
-Number = Annotated[int, Field(ge=1, le=1 << 20)]
+Number = Annotated[int, Field(ge=1, le=1 << 20), NO_SWITCH]
 PerLayer = Annotated[tuple[Number, ...], Field(min_length=1, max_length=4096)]
+
+LayerNumber = Annotated[int, Field(ge=0, le=4096), NO_SWITCH]
 
 
 class Variant(Strict):
@@ -34,7 +36,7 @@ class Variant(Strict):
     """Experts that a token passes."""
     residual_intermediate_size: Number | None = None
     """Width of a dense branch beside the routed experts, which every token passes (PR-MoE, arXiv 2201.05596)."""
-    dropped_layers: Annotated[int, Field(ge=0, le=4096)] | tuple[Annotated[int, Field(ge=0)], ...] = 0
+    dropped_layers: LayerNumber | tuple[LayerNumber, ...] = 0
     """Layers left out (MoS): their numbers from 0, or how many, evenly spaced."""
     quality: PathText | None = None
     """A CSV file with the quality of this variant by metric; null is the project's own tables."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.files.quantities import Delay, PathText, Strict, Whole
+from moesim.files.quantities import NO_SWITCH, Delay, PathText, Strict, Whole
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 
@@ -65,8 +65,8 @@ class Images(Strict):
     """
 
     per_request: Whole = 1
-    width: Annotated[int, Field(ge=1, le=65536)] = 1024
-    height: Annotated[int, Field(ge=1, le=65536)] = 1024
+    width: Annotated[int, Field(ge=1, le=65536), NO_SWITCH] = 1024
+    height: Annotated[int, Field(ge=1, le=65536), NO_SWITCH] = 1024
     preprocessing: Delay | None = None
     """Of one image on the host, like 40 ms, one after the other; null is what an engine's file assumes by pixels."""
 
@@ -81,7 +81,7 @@ class Workload(Strict):
 
     batch_size: Whole | None = None
     """A static batch; 1 where nothing says when requests come."""
-    max_concurrency: Annotated[int, Field(ge=1, le=MOST_PROMPTS // 10)] | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=MOST_PROMPTS // 10), NO_SWITCH] | None = None
     request_rate: Annotated[float, Field(ge=1e-6, le=1e9)] | None = None
     """Requests per second. [1/s]"""
     burstiness: Positive = 1.0
@@ -89,14 +89,14 @@ class Workload(Strict):
     trace_file: PathText | None = None
     """CSV with arrival_s, input_len, output_len (and prefix_id, prefix_len), or what Azure, BurstGPT, Mooncake and
     others publish (docs/load.md)."""
-    num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = None
+    num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS), NO_SWITCH] | None = None
     """Requests in all; null is ten a client, a thousand at a rate, or all of a trace."""
     input_len: Whole | None = None
     output_len: Whole | None = None
     lengths: Lengths = Fixed()
     images: Images | None = None
     """Beside the text: input_len counts text alone, the tokens of images come on top."""
-    image_tokens: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    image_tokens: Annotated[int, Field(ge=0, le=1 << 24), NO_SWITCH] = 0
     """Of each image, where input_len counts them; 0 is as many as the model's tower makes, on top of input_len."""
     cached_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each prompt that all requests have in common: prefix-cache hits once it is there."""
@@ -105,7 +105,7 @@ class Workload(Strict):
     sampling: Literal["greedy", "top_p"] = "greedy"
     """How the next token is drawn: benchmarks take the likeliest; top_p (and top-k, a model's generation_config) sorts
     the vocabulary in engine versions that need to."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1), NO_SWITCH] = 0
 
     @model_validator(mode="after")
     def _one_way_to_arrive(self) -> Workload:

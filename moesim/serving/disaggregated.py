@@ -146,4 +146,4 @@ class Disaggregated:
             whole.loaded = whole.prompt_len - 1
             engine.sender_free_s = max(engine.sender_free_s, end) + self._transfer.seconds(whole.prompt_len)
             min(self._decode, key=lambda other: other.load).arrive(engine.sender_free_s, whole)
-        self._report.step([step], [held], start, end)
+        self._report.step([step], [held], start, end, id(engine))

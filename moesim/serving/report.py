@@ -70,7 +70,8 @@ class LoadReport:
     steps: int = 0
     busy_s: float = 0.0
     """Of each engine, the time with a step under way, added up over engines; steps in a pipeline overlap."""
-    _busy_until_s: float = 0.0
+    _busy_until_s: dict[int, float] = field(default_factory=dict)
+    """By engine."""
     preemptions: int = 0
     cached_tokens: int = 0
     blocked: int = 0
@@ -174,8 +175,10 @@ class LoadReport:
         if self.timeline:
             self.timeline.answer(request)
 
-    def step(self, steps: Sequence[Step], compositions: Sequence[Composition], start_s: float, end_s: float) -> None:
-        """A step has ended on every replica."""
+    def step(
+        self, steps: Sequence[Step], compositions: Sequence[Composition], start_s: float, end_s: float, engine: int = 0
+    ) -> None:
+        """A step has ended on every replica of an engine, of those that run apart."""
         busiest = max(compositions, key=lambda c: (len(c.prefills), c.decodes))
         if busiest.prefills:
             self.mixed_steps.offer(busiest)
@@ -184,7 +187,7 @@ class LoadReport:
             self.decode_steps.offer(busiest)
             self.decode_s += end_s - start_s
         self.steps += 1
-        self._busy(start_s, end_s)
+        self._busy(start_s, end_s, engine)
         if self.timeline:
             for replica, step in enumerate(steps):
                 self.timeline.step(replica, step, start_s, end_s)
@@ -201,9 +204,10 @@ class LoadReport:
         self.steps += len(times)
         self._busy(start_s, float(ends[-1]))
 
-    def _busy(self, start_s: float, end_s: float) -> None:
-        self.busy_s += max(end_s - max(start_s, self._busy_until_s), 0.0)
-        self._busy_until_s = max(self._busy_until_s, end_s)
+    def _busy(self, start_s: float, end_s: float, engine: int = 0) -> None:
+        before = self._busy_until_s.get(engine, 0.0)
+        self.busy_s += max(end_s - max(start_s, before), 0.0)
+        self._busy_until_s[engine] = max(before, end_s)
 
     def hold(self, seconds: float, schedulers: Sequence[Scheduler]) -> None:
         """What engines hold, for so long."""

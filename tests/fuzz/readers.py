@@ -19,7 +19,12 @@ from moesim.cost.fit_file import load_fits
 from moesim.errors import MoesimError
 from moesim.hardware.catalogue import load_hardware
 from moesim.hardware.host import load_host
+from moesim.inputs.bench.records import records
+from moesim.inputs.claims_file import read_claims
+from moesim.inputs.gguf_file import header
 from moesim.inputs.prices_file import read_prices
+from moesim.inputs.quality_file import quality_of
+from moesim.inputs.run_file import load_runs
 from moesim.inputs.system_file import load_system
 from tests.oracle import violations
 
@@ -127,16 +132,56 @@ _NVBANDWIDTH = json.dumps({
         {"name": "device_to_host_memcpy_ce", "status": "Passed", "bandwidth_matrix": [["54.9"]]},
     ]}
 })  # fmt: skip
+_GEMM = "gemm_dtype,m,n,k,latency\n" + "".join(
+    f"bfloat16,{m},4096,{k},{0.01 * (1 + m * k / 1e6):.4f}\n" for m in (1, 16, 256, 4096) for k in (1024, 4096)
+)
 _COUNTS = "layer,expert,count\n" + "".join(f"0,{e},{e + 1}\n" for e in range(60))
 
 
+_RUNS = paths.CALIBRATION / "runs" / "h100-vllm-minimax-m2.5.yaml"
+_AIPERF = "Metric,avg,p50,p99\nTime to First Token (ms),50.1,49,90\nRequest Count,10\nOutput Sequence Length,100\n"
+_QUESTIONS = """source: s
+questions:
+  ttft_olmoe_vs_dsv2lite: {ask: formula, formula: speculation_speed_up, values: {rate: 0.5, drafts: 4, cost: 0.1}}
+  itl_spread: {ask: formula, formula: slots_over_tokens, values: {experts: 8, top_k: 2, tokens: 64, factor: 1.25}}
+"""
+
+
+def _asked(path: Path) -> None:
+    """Questions beside two claims."""
+    claims = (paths.CALIBRATION / "claims" / "published-claims.csv").read_text(encoding="utf-8").splitlines()
+    folder = path.with_name("claims")
+    folder.mkdir(exist_ok=True)
+    (folder / "claims.csv").write_text("\n".join(claims[:3]) + "\n", encoding="utf-8")
+    (folder / "questions.yaml").write_bytes(path.read_bytes())
+    called(["claims", str(folder / "claims.csv")])
+
+
+def _run_set(path: Path) -> None:
+    path.with_suffix(".csv").write_text(_RUNS.with_suffix(".csv").read_text(encoding="utf-8"), encoding="utf-8")
+    load_runs(path)
+
+
+def _run_table(path: Path) -> None:
+    path.with_suffix(".yaml").write_text(_RUNS.read_text(encoding="utf-8"), encoding="utf-8")
+    load_runs(path.with_suffix(".yaml"))
+
+
 def _wheel(path: Path) -> None:
-    """The text as a member of a wheel, then the bytes as the wheel itself."""
+    """A table as a member of a wheel: Parquet where the text is a table, the bytes as they are where not."""
+    import pandas as pd
+
+    data = path.read_bytes()
+    try:
+        told = io.BytesIO()
+        pd.read_csv(io.BytesIO(data)).to_parquet(told)
+        data = told.getvalue()
+    except Exception:
+        told.close()
     wheel = path.with_suffix(".whl")
-    member = "aiconfigurator_core/systems/data/h100_sxm/vllm/0.24.0/gemm_perf.parquet"
+    member = "aiconfigurator_core/systems/data/h100_sxm/gemm/vllm/0.24.0/gemm_perf.parquet"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(member, path.read_bytes())
-        archive.writestr("aiconfigurator_core/systems/silicon_sample.csv", path.read_bytes())
+        archive.writestr(member, data)
     words = ["calibrate", "--from", str(wheel), "--hardware", "h100-sxm", "--stack", "vllm-0.24.0"]
     called([*words, "-o", str(path.with_name("out"))])
 
@@ -185,7 +230,15 @@ def _readers() -> tuple[Reader, ...]:
         Reader("bench", ".json", (_BENCH,), _bench),
         Reader("nccl-tests", ".log", (_NCCL,), _import("--hardware", "h100-sxm")),
         Reader("nvbandwidth", ".json", (_NVBANDWIDTH,), _import("--hardware", "h100-sxm")),
-        Reader("wheel", ".parquet", ("latency,m,n,k\n1,2,3,4\n",), _wheel),
+        Reader("wheel", ".parquet", (_GEMM,), _wheel),
+        Reader("quality", ".csv", _texts(*sorted(paths.QUALITY.glob("*.csv"))),
+               lambda p: quality_of("Mixtral-8x7B-v0.1", p)),
+        Reader("claims", ".csv", _texts(paths.CALIBRATION / "claims" / "published-claims.csv"), read_claims),
+        Reader("questions", ".yaml", (_QUESTIONS,), _asked),
+        Reader("run set", ".yaml", _texts(_RUNS), _run_set),
+        Reader("run table", ".csv", _texts(_RUNS.with_suffix(".csv")), _run_table),
+        Reader("AIPerf", ".csv", (_AIPERF,), records),
+        Reader("GGUF", ".gguf", ("GGUF\x03\x00\x00\x00" + "\x00" * 16, "GGUF"), header),
         Reader("prices", ".csv", _texts(paths.HWSPECS / "prices.csv"), read_prices),
         Reader("command line", ".txt", lines, _typed("predict")),
         Reader("sweep line", ".txt", swept, _typed("sweep")),

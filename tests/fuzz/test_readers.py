@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS, tried
 
-EACH = 85
+EACH = 70
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -31,7 +31,7 @@ def test_no_reader_is_surprised(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", READERS)
 def test_seeds_are_accepted(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if name == "wheel":
-        pytest.skip("its seed is no table")
+    if name == "GGUF":
+        pytest.skip("its seeds are no files")
     for seed in READERS[name].seeds:
         assert tried(READERS[name], seed.encode(), Path(tmp_path)) == "accepted"

@@ -19,7 +19,7 @@ from moesim.errors import Problem, SpecError
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import Block, Grid, blocks, kinds, priced
 from moesim.explore.sweeps.sweep import grid_of, units_of
-from moesim.files.writing import alone, whole, write_whole
+from moesim.files.writing import HALF, alone, whole, write_whole
 from moesim.inputs.scenario import Scenario
 from moesim.inputs.scenario_file import scenario_data
 
@@ -92,6 +92,9 @@ def _filled(
 def _mark(folder: Path, grid: Grid) -> None:
     """Say in the folder that its blocks are of this grid alone. Raises SpecError where they are of another."""
     mark, told = folder / "grid", _fingerprint(grid)
+    for left in folder.glob(f".*{HALF}"):
+        # Nobody else writes here now: it is of a run that was killed.
+        left.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         write_whole(mark, told)
     elif not mark.is_file() or mark.read_text(encoding="utf-8") != told:

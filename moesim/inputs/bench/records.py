@@ -8,13 +8,13 @@ from typing import Any
 
 from moesim.errors import Problem, SpecError
 from moesim.files import yaml
+from moesim.files.json import require_small
 from moesim.files.reading import MIB, unpacked_text_of
 from moesim.inputs.bench import aiperf, guidellm
 from moesim.inputs.bench.result import Record
 
 _WHAT = "JSON of a benchmark client"
-_MOST_BYTES = 128 * MIB
-_MOST_SECTIONS = 1_000_000
+_MOST_BYTES = 64 * MIB
 _MOST_RESULTS = 10_000
 
 
@@ -43,8 +43,7 @@ def _values(path: Path, text: str) -> list[tuple[str, Any]]:
     summary = aiperf.table(text)
     if summary is not None:
         return [(str(path), summary)]
-    if text.count("{") + text.count("[") > _MOST_SECTIONS:
-        raise SpecError([Problem(f"has more than {_MOST_SECTIONS:,} objects and lists", str(path))])
+    require_small(text, str(path))
     decoder, found, at, line = json.JSONDecoder(), [], 0, 1
     while at < len(text):
         if text[at].isspace() or text[at] == ",":

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moesim.files.json import require_small
 from moesim.files.reading import GZIP, MIB, refused, require_file
 from moesim.units import bytes_text
 
 _MAGIC = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"(\xb5/\xfd": "compressed by zstd",
           b"ARRO": "an Arrow file"}  # fmt: skip
 _LONGEST_LINE = 16 * MIB
-_LARGEST_DOCUMENT = 256 * MIB
+_LARGEST_DOCUMENT = 32 * MIB
 """Of JSON that is no line for each request, and is held whole."""
 _MOST_PACKED = 200
 """Times that a file may grow as it is unpacked, beyond the first of it."""
@@ -45,6 +46,7 @@ class Lines:
             raise refused(
                 self._path, f"is one document of more than {bytes_text(_LARGEST_DOCUMENT)}; JSON lines are read"
             )
+        require_small(text, self._path)
         return text
 
 
