@@ -8,6 +8,8 @@ import pytest
 
 from moesim import SpecError, load, paths, predict
 from moesim.cost.fit_file import load_fits
+from moesim.cost.forms import load_forms
+from moesim.cost.registry import form_of
 
 FITS = json.loads((paths.FITS / "nvidia-h100-sxm5-80gb/vllm-0.25.0.json").read_text(encoding="utf-8"))
 GEMM, EXPERTS = "gemm/bfloat16", "fused_moe/bfloat16"
@@ -83,6 +85,15 @@ def test_the_line_is_that_of_the_value(tmp_path):
 @pytest.mark.parametrize("name", paths.stored_fits())
 def test_every_shipped_fit_is_believed(name):
     assert load_fits(name).families
+
+
+def test_every_family_that_is_fitted_has_a_form_to_be_checked_by():
+    pytest.importorskip("scipy")
+    from moesim.calibrate.families import FAMILIES
+
+    load_forms()
+    of_gpus = [family for family in FAMILIES if not family.name.startswith("host_")]
+    assert all(form_of(family.name) is family.form for family in of_gpus)
 
 
 def test_a_file_that_changes_is_read_again(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from moesim.cost.forms.arithmetic import maximum, real
 from moesim.cost.forms.form import Form, Parameter, Timing
 from moesim.cost.gpu import GpuNumbers
+from moesim.cost.registry import families
 from moesim.ops.host import Copy
 from moesim.ops.measured import Launches, Stream
 
@@ -45,3 +46,5 @@ def launch_seconds(p: Mapping[str, float], op: Launches, gpu: GpuNumbers) -> Tim
 STREAM = Form("stream", "t_launch + bytes / (HBM e_hbm)", STREAM_PARAMETERS, stream_seconds, ("hbm_bytes",))
 COPY = Form("copy", "copies x (t_copy + bytes / bw_link)", COPY_PARAMETERS, copy_seconds, ("bytes_each",))
 LAUNCH = Form("launch", "t_fixed + (kernels - 1) x t_kernel", LAUNCH_PARAMETERS, launch_seconds, ("kernels",))
+
+families({"stream": STREAM, "copy": COPY, "launch": LAUNCH})
