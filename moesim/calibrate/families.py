@@ -254,10 +254,12 @@ def implied_bound_broken(family: Family, table: pd.DataFrame, gpu: GpuNumbers) -
     """
     op = family.operation(table)
     seconds = table["seconds"].to_numpy()
-    broken = np.asarray(op.flop) / seconds > gpu.flop_per_s(family.arithmetic)
-    if family.weights_for_l2_rule and hasattr(op, "weight_bytes"):
-        weights = np.asarray(op.weight_bytes)
-        broken = broken | ((weights > 2 * gpu.l2_bytes) & (weights / seconds > gpu.hbm_bytes_per_s))
+    # What took next to no time is beyond any peak.
+    with np.errstate(over="ignore"):
+        broken = np.asarray(op.flop) / seconds > gpu.flop_per_s(family.arithmetic)
+        if family.weights_for_l2_rule and hasattr(op, "weight_bytes"):
+            weights = np.asarray(op.weight_bytes)
+            broken = broken | ((weights > 2 * gpu.l2_bytes) & (weights / seconds > gpu.hbm_bytes_per_s))
     return np.broadcast_to(broken, seconds.shape)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from moesim.errors import Problem, SpecError, nearest
 from moesim.explore.pool import pool
 from moesim.explore.sweeps.blocks import LOAD, Grid, blocks, dotted, priced
+from moesim.files.quantities import MOST_WHOLE
 from moesim.inputs.loading import setting
 from moesim.inputs.scenario import Scenario, dotted_fields, require_scenario
 
@@ -96,6 +97,10 @@ def grid_of(scenario: Scenario, axes: Mapping[str, Iterable[Any]], simulate: boo
             raise SpecError([Problem(f"'{name}' is not a setting of a scenario; {hint}", "axes")])
         if not found:
             raise SpecError([Problem(f"'{name}' has no values to sweep over", "axes")])
+        large = any(isinstance(value, int) and abs(value) > MOST_WHOLE for value in found)
+        if large:
+            message = f"'{name}' holds a number too large; whole numbers up to {MOST_WHOLE:,} are accepted"
+            raise SpecError([Problem(message, "axes")])
     return Grid(scenario, values, _kind(scenario, values, simulate))
 
 
