@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeGuard
 
 from moesim.bench.point import Point
+from moesim.locks import lock
 
 
 class LogError(RuntimeError):
@@ -28,7 +29,7 @@ class Log:
         except OSError as error:
             raise LogError(f"'{path}' cannot be written: {error.strerror}") from None
         try:
-            _lock(self._file)
+            lock(self._file)
         except OSError:
             os.close(self._file)
             message = f"'{path}' is being written by another measurement; wait for it, or choose another folder"
@@ -62,15 +63,6 @@ class Log:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._file)
-
-
-def _lock(file: int) -> None:
-    """Keep other measurements out; where a system has no such locks (Windows), nothing does. Raises OSError."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,6 @@ from moesim.files.validation import validated
 
 _WIDEST = 5.0
 """Of a half-width in the logarithm: a factor of 150."""
-_MOST_PROBLEMS = 10
 _WHAT = "a fit that `moesim fit` writes"
 
 HalfWidth = Annotated[float, Field(ge=0, le=_WIDEST)]
@@ -103,7 +102,8 @@ def load_fits(name: str) -> Fits:
         There is none; or, with file and line, what keeps it from being one: a constant that is missing, no number, or
         beyond the bounds within which its form is fitted.
     """
-    path = paths.stored_fits().get(name) or Path(name)
+    stored_as = paths.FITS / f"{name}.json"
+    path = stored_as if stored_as.is_file() else Path(name)
     if not path.is_file():
         stored = nearest(name, paths.stored_fits(), "moesim hardware")
         raise SpecError(f"the calibration '{name}' is neither stored nor a file; {stored}")
@@ -123,7 +123,7 @@ def _loaded(name: str, path: Path, _stamp: int) -> Fits:
     if file is not None:
         problems = [Problem(message, document.where(at)) for at, message in _doubted(file)]
     if problems or file is None:
-        raise SpecError(problems[:_MOST_PROBLEMS])
+        raise SpecError(problems)
     return Fits(name, file.gpu, file.stack, {key: _family(key, entry) for key, entry in file.families.items()})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from moesim.errors import Problem, SpecError
+from moesim.errors import SpecError
 from moesim.files.parquet import read_parquet
 from moesim.files.reading import MIB, refused, require_file
 from moesim.units import bytes_text
@@ -24,12 +24,10 @@ class Archive:
     """An open archive. Raises SpecError for whatever keeps it, or a member, from being read."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = require_file(path)
         try:
-            self._zip = zipfile.ZipFile(require_file(path))
+            self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            if isinstance(error, SpecError):
-                raise
             raise refused(path, f"is not a wheel file: {error}") from None
         self.names = self._zip.namelist()
         if len(self.names) > _MOST_NAMES:
@@ -68,4 +66,4 @@ class Archive:
         return read_parquet(self.read(name), f"{self.path}: {name}")
 
     def _refused(self, name: str, message: str) -> SpecError:
-        return SpecError([Problem(message, f"{self.path}: {name}")])
+        return refused(f"{self.path}: {name}", message)

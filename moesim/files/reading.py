@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import stat
 import zlib
 from pathlib import Path
@@ -74,7 +75,7 @@ def unpacked_text_of(path: Path, what: str, most_bytes: int) -> str:
     data = bytes_of(path, most_bytes)
     if data[:2] == GZIP:
         try:
-            with gzip.open(path, "rb") as file:
+            with gzip.open(io.BytesIO(data)) as file:
                 data = file.read(most_bytes + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise refused(path, f"cannot be decompressed: {error}") from None

@@ -77,12 +77,16 @@ def _problem(kind: type[BaseModel], item: Any, document: Document, overridden: s
     if isinstance(item["input"], dict):
         # What several keys say together: the whole section would be shown as found.
         return Problem(f"'{dotted}': {said(item)}" if dotted else said(item), where)
+    return Problem(f"'{dotted}': {said(item)} (found {shown(item['input'])})", where)
+
+
+def shown(value: Any) -> str:
+    """A value as a message repeats it: not all of what has no end."""
     try:
-        found = repr(item["input"])
+        text = repr(value)
     except ValueError:
-        found = "a number of thousands of digits"
-    shown = found if len(found) <= _MOST_SHOWN else f"{found[:_MOST_SHOWN]}... of {len(found):,} letters"
-    return Problem(f"'{dotted}': {said(item)} (found {shown})", where)
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... of {len(text):,} letters"
 
 
 def _no_kind(section: type[BaseModel], dotted: str, name: str, item: Any) -> str:

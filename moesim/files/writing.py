@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moesim.errors import Problem, SpecError
+from moesim.locks import lock
 
 HALF = ".part"
 """Ends the name of what is being written, and of what a kill has left of it."""
@@ -57,15 +58,14 @@ def alone(folder: Path, target: Path) -> Iterator[None]:
     SpecError
         Another process writes it now.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if os.name == "nt":
+        # A folder cannot be opened there.
         yield
         return
     held = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(held)
         except BlockingIOError:
             raise SpecError([Problem("another process writes it now", str(target))]) from None
         yield

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from moesim.engines.settings import EngineSettings
-from moesim.files.validation import said
+from moesim.files.validation import said, shown
 from moesim.hardware.hardware import Hardware
 from moesim.inputs.plan_checks import Finding
 from moesim.inputs.scenario import ALIASES, Disaggregation, Scenario
@@ -76,7 +76,7 @@ def _unread(item: Any) -> str:
     key = str(item["loc"][0])
     if item["type"] == "extra_forbidden":
         return f"'{key}' is not an engine setting"
-    return f"'{key}': {said(item)} (found {item['input']!r})"
+    return f"'{key}': {said(item)} (found {shown(item['input'])})"
 
 
 def _unlike(prefill: EngineSettings, decode: EngineSettings) -> Iterator[Finding]:

@@ -99,14 +99,19 @@ def test_a_folder_that_takes_no_files_is_said_before_anything_is_computed():
     assert done.returncode == 2 and b"Traceback" not in done.stderr and b"/proc/x.csv" in done.stderr
 
 
-def test_workers_do_not_outlive_the_one_who_asked(tmp_path):
-    command = next(one for one in COMMANDS if "--jobs" in one.words)
-    process = command.started(tmp_path)
+def with_workers(folder):
+    """A command whose workers are at work."""
+    process = next(one for one in COMMANDS if "--jobs" in one.words).started(folder)
     for _ in range(500):
         if len(session_of(process.pid)) > 2:
-            break
+            return process
         time.sleep(0.01)
-    assert len(session_of(process.pid)) > 2, "no worker was seen"
+    process.kill()
+    pytest.fail("no worker was seen")
+
+
+def test_workers_do_not_outlive_the_one_who_asked(tmp_path):
+    process = with_workers(tmp_path)
     process.kill()
     process.communicate()
     for _ in range(100):
@@ -119,12 +124,7 @@ def test_workers_do_not_outlive_the_one_who_asked(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 def test_a_terminal_that_closes_ends_all_of_a_command(how, tmp_path):
-    command = next(one for one in COMMANDS if "--jobs" in one.words)
-    process = command.started(tmp_path)
-    for _ in range(500):
-        if len(session_of(process.pid)) > 2:
-            break
-        time.sleep(0.01)
+    process = with_workers(tmp_path)
     os.killpg(process.pid, how)
     said = process.communicate(timeout=60)[1]
     assert process.returncode in (130, -how, 0) and "Traceback" not in said, said
