@@ -168,6 +168,8 @@ def _rank(scenario: Scenario, engine: Engine, hardware: Hardware) -> Rank:
         model, Plan.of(settings), kv_bytes, routing, engine, settings.moe_backend,
         compute_capability=hardware.compute_capability,
         compiled=not settings.enforce_eager,
+        graphs_prompts=settings.cudagraph_mode != "full_decode_only",
+        shared_beside=not settings.disable_shared_experts_stream,
         switched=hardware.links.kind == "NVSwitch" and settings.tensor_parallel_size <= hardware.gpus_per_node,
         sampling=scenario.workload.sampling,
         placement_routing=with_counts(scenario.placement_routing),

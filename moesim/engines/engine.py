@@ -98,7 +98,7 @@ class Engine:
             given(settings.gpu_memory_utilization, defaults.gpu_memory_utilization),
             given(settings.block_size, defaults.block_size),
             eager,
-            0 if eager else captured,
+            0 if eager or settings.cudagraph_mode == "none" else captured,
             self._ahead(settings),
         )
 

@@ -84,6 +84,11 @@ class EngineSettings(Strict):
     """The next step is composed while the GPU works; null is the engine's default: vLLM does from 0.14 on."""
     max_cudagraph_capture_size: Annotated[int, Field(ge=0, le=1 << 16), NO_SWITCH] | None = None
     """Largest step, in tokens, that runs as a CUDA graph; null is the engine's default, 512 in vLLM 0.24."""
+    cudagraph_mode: Literal["full_and_piecewise", "full_decode_only", "none"] | None = None
+    """Which steps up to that size run as CUDA graphs: all, those without a prompt among them alone, or none (vLLM's
+    compilation_config); null is the engine's default, all."""
+    disable_shared_experts_stream: bool = False
+    """The shared expert runs before the routed ones, not beside them (VLLM_DISABLE_SHARED_EXPERTS_STREAM)."""
     front_end: Literal["server", "dynamo", "none"] = "server"
     """Who takes requests: the engine's own server, NVIDIA Dynamo's (fitted on runs it served), or none: prompts are
     handed to the engine in its own process."""
@@ -135,6 +140,11 @@ class EngineSettings(Strict):
     @classmethod
     def _as_vllm_spells_it(cls, value: Any) -> Any:
         return "deepgemm" if value == "deep_gemm" else value
+
+    @field_validator("cudagraph_mode", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("version", mode="before")
     @classmethod

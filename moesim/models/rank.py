@@ -39,6 +39,10 @@ class Rank:
     """Of its GPU: the engine chooses kernels by it."""
     compiled: bool = True
     """The engine compiles the model: false where it runs eagerly."""
+    graphs_prompts: bool = True
+    """CUDA graphs run steps with prompts among them too."""
+    shared_beside: bool = True
+    """The shared expert has a stream of its own, where the engine's version gives it one."""
     switched: bool = True
     """A switch joins the GPUs of its tensor-parallel group."""
     sampling: str = "greedy"

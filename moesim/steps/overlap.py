@@ -53,7 +53,7 @@ class Beside:
     """The shared expert on a stream of its own: what of it hides behind the routed experts of a layer."""
 
     def __init__(self, layers: Layers, at: Frame):
-        stream = at.rank.engine.file.shared_expert_stream
+        stream = at.rank.engine.file.shared_expert_stream if at.rank.shared_beside else None
         self._names = frozenset[str]().union(*(block.beside_experts for block in layers.blocks)) if stream else ()
         self._runs = bool(self._names) and at.tokens <= stream.value if stream else False
         self._shared: Any = 0.0

@@ -76,8 +76,12 @@ class StepModel:
         if isinstance(tokens, float):
             # A mean over sequences times their number.
             tokens = round(tokens)
-        padded = self.rank.engine.padded_tokens(tokens, self.captured_tokens)
-        return Load(groups, padded, tokens <= self.captured_tokens, source_len)
+        padded, captured = self.rank.engine.padded_tokens(tokens, self.captured_tokens), tokens <= self.captured_tokens
+        prompts = [g.sequences for g in groups if not g.generates]
+        if prompts and not self.rank.graphs_prompts:
+            without = one_number(sum(prompts) == 0)
+            padded, captured = one_number(np.where(without, padded, tokens)), captured & without
+        return Load(groups, padded, captured, source_len)
 
     def cost(self, name: str, load: Load, sampled: Any, encoder: bool = False) -> Cost:
         """A whole step: the GPU's time and the host's.

@@ -127,8 +127,11 @@ READ = [
     (
         f"""vllm serve {OSS} -O '{{"cudagraph_mode": "NONE", "cudagraph_capture_sizes": [1, 2, 4, 8]}}'""",
         OSS,
-        {"max_cudagraph_capture_size": 0},
+        {"cudagraph_mode": "none", "max_cudagraph_capture_size": 8},
     ),
+    (f"vllm serve {OSS} -cc.cudagraph_mode=FULL_DECODE_ONLY", OSS, {"cudagraph_mode": "full_decode_only"}),
+    (f"VLLM_DISABLE_SHARED_EXPERTS_STREAM=1 vllm serve {OSS}", OSS, {"disable_shared_experts_stream": True}),
+    (f"VLLM_DISABLE_SHARED_EXPERTS_STREAM=0 vllm serve {OSS}", OSS, {"disable_shared_experts_stream": False}),
     (f"vllm serve {OSS} --cudagraph-capture-sizes 1 2 4 8 -tp 2", OSS, TP2 | {"max_cudagraph_capture_size": 8}),
     (f"vllm serve {OSS} --cuda-graph-sizes 4", OSS, {"max_cudagraph_capture_size": 4}),
     (f"vllm serve {OSS} --compilation-config.pass_config.fuse_allreduce_rms false", OSS, {"fuse_allreduce_rms": False}),
@@ -203,7 +206,7 @@ def test_what_is_read(command, model, engine):
             TP2 | {"max_cudagraph_capture_size": 32},
             ["its largest, 32: steps are padded to vLLM's own 7 sizes up to it, not to these 6"],
         ),
-        ("-tp 2 -cc.cudagraph_mode=FULL_DECODE_ONLY", TP2, ["FULL_DECODE_ONLY is priced as FULL_AND_PIECEWISE"]),
+        ("-tp 2 -cc.cudagraph_mode=PIECEWISE", TP2, ["PIECEWISE is priced as FULL_AND_PIECEWISE"]),
         ("-O1", {}, ["-O 1 is priced as -O2"]),
         ("-tp 8 -dcp 8", TP8, ["-dcp 8 is not modelled: every GPU is counted with a sequence's whole KV cache"]),
         (
@@ -321,7 +324,8 @@ def test_a_config_file_counts_where_the_command_says_nothing(tmp_path):
         """)
     )
     data, notes = scenario_from_vllm(f"vllm serve --config {path} -tp 2")
-    engine = {"enable_expert_parallel": True, "enable_prefix_caching": False, "max_cudagraph_capture_size": 0}
+    engine = {"enable_expert_parallel": True, "enable_prefix_caching": False}
+    engine |= {"cudagraph_mode": "none", "max_cudagraph_capture_size": 4}
     assert data == {"model": "m", "engine": TP2 | engine}
     assert len(notes) == 1 and notes[0].startswith(f"--max-model-len of {path} auto")
     assert scenario_from_vllm(f"vllm serve other --config={path}")[0]["model"] == "other"

@@ -271,6 +271,11 @@ def test_kernels_and_loads():
     assert (most.padded_tokens, most.graph) == (512, True)
     long = steps.load((Group(1, 513, 0),))
     assert (long.padded_tokens, long.graph) == (513, False)
+    # Graphs of decodes alone: a step with a prompt is neither padded nor captured.
+    alone = StepModel(replace(rank(), graphs_prompts=False), H100, 512, True)
+    assert (alone.load((Group.decode(17, 100),)).padded_tokens, alone.load((Group.decode(17, 100),)).graph) == (24, True)
+    mixed = alone.load((Group.decode(17, 100), Group(np.array([0, 1]), 100, 0)))
+    assert (mixed.padded_tokens.tolist(), mixed.graph.tolist()) == ([24, 117], [True, False])
     parts = steps.gpu_costs(steps.rank, load, 17)
     # 32 layers of 2 norms, qkv, rope, attention, output, router, top-k, 6 of experts; embedding, norm, head, 4 of
     # sampling.

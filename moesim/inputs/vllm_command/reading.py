@@ -172,7 +172,7 @@ class _Reading:
         elif isinstance(value, dict):
             self.engine[setting] = {**self.engine.get(setting, {}), **value}
         elif setting == "max_cudagraph_capture_size":
-            # Given as sizes, as their largest, or as no graphs at all: the least holds.
+            # Given as sizes, or as their largest: the least holds.
             self.engine[setting] = min(value, self.engine.get(setting, value))
         else:
             self.engine[setting] = value
