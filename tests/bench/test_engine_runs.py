@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import time
 import types
@@ -17,7 +18,9 @@ from moesim.bench.engine.settings import EngineSettings, memory_point
 from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log, rows
 from moesim.calibrate import worker
-from moesim.calibrate.engine_runs import model_folder, write_runs
+from moesim.calibrate.engine_ask import EngineAsk, model_folder
+from moesim.calibrate.engine_runs import write_runs
+from moesim.calibrate.engine_scenario import scenario_data
 from moesim.cli import main
 from moesim.errors import CalibrationError, SpecError
 from moesim.explore.validate import compared_memory, validate
@@ -161,7 +164,32 @@ def test_vllm_is_started_without_weights_or_tokenizer(vllm, tmp_path):
     assert arguments["load_format"] == "dummy" and arguments["skip_tokenizer_init"] and arguments["enforce_eager"]
     assert arguments["hf_overrides"] == {"num_experts_per_tok": 4} and "compilation_config" not in arguments
     graph = SETTINGS.arguments("cuda")["compilation_config"]
+    assert not {"moe_backend", "async_scheduling", "speculative_config"} & SETTINGS.arguments("cuda").keys()
     assert graph["cudagraph_mode"] == "FULL_DECODE_ONLY" and max(graph["cudagraph_capture_sizes"]) == 16
+
+
+def test_what_a_campaign_varies_reaches_vllm_and_the_scenario(vllm, tmp_path, monkeypatch):
+    monkeypatch.delenv("VLLM_DISABLE_SHARED_EXPERTS_STREAM", raising=False)
+    ask = EngineAsk(
+        model="Qwen3-30B-A3B", quantization="fp8_block", moe_backend="deep_gemm", async_scheduling=False, disable_shared_experts_stream=True,
+        draft_model="Qwen3-0.6B", num_speculative_tokens=3, acceptance_rate=0.5, max_model_len=512, max_num_seqs=16,
+    )  # fmt: skip
+    settings = ask.settings(tmp_path)
+    arguments = settings.arguments("cuda")
+    assert (arguments["moe_backend"], arguments["async_scheduling"]) == ("deep_gemm", False)
+    drafts = arguments["speculative_config"]
+    assert drafts["synthetic_acceptance_rates"] == [0.5, 0.25, 0.125] and drafts["method"] == "draft_model"
+    assert drafts["model"].endswith("Qwen3-0.6B") and drafts["rejection_sample_method"] == "synthetic"
+    log, _, _ = _measured(tmp_path, settings)
+    assert os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] == "1"
+    (about, _) = write_runs(log, "h100-sxm", tmp_path)
+    engine = load_runs(about).about.scenario.engine
+    assert (engine.moe_backend, engine.cudagraph_mode, engine.version) == ("deepgemm", "full_decode_only", "0.25.1")
+    assert engine.async_scheduling is True, "as the engine said of itself"
+    assert engine.disable_shared_experts_stream and engine.speculative_config.kept == (0.5, 0.25, 0.125)
+    assert about.stem.endswith("moedeep_gemm-asyncoff-sharedoff-draftQwen3-0.6B-drafts3-kept0.5")
+    other = EngineAsk(model="OLMoE-1B-7B-0924", moe_backend="cutlass").settings(tmp_path).columns()
+    assert "moe_backend" not in scenario_data(other, "OLMoE-1B-7B-0924", "h100-sxm", "0.25.1")["engine"]
 
 
 def test_a_second_start_measures_only_what_is_missing(vllm, tmp_path):
@@ -249,16 +277,20 @@ def test_a_log_without_runs_and_a_model_nobody_knows(tmp_path):
         write_runs(tmp_path / "points.jsonl", "h100-sxm", tmp_path)
     with pytest.raises(SpecError, match="'nobody' is neither in the catalogue"):
         model_folder("nobody", None, tmp_path)
-    with pytest.raises(SpecError, match="'int9' is not a format to start in; fp8, fp8_block are"):
-        model_folder("OLMoE-1B-7B-0924", "int9", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--batches", "1:2"], "--batches: '1:2' is not batches, tokens in, tokens out"),
-        (["--batches", "999:8:8"], "asks for nothing that fits"),
+        (["--batches", "999:8:8"], "nothing of it fits max_num_seqs and max_model_len"),
         (["--rates", "4:5"], "--rates: '4:5' is not rates, requests"),
+        (["--quantization", "int9"], "--quantization: input should be 'fp8' or 'fp8_block' (found 'int9')"),
+        (["--repetitions", "0"], "--repetitions: input should be greater than or equal to 1 (found 0)"),
+        (["--routing", "zipf"], "--routing: 'zipf' is no routing; uniform, balanced"),
+        (["--acceptance-rate", "0.5"], "acceptance_rate is of a draft_model's tokens"),
+        (["--num-speculative-tokens", "4"], "draft_model and num_speculative_tokens go together"),
+        (["--draft-model", "nobody", "--num-speculative-tokens", "4"], "'nobody' is neither in the catalogue"),
         (["--hf-overrides", "a=b"], "--hf-overrides: 'a=b' is not a field and a whole number"),
         ([], "there is no GPU to measure"),
         (["--device", "cpu"], "say with --hardware what to compare it with"),

@@ -93,7 +93,9 @@ def test_settings_come_before_defaults():
     assert (found.block_size, found.captured_tokens, found.async_scheduling) == (32, 64, False)
     assert limits(max_num_batched_tokens=100).max_num_seqs == 100, "no more sequences than tokens"
     assert limits(max_cudagraph_capture_size=0).captured_tokens == 0
-    assert limits(cudagraph_mode="NONE").captured_tokens == 0 < limits(cudagraph_mode="full_decode_only").captured_tokens
+    assert (
+        limits(cudagraph_mode="NONE").captured_tokens == 0 < limits(cudagraph_mode="full_decode_only").captured_tokens
+    )
 
 
 def test_low_latency_kernels_have_room_for_few_tokens():

@@ -273,7 +273,10 @@ def test_kernels_and_loads():
     assert (long.padded_tokens, long.graph) == (513, False)
     # Graphs of decodes alone: a step with a prompt is neither padded nor captured.
     alone = StepModel(replace(rank(), graphs_prompts=False), H100, 512, True)
-    assert (alone.load((Group.decode(17, 100),)).padded_tokens, alone.load((Group.decode(17, 100),)).graph) == (24, True)
+    assert (alone.load((Group.decode(17, 100),)).padded_tokens, alone.load((Group.decode(17, 100),)).graph) == (
+        24,
+        True,
+    )
     mixed = alone.load((Group.decode(17, 100), Group(np.array([0, 1]), 100, 0)))
     assert (mixed.padded_tokens.tolist(), mixed.graph.tolist()) == ([24, 117], [True, False])
     parts = steps.gpu_costs(steps.rank, load, 17)

@@ -12,6 +12,8 @@ from typing import Any
 from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.point import Point
 
+_FOLDERS = ("model", "draft_model")
+
 
 def batch_points(settings: EngineSettings, grid: Sequence[tuple[int, int, int]], repetitions: int) -> list[Point]:
     """Static batches: (requests at once, tokens in, tokens out), each some times over."""
@@ -37,7 +39,8 @@ def load_points(
 
 def write_plan(settings: EngineSettings, points: Sequence[Point]) -> str:
     """One engine's plan as text."""
-    about = asdict(settings) | {"model": str(settings.model), "capture_sizes": list(settings.capture_sizes)}
+    about = asdict(settings) | {"capture_sizes": list(settings.capture_sizes)}
+    about |= {name: str(about[name]) for name in _FOLDERS if about[name]}
     return json.dumps({"settings": about, "points": [p.as_data() for p in points]})
 
 
@@ -45,5 +48,5 @@ def read_plan(text: str) -> tuple[EngineSettings, list[Point]]:
     """The engine's settings, and its points, of a plan."""
     data = json.loads(text)
     about: dict[str, Any] = data["settings"]
-    about["model"] = Path(about["model"])
+    about |= {name: Path(about[name]) for name in _FOLDERS if about[name]}
     return EngineSettings(**about), [Point.of(point) for point in data["points"]]

@@ -81,7 +81,7 @@ class _Engine:
     """vLLM in this process, stepped by hand."""
 
     def __init__(self, settings: EngineSettings, device: str):
-        set_environment()
+        set_environment(settings.environment)
         try:
             vllm: Any = importlib.import_module("vllm")
         except ModuleNotFoundError as error:

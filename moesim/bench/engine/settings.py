@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """No network, the engine in this process (so that its steps can be seen), nothing reported home."""
+_SWITCHED = {None: "auto", True: "on", False: "off"}
 MODES = ("eager", "graph", "compile")
 """No CUDA graphs; graphs without torch.compile (starts fast); vLLM's default of both."""
 
@@ -40,6 +41,16 @@ class EngineSettings:
     kv_cache_dtype: str = "auto"
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of config.json to replace: top-k and width sweeps."""
+    moe_backend: str = "auto"
+    """Kernel of the experts, by vLLM's name."""
+    async_scheduling: bool | None = None
+    """None leaves it to vLLM."""
+    disable_shared_experts_stream: bool = False
+    draft_model: Path | None = None
+    """Folder with a config.json: what drafts tokens."""
+    num_speculative_tokens: int = 0
+    acceptance_rate: float = 0.0
+    """Chance that a draft is kept where all before it are; forced, whatever the models say."""
     capture_sizes: Sequence[int] = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256)
     """Batches that CUDA graphs are captured for: fewer start faster, and steps between two are padded up."""
 
@@ -51,7 +62,16 @@ class EngineSettings:
             "tensor_parallel_size": self.tensor_parallel_size, "max_model_len": self.max_model_len,
             "max_num_seqs": self.max_num_seqs, "max_num_batched_tokens": self.max_num_batched_tokens,
             "gpu_memory_utilization": self.gpu_memory_utilization, "kv_cache_dtype": self.kv_cache_dtype,
+            "moe_backend": self.moe_backend, "async_scheduling": _SWITCHED[self.async_scheduling],
+            "shared_experts_stream": _SWITCHED[not self.disable_shared_experts_stream],
+            "draft_model": self.draft_model.name if self.draft_model else "",
+            "num_speculative_tokens": self.num_speculative_tokens, "acceptance_rate": self.acceptance_rate,
         }  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that vLLM reads as it starts."""
+        return {"VLLM_DISABLE_SHARED_EXPERTS_STREAM": "1"} if self.disable_shared_experts_stream else {}
 
     def arguments(self, device: str) -> dict[str, Any]:
         """vLLM's own arguments."""
@@ -69,6 +89,17 @@ class EngineSettings:
             "tensor_parallel_size": self.tensor_parallel_size, "enforce_eager": self.mode == "eager",
             "disable_log_stats": True,
         }  # fmt: skip
+        if self.moe_backend != "auto":
+            found["moe_backend"] = self.moe_backend
+        if self.async_scheduling is not None:
+            found["async_scheduling"] = self.async_scheduling
+        if self.draft_model is not None:
+            drafts = self.num_speculative_tokens
+            found["speculative_config"] = {
+                "method": "draft_model", "model": str(self.draft_model), "num_speculative_tokens": drafts,
+                "rejection_sample_method": "synthetic",
+                "synthetic_acceptance_rates": [self.acceptance_rate ** (i + 1) for i in range(drafts)],
+            }  # fmt: skip
         if compilation:
             found["compilation_config"] = compilation
         if self.hf_overrides:
@@ -80,8 +111,9 @@ def memory_point(settings: EngineSettings) -> Point:
     return Point("engine_memory", settings.columns())
 
 
-def set_environment() -> None:
-    """Before vLLM is imported; what the user has set stays."""
+def set_environment(more: Mapping[str, str]) -> None:
+    """Before vLLM is imported; what the user has set stays, but for what an engine is asked to be."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.update(more)
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
