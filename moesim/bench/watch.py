@@ -1,4 +1,4 @@
-"""Clocks and throttling while points are measured: what makes a number one not to build on."""
+"""Clocks, throttling and power while points are measured: what makes a number one not to build on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moesim.bench.environment import nvml
+from moesim.bench.power import Meter
 from moesim.bench.timing import NOT_CAPTURED, Times
 
 APART, DRIFTING = "quartiles apart", "drifting"
@@ -27,11 +28,14 @@ class Watch:
 
     def __init__(self, device: str):
         self._opened = nvml() if device == "cuda" else None
+        self._meter = Meter(self._opened)
 
     def around(self, measure: Callable[[], Times]) -> tuple[Times, dict[str, Any]]:
         """Times, with the clock and what was wrong: ``unstable`` is empty where nothing was."""
         before = self._throttled()
+        self._meter.begin()
         times = measure()
+        drawn = self._meter.now() | self._meter.since()
         reasons = sorted(before | self._throttled())
         if times.seconds_q3 - times.seconds_q1 > _WIDEST_SPREAD * times.seconds:
             reasons.append(APART)
@@ -42,7 +46,7 @@ class Watch:
             reasons.append("not captured")
         found: dict[str, Any] = {"unstable": reasons}
         if self._opened:
-            found |= self._clock()
+            found |= self._clock() | drawn
         return times, found
 
     def _throttled(self) -> set[str]:
@@ -61,7 +65,6 @@ class Watch:
         try:
             return {
                 "sm_clock_hz": 1e6 * lib.nvmlDeviceGetClockInfo(handle, lib.NVML_CLOCK_SM),
-                "power_w": lib.nvmlDeviceGetPowerUsage(handle) / 1e3,
                 "temperature_c": lib.nvmlDeviceGetTemperature(handle, lib.NVML_TEMPERATURE_GPU),
             }
         except lib.NVMLError:

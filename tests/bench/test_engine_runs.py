@@ -15,6 +15,7 @@ from moesim import paths
 from moesim.bench.engine.plan import batch_points, load_points, read_plan, write_plan
 from moesim.bench.engine.runner import measure_engine
 from moesim.bench.engine.settings import EngineSettings, memory_point
+from moesim.bench.engine.steps import StepLog
 from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log, rows
 from moesim.calibrate import worker
@@ -156,6 +157,23 @@ def test_a_batch_is_recorded_with_every_step(vllm, tmp_path):
     assert all(gap >= STEP_S and latency >= STEP_S for gap, latency, *_ in steps["rows"])
     assert row["mean_itl_s"] >= STEP_S and row["mean_ttft_s"] <= row["mean_e2el_s"]
     assert row["output_throughput"] == pytest.approx(36 / row["took_s"])
+
+
+def test_a_step_that_checks_drafts_is_no_prompt():
+    scheduler = FakeScheduler()
+    engine = types.SimpleNamespace(
+        engine_core=types.SimpleNamespace(engine_core=types.SimpleNamespace(scheduler=scheduler))
+    )
+    chosen = types.SimpleNamespace(
+        scheduled_new_reqs=[],
+        scheduled_cached_reqs=types.SimpleNamespace(req_ids=["a", "b"], num_computed_tokens=[40, 16]),
+        num_scheduled_tokens={"a": 4, "b": 8}, total_num_scheduled_tokens=12,
+        scheduled_spec_decode_tokens={"a": [1, 2, 3]},
+    )  # fmt: skip
+    scheduler.schedule, scheduler.update_from_output = (lambda: chosen), (lambda chosen, output: {})
+    log = StepLog(engine)
+    log.update(log.schedule(), None)
+    assert log.rows[0][2:] == [1, 8, 16, 1, 40], "b goes on with its prompt, a checks three drafts"
 
 
 def test_vllm_is_started_without_weights_or_tokenizer(vllm, tmp_path):

@@ -18,6 +18,7 @@ from moesim.bench import collectives, environment, kernels
 from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log, LogError, rows
 from moesim.bench.point import Point
+from moesim.bench.power import Meter
 from moesim.bench.session import measure, measured
 from moesim.bench.timing import Times, time_calls
 from moesim.bench.watch import Watch
@@ -261,6 +262,8 @@ class FakeNvml:
     nvmlClocksThrottleReasonHwThermalSlowdown, nvmlClocksThrottleReasonSwPowerCap = 0x40, 0x4
     NVMLError = type("NVMLError", (Exception,), {})
     reasons, busy, used, pids = 0x4, 0, 0, ()
+    NVML_FI_DEV_POWER_INSTANT, NVML_SUCCESS = 186, 0
+    instant_mw, energy_mj = 412_000, 5_000
 
     def __getattr__(self, name):
         usage = types.SimpleNamespace(gpu=self.busy, used=self.used)
@@ -270,6 +273,9 @@ class FakeNvml:
             "nvmlDeviceGetEnforcedPowerLimit": 700_000, "nvmlDeviceGetEccMode": (1, 1),
             "nvmlDeviceGetMaxPcieLinkGeneration": 5, "nvmlDeviceGetMaxPcieLinkWidth": 16,
             "nvmlDeviceGetPowerUsage": 300_000, "nvmlDeviceGetTemperature": 50,
+            "nvmlDeviceGetTotalEnergyConsumption": self.energy_mj,
+            "nvmlDeviceGetFieldValues": [types.SimpleNamespace(
+                nvmlReturn=0 if self.instant_mw else 3, value=types.SimpleNamespace(uiVal=self.instant_mw))],
             "nvmlDeviceGetCurrentClocksThrottleReasons": self.reasons, "nvmlDeviceGetUtilizationRates": usage,
             "nvmlDeviceGetMemoryInfo": usage,
             "nvmlDeviceGetComputeRunningProcesses": [types.SimpleNamespace(pid=p) for p in self.pids],
@@ -311,13 +317,30 @@ def test_throttling_drift_and_spread_mark_a_point(nvml):
     steady = Times.of([1.0] * 8, 8, "clock")
     watch = Watch("cuda")
     times, seen = watch.around(lambda: steady)
-    assert times is steady and seen["unstable"] == [] and seen["sm_clock_hz"] == 1.755e9 and seen["power_w"] == 300
+    assert times is steady and seen["unstable"] == [] and seen["sm_clock_hz"] == 1.755e9
+    assert seen["power_w"] == 412 and seen["energy_j"] == 0 and "mean_power_w" not in seen
     nvml.reasons = 0x40
     assert watch.around(lambda: steady)[1]["unstable"] == ["thermal"]
     nvml.reasons = 0
     assert watch.around(lambda: Times.of([1, 1, 1, 1, 1.3, 1.3, 1.3, 1.3], 8, ""))[1]["unstable"] == [
         "quartiles apart", "drifting",
     ]  # fmt: skip
+
+
+def test_power_is_the_energy_over_the_time(nvml, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    meter = Meter(environment.nvml())
+    meter.begin()
+    clock[0], nvml.energy_mj = 102.0, 5_000 + 900_000
+    assert meter.since() == {"energy_j": 900.0, "energy_over_s": 2.0, "mean_power_w": 450.0}
+    clock[0] = 100.4
+    assert "mean_power_w" not in meter.since(), "the counter moves ten times a second"
+    nvml.instant_mw = 0
+    assert meter.now() == {"power_w": 300.0}, "the driver's mean where the card has nothing shorter"
+    nobody = Meter(None)
+    nobody.begin()
+    assert nobody.since() == nobody.now() == {}
 
 
 def test_no_torch_and_no_gpu_are_sentences(monkeypatch, capsys):

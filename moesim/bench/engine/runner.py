@@ -13,9 +13,11 @@ from typing import Any
 
 from moesim.bench.engine.settings import EngineSettings, memory_point, set_environment
 from moesim.bench.engine.steps import COLUMNS, StepLog
+from moesim.bench.environment import nvml
 from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log
 from moesim.bench.point import Point
+from moesim.bench.power import Meter
 from moesim.bench.session import Told
 
 _TEMPERATURE = 1.0
@@ -91,7 +93,7 @@ class _Engine:
         self.llm = vllm.LLM(**settings.arguments(device))
         self.engine: Any = self.llm.llm_engine
         self.sampling: Any = vllm.SamplingParams
-        self.steps = StepLog(self.engine)
+        self.steps, self.meter = StepLog(self.engine), Meter(nvml() if device == "cuda" else None)
         self.vocabulary = self.engine.vllm_config.model_config.get_vocab_size()
         self.ids, self.draw, self.warm = itertools.count(), random.Random(0), set[tuple[int, int]]()
         for batch in (1, 2, 8):
@@ -146,7 +148,9 @@ class _Engine:
     def _measured(self, asked: Arrivals) -> dict[str, Any]:
         at = time.time()
         self.steps.begin()
+        self.meter.begin()
         arrivals, answers, took = self._run(asked)
+        drawn = self.meter.since()
         first = [tokens[0] - arrivals[name] for name, tokens in answers.items()]
         gaps = [b - a for tokens in answers.values() for a, b in itertools.pairwise(tokens)]
         each = [(t[-1] - t[0]) / (len(t) - 1) for t in answers.values() if len(t) > 1]
@@ -158,7 +162,7 @@ class _Engine:
         }  # fmt: skip
         each_request = [[arrivals[n], t[0] - arrivals[n], t[-1] - arrivals[n], len(t)] for n, t in answers.items()]
         return {
-            **found, "requests": each_request,
+            **found, **drawn, "requests": each_request,
             "preemptions": self.steps.preemptions, "steps": {"columns": COLUMNS, "rows": self.steps.rows},
             "unstable": [], "at": at,
         }  # fmt: skip

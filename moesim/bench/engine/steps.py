@@ -38,7 +38,13 @@ class StepLog:
         computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         computed |= {new.req_id: new.num_computed_tokens for new in chosen.scheduled_new_reqs}
         new = {request.req_id for request in chosen.scheduled_new_reqs}
-        prompts = {name: n for name, n in chosen.num_scheduled_tokens.items() if n > 1 or name in new}
+        # What checks drafts computes several tokens too.
+        drafts: dict[str, list[int]] = getattr(chosen, "scheduled_spec_decode_tokens", None) or {}
+        prompts = {
+            name: n
+            for name, n in chosen.num_scheduled_tokens.items()
+            if n > 1 + len(drafts.get(name, ())) or name in new
+        }
         decodes = [name for name in chosen.num_scheduled_tokens if name not in prompts]
         chosen.__dict__["_moesim"] = (
             begin,
