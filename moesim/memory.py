@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.engines.engine import Limits
+from moesim.engines.engine import Engine, Limits
 from moesim.errors import DoesNotFit
 from moesim.hardware.hardware import Hardware
 from moesim.models.frame import BF16
@@ -50,10 +50,16 @@ class Room:
     """Tokens each sequence of the workload's batch can reach."""
     longest_alone: int
     """Tokens a single sequence can reach: vLLM refuses to start with a max_model_len above it."""
+    kv_range: tuple[float, float] | None = None
+    """90 % of what is left for the cache; None where nothing tells."""
 
     @property
     def fits(self) -> bool:
         return self.kv_available > 0 and self.kv_needed <= self.kv_available
+
+    def blocks_at(self, available: float) -> int:
+        """Cache blocks, were so much left for them."""
+        return int(max(available, 0.0) / self.kv_available * self.kv_blocks) if self.kv_available > 0 else 0
 
     @property
     def shortfall(self) -> float:
@@ -239,7 +245,38 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
         largest_batch=min(max(int(available // max(one, 1e-9)), 0), limits.max_num_seqs),
         longest_context=longest_context(rank, available / batch, limits.block_size, source_len),
         longest_alone=longest_context(rank, available, limits.block_size, source_len),
+        kv_range=kv_range(rank.engine, limits, (total, available), activations, graphs),
     )  # fmt: skip
+
+
+def kv_range(
+    engine: Engine, limits: Limits, memory: tuple[float, float], activations: float, graphs: float
+) -> tuple[float, float]:
+    """90 % of what is left for the cache: what was seen of each reserve, each off by itself. [B]
+
+    Parameters
+    ----------
+    memory : tuple
+        The GPU's, and what is left of it for the cache.
+    """
+    reserves, (total, available) = engine.file.reserves, memory
+    usable = engine.usable_bytes(total, limits.gpu_memory_utilization)
+    context = reserves.cuda_context
+    taken = [
+        (part, part * ends[0] / reserve.value, part * ends[1] / reserve.value)
+        for part, reserve in (
+            (activations, reserves.activation_peak), (graphs, reserves.cuda_graphs),
+            (reserves.attention_workspace.value, reserves.attention_workspace),
+        )
+        if reserve is not None and (ends := reserve.seen) is not None
+    ]  # fmt: skip
+    if context.seen is not None:
+        # It counts only where the engine may fill nearly all there is.
+        within = [min(limits.gpu_memory_utilization * total, total - end) for end in context.seen]
+        taken.append((-usable, -within[0], -within[1]))
+    more = math.hypot(*(part - least for part, least, _ in taken))
+    less = math.hypot(*(most - part for part, _, most in taken))
+    return available - less, available + more
 
 
 def longest_context(rank: Rank, share: float, block_size: int, source_len: int = 0) -> int:

@@ -99,7 +99,7 @@ def _rank(
         try:
             call = _call(point, rank, ranks, place)
             times, seen = watch.around(lambda call=call: _times(call, place, ranks))
-            row = {"kernel_source": group.get_backend().upper(), **asdict(times), **seen,
+            row = {"kernel_source": group.get_backend().upper(), "copies": 1, **asdict(times), **seen,
                    "took_s": time.time() - at, "at": at}  # fmt: skip
         except (RuntimeError, NotImplementedError, ValueError) as error:
             row = {"failed": f"{type(error).__name__}: {str(error)[:300]}", "at": at}

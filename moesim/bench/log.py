@@ -13,6 +13,8 @@ from typing import Any, TypeGuard
 from moesim.bench.point import Point
 from moesim.locks import lock
 
+_YEAR_9999 = 2.5e11
+
 
 class LogError(RuntimeError):
     """The log cannot be read, or a row cannot be written."""
@@ -93,19 +95,30 @@ def _is_row(row: Any) -> TypeGuard[dict[str, Any]]:
     if "session" in row:
         said = row["session"]
         return isinstance(said, dict) and isinstance(said.get("device"), str) and isinstance(said.get("versions"), dict)
-    point = row.get("point")
-    if (
-        not isinstance(point, dict)
-        or not isinstance(point.get("table"), str)
-        or not isinstance(row.get("at"), (int, float))
-    ):
+    if not _is_point(row.get("point")) or not _is_number(row.get("at"), 0.0, _YEAR_9999):
         return False
     if isinstance(row.get("failed"), str):
         return True
-    if not isinstance(row.get("unstable"), list):
+    return isinstance(row.get("unstable"), list) and ("seconds" not in row or _is_timed(row))
+
+
+def _is_point(point: Any) -> bool:
+    if not isinstance(point, dict) or not isinstance(point.get("table"), str):
         return False
-    times = [row[name] for name in ("seconds", "seconds_q1", "seconds_q3") if name in row]
-    return all(isinstance(t, (int, float)) and 0 < t < math.inf for t in times)
+    return all(isinstance(value, (str, int, float)) for value in point.values())
+
+
+def _is_timed(row: Mapping[str, Any]) -> bool:
+    """What every kernel's row says."""
+    return (
+        all(_is_number(row.get(name), 0.0) and row[name] > 0 for name in ("seconds", "seconds_q1", "seconds_q3"))
+        and all(isinstance(row.get(name), int) for name in ("copies", "samples"))
+        and isinstance(row.get("kernel_source"), str)
+    )
+
+
+def _is_number(value: Any, least: float, most: float = math.inf) -> bool:
+    return isinstance(value, (int, float)) and least <= value < most
 
 
 def _cut_half_line(path: Path) -> None:

@@ -66,8 +66,10 @@ def _gemms(models: Sequence[Model], grid: Grid, fp8: bool) -> Iterator[Point]:
                 for kind in kinds[: 1 if dense_only else None]:
                     if n % (_BLOCK if kind == "fp8_block" else _ALIGNED) or k % _ALIGNED:
                         continue
-                    for m in grid.tokens:
-                        yield Point("gemm", {"gemm_dtype": kind, "m": m, "n": n, "k": k})
+                    backends = [{"gemm_backend": b} for b in grid.block_kernels] if kind == "fp8_block" else [{}]
+                    for backend in backends:
+                        for m in grid.tokens:
+                            yield Point("gemm", {"gemm_dtype": kind, **backend, "m": m, "n": n, "k": k})
 
 
 def _linear_shapes(model: Model, tp: int) -> Iterator[tuple[int, int, bool]]:

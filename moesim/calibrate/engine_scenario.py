@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from moesim.bench.engine.settings import EngineSettings
+from moesim.bench.engine.settings import NONE, EngineSettings
 from moesim.engines.settings import EngineSettings as Scenario
 from moesim.inputs.routing import routing_named
 
@@ -57,10 +57,10 @@ def scenario_data(
         engine["kv_cache_dtype"] = point["kv_cache_dtype"]
     if "block_size" in said:
         engine["block_size"] = said["block_size"]
-    if point["hf_overrides"]:
+    if point["hf_overrides"] != NONE:
         pairs = (pair.partition("=") for pair in point["hf_overrides"].split(","))
         engine["hf_overrides"] = {name: _number(value) for name, _, value in pairs}
-    if point["draft_model"]:
+    if point["draft_model"] != NONE:
         engine["speculative_config"] = {
             "method": "draft_model", "model": point["draft_model"],
             "num_speculative_tokens": point["num_speculative_tokens"], "acceptance_rate": point["acceptance_rate"],

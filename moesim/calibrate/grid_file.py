@@ -40,6 +40,8 @@ class Grid(Strict):
 
     models: Annotated[list[str], Field(min_length=1)]
     tensor_parallel: Counts
+    block_kernels: Annotated[list[str], Field(min_length=1)]
+    """Of dense products in block-scaled fp8, by ``moesim.bench``'s names."""
     tokens: Counts
     routing: Annotated[list[str], Field(min_length=1)]
     loop_tokens: Counts

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 SOURCES = {
     ("fused_moe", "bfloat16"): "vllm_fused_moe",
     ("fused_moe", "fp8_block"): "vllm_fp8moe_triton",
-    ("gemm", "fp8_block"): "TritonFp8BlockScaledMMKernel",
+    ("gemm", "deep_gemm"): "DeepGemmFp8BlockScaledMMKernel",
+    ("gemm", "cutlass"): "CutlassFp8BlockScaledMMKernel",
+    ("gemm", "triton"): "TritonFp8BlockScaledMMKernel",
 }
-"""(table, number format) -> the kernel that `moesim.bench` runs, where a family asks for one by name."""
+"""(table, number format or kernel) -> what `moesim.bench` calls its kernel, where a family asks for one by name."""
 _MOST_CHOSEN = 300
 """Chosen by what they tell; the rest of a family follows in random order."""
 _BUILDING_S, _SAMPLING_S, _REPLAYS = 0.03, 4e-4, 22
@@ -48,7 +50,7 @@ def ordered(
 
 
 def _source(point: Point) -> str:
-    kind = point.columns.get("moe_dtype") or point.columns.get("gemm_dtype") or ""
+    kind = point.columns.get("moe_dtype") or point.columns.get("gemm_backend") or ""
     return SOURCES.get((point.table, str(kind)), "")
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from moesim.errors import Problem, SpecError
+
+LINE_EVERY_S = 20.0
+_FEW = 100
 
 
 def bench_engine_command(commands: Any) -> None:
@@ -90,14 +94,15 @@ def _problem(item: Any, text: str, found: str) -> Problem:
 
 
 def told_each() -> Any:
-    """A line for each measured point: there are few, and each takes seconds."""
-    shown = -1
+    """A line for each measured point where there are few, and each takes seconds; now and then where there are many."""
+    shown, at = -1, 0.0
 
     def told(progress: Any) -> None:
-        nonlocal shown
-        if progress.done == shown:
+        nonlocal shown, at
+        now = time.monotonic()
+        if progress.done == shown or (progress.of > _FEW and now - at < LINE_EVERY_S):
             return
-        shown = progress.done
+        shown, at = progress.done, now
         # The start is a row too.
         print(f"{progress.done} of {progress.of + 1} measured, {progress.left_s / 60:.1f} min left", file=sys.stderr)
 

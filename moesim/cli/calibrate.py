@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from moesim.cli.bench_engine import LINE_EVERY_S
 from moesim.cli.codes import NOT_HOLDING
 from moesim.errors import CalibrationError, Problem, SpecError
-
-_LINE_EVERY_S = 20.0
 
 
 def calibrate_command(commands: Any) -> None:
@@ -156,6 +155,10 @@ def _measure_and_fit(options: argparse.Namespace) -> int:
         options.device, options.minutes, options.output, _names(options.models), _names(options.tables),
         options.most_points, options.hardware, options.busy,
     )  # fmt: skip
+    if options.fit_only and options.output:
+        from moesim.campaign.sheet import refuse_uncompared
+
+        refuse_uncompared(options.output)
     machine = measuring.machine_of_log(asked) if options.fit_only else measuring.find_machine(asked)
     here = machine.environment
     say(f"{here.get('gpu', here['cpu'])}, {machine.stack}, into {machine.folder}/")
@@ -188,7 +191,7 @@ def _lines() -> Any:
 
     def told(progress: Any) -> None:
         nonlocal last
-        if time.monotonic() - last >= _LINE_EVERY_S:
+        if time.monotonic() - last >= LINE_EVERY_S:
             last = time.monotonic()
             said = (
                 f"{progress.done:,} of {progress.of:,} points, at {progress.table}, {progress.left_s / 60:.1f} min left"

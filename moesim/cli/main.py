@@ -37,7 +37,7 @@ _WITH_SETTINGS = {
 
 _GOES_ON = {"sweep", "bench-engine", "calibrate", "campaign"}
 """Commands that keep what they have done, block by block."""
-_AT_ONCE = ("source", "lint", "check", "fit_only", "dry_run")
+_AT_ONCE = ("source", "lint", "check", "fit_only")
 """Options of those that make them do something else, whole or not at all."""
 _EPILOG = f"""exit codes:
   0 done  {BAD_INPUT} bad input  {DOES_NOT_FIT} does not fit, or nothing keeps every limit
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         goes_on = options.command in _GOES_ON and not any(getattr(options, name, None) for name in _AT_ONCE)
+        goes_on = goes_on and getattr(options, "part", "run") == "run"
         kept = "; what is done is kept, and the same command goes on" if goes_on else ""
         print(f"moesim: stopped{kept}", file=sys.stderr)
         return STOPPED
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_command(commands)
     bench_engine_command(commands)
     calibrate_command(commands)
-    campaign_command(commands, main)
+    campaign_command(commands)
     calibration_commands(commands)
     models_command(commands)
     routing_command(commands)

@@ -153,10 +153,13 @@ class Machine:
 
     def priced(self, name: str, choice: Choice) -> Cost:
         """The cost by the family chosen: its time, its interval, and every reason to widen that."""
+        return self.timed(name, choice, self._timing(choice))
+
+    def timed(self, name: str, choice: Choice, timing: Timing) -> Cost:
+        """The same of a time that is known already, by the family's own constants."""
         family, fits = self.family(choice.family)
-        form = form_of(choice.family)
+        form, op = form_of(choice.family), choice.op
         assert form is not None
-        timing, op = self._timing(choice), choice.op
         seconds = _plain(timing.seconds)
         relative = choice.relative
         width = family.residuals.interval(seconds)

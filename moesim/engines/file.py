@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.errors import SpecError
-from moesim.files.quantities import Bytes, Count, Ratio, Seconds, Size, Strict
+from moesim.files.quantities import Bytes, Count, Ratio, Seconds, SeenBytes, SeenRatio, Size, Strict
 from moesim.ops.formats import kind, maker, weight_only
 
 
@@ -83,13 +83,15 @@ class Graphs(Strict):
 class Reserves(Strict):
     """Memory that is neither weights, activations nor cache. [B]"""
 
-    cuda_context: Bytes
+    cuda_context: SeenBytes
     nccl_2_ranks: Bytes
     nccl_more_ranks: Bytes
     custom_all_reduce: Bytes
-    cuda_graphs: Bytes | None
+    cuda_graphs: SeenBytes | None
     """null where the budget does not count them."""
-    attention_workspace: Bytes
+    attention_workspace: SeenBytes
+    activation_peak: SeenRatio
+    """A profile run's peak over what is counted from shapes."""
     deepep_buffer: Bytes
 
     def communication_bytes(self, ranks: int, custom: bool) -> float:

@@ -14,6 +14,7 @@ from moesim.errors import DoesNotFit
 from moesim.explore.pool import pool
 from moesim.hardware.catalogue import load_hardware
 from moesim.inputs.run_file import Run, RunSet, load_runs, run_sets
+from moesim.inputs.scenario import Scenario
 from moesim.outcome import Served
 from moesim.prediction import predict
 from moesim.serving.engine import longest_request
@@ -116,18 +117,18 @@ def compared_memory(group: RunSet) -> list[tuple[str, float, float]]:
     )
     found = [(what, float(theirs), float(ours)) for what, theirs, ours in pairs if theirs is not None]
     if measured.starts_at is not None:
-        found.append(("least share", measured.starts_at, _least_share(group)))
+        found.append(("least share", measured.starts_at, least_share(group.about.scenario)))
     return found
 
 
-def _least_share(group: RunSet) -> float:
+def least_share(scenario: Scenario) -> float:
     """The smallest gpu_memory_utilization whose cache holds one request of max_model_len, as vLLM asks to start."""
     low, high = 0.0, 1.0
     for _ in range(_SHARE_STEPS):
         middle = (low + high) / 2
-        parts = assemble(group.about.scenario.with_(gpu_memory_utilization=middle))
+        parts = assemble(scenario.with_(gpu_memory_utilization=middle))
         room = parts.fullest[1]
-        longest = longest_request(group.about.scenario.engine, parts.rank)
+        longest = longest_request(scenario.engine, parts.rank)
         low, high = (low, middle) if room.longest_alone >= longest else (middle, high)
     return high
 

@@ -75,12 +75,24 @@ PathText = Annotated[str, AfterValidator(path_text)]
 FileName = Annotated[str, AfterValidator(file_name)]
 
 
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= ends[0] <= ends[1]:
+        raise ValueError("the least stands before the most")
+    return ends
+
+
 class Sourced(Strict):
     """A value in SI, where it comes from, and what to know about it."""
 
     value: Annotated[float, Field(gt=0)]
     source: str = Field(min_length=1)
     note: str | None = None
+
+
+class Seen(Sourced):
+    """The same with the range that was seen of it."""
+
+    seen: Annotated[tuple[float, float], AfterValidator(_rising)] | None = None
 
 
 def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
@@ -90,6 +102,9 @@ def _in_unit(data: Any, unit: str, low: float, high: float) -> Any:
     value = units.parse(data["value"], unit) if unit else data["value"]
     if isinstance(value, (int, float)) and not low <= value <= high:
         raise ValueError(f"{data['value']} is not plausible; from {low:g} to {high:g}{unit and ' ' + unit} is accepted")
+    seen = data.get("seen")
+    if isinstance(seen, list):
+        data = data | {"seen": tuple(units.parse(end, unit) if unit else end for end in seen)}
     return data | {"value": value}
 
 
@@ -119,6 +134,7 @@ CapacityFromZero = Annotated[float, BeforeValidator(lambda text: _plain(text, "B
 """The same where none is meant by 0."""
 Delay = Annotated[float, BeforeValidator(lambda text: _plain(text, "s")), Field(ge=0, le=10), _WRITTEN]
 Bytes = Annotated[Sourced, _sourced("B", 1e5, 2e12)]
+SeenBytes = Annotated[Seen, _sourced("B", 1e5, 2e12)]
 HostBytes = Annotated[Sourced, _sourced("B", 1e8, 1e15)]
 BytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e9, 1e17)]
 HostBytesPerSecond = Annotated[Sourced, _sourced("B/s", 1e7, 1e13)]
@@ -128,4 +144,5 @@ CpuFlopPerSecond = Annotated[Sourced, _sourced("FLOP/s", 1e9, 1e15)]
 Seconds = Annotated[Sourced, _sourced("s", 1e-9, 1e-2)]
 Share = Annotated[Sourced, _sourced("", 1e-2, 1)]
 Ratio = Annotated[Sourced, _sourced("", 1, 100)]
+SeenRatio = Annotated[Seen, _sourced("", 0.1, 10)]
 Watts = Annotated[Sourced, _sourced("W", 1, 1e5)]

@@ -122,7 +122,7 @@ def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[Locati
     Of a section that may be of several kinds and says none, there is no one model.
     """
     plain: list[str | int] = []
-    section, within, kinds, either = None, kind, {}, False
+    section, within, kinds, either, keyed = None, kind, {}, False, False
     for part in location:
         if either and isinstance(part, str):
             # Which of several types was tried.
@@ -132,11 +132,14 @@ def _plain(kind: type[BaseModel], location: Sequence[str | int]) -> tuple[Locati
             within, kinds = kinds[str(part)], {}
             continue
         plain.append(part)
-        if isinstance(part, int):
+        if isinstance(part, int) or keyed:
+            # Of a list its place, of a map that names what it holds the name.
+            keyed = keyed and isinstance(part, int)
             continue
         section, kinds = within, {}
         field = within.model_fields.get(part) if within else None
         either = field is not None and not field.discriminator and _either(field.annotation)
+        keyed = field is not None and get_origin(field.annotation) is dict
         models = _models(field.annotation) if field else []
         if field and field.discriminator:
             kinds = {tag: model for model in models for tag in _tags(model, str(field.discriminator))}

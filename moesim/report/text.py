@@ -162,6 +162,8 @@ def memory_lines(room: Room, each: bool = False) -> list[str]:
     """Where a GPU's memory goes; ``each`` where what is needed is one request's, as under load."""
     cache = f"KV cache room   {bytes_text(room.kv_available):>10}"
     if room.kv_available > 0:
+        if room.kv_range is not None:
+            cache += f"  ({' .. '.join(bytes_text(max(end, 0.0)) for end in room.kv_range)})"
         cache += f"  {room.kv_blocks:,} blocks, {bytes_text(room.kv_bytes_per_token)} a token"
     lines = [
         f"memory of each GPU: {bytes_text(room.total)}, {bytes_text(room.usable)} of it usable",

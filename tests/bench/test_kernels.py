@@ -25,7 +25,8 @@ from moesim.bench.watch import Watch
 
 torch = pytest.importorskip("torch")
 CALL = Point("host_call", {"threads": 1})
-ROW = {"unstable": [], "at": 1.7e9}
+ROW = {"unstable": [], "at": 1.7e9, "seconds_q1": 1.0, "seconds_q3": 1.0, "copies": 1, "samples": 9,
+       "kernel_source": "torch"}  # fmt: skip
 READS = [Point("host_stream", {"op": "read", "bytes": 1 << 16, "threads": t}) for t in (1, 2)]
 
 
@@ -179,7 +180,7 @@ def test_ten_kills_lose_and_double_nothing(tmp_path):
 )  # fmt: skip
 def test_every_kernel_that_needs_no_gpu_runs(table, columns, monkeypatch):
     """Plain torch's stand-ins, on the processor: names, shapes and what a point's columns mean."""
-    monkeypatch.setattr("moesim.bench.kernels.tensors.COLD_BYTES", 0)
+    monkeypatch.setattr("moesim.bench.kernels.experts.COLD_BYTES", 0)
     monkeypatch.setattr("moesim.bench.kernels.host._COLD_BYTES", 0)
     common = {
         "num_tokens": 6, "hidden_size": 32, "inter_size": 16, "topk": 2, "num_experts": 4, "moe_dtype": "bfloat16",

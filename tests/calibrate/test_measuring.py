@@ -126,8 +126,9 @@ def dataset(tmp_path):
     points = _streams()
     _log(log, points, [_stream_seconds(p, float(np.exp(draw.normal(0, 0.02)))) for p in points])
     with Log(log) as more:
-        more.add(Point("stream", {"op": "read", "bytes": 77}), {"seconds": 1.0, "seconds_q1": 1.0, "seconds_q3": 1.0,
-                 "samples": 5, "kernel_source": "torch", "unstable": ["thermal"], "at": 1.7e9})  # fmt: skip
+        hot = {"seconds": 1.0, "seconds_q1": 1.0, "seconds_q3": 1.0, "samples": 5, "copies": 1, "kernel_source": "t",
+               "unstable": ["thermal"], "at": 1.7e9}  # fmt: skip
+        more.add(Point("stream", {"op": "read", "bytes": 77}), hot)
         more.add(Point("stream", {"op": "read", "bytes": 78}), {"failed": "out of GPU memory", "at": 1.7e9})
     return tidy.write_dataset(tmp_path, log, "test-3000", "vllm-0.25.1")
 
@@ -587,7 +588,11 @@ def test_broken_nvbandwidth_output_is_a_sentence(tmp_path, capsys, broken):
     "line",
     ['{"session": {}}', '{"point": 3, "at": 1}',
      '{"point": {"table": "gemm"}, "at": 1, "seconds": "fast", "unstable": []}',
-     '{"point": {"table": "gemm"}, "at": 1, "seconds": 0.0, "unstable": []}', '{"point": {"table": "gemm"}, "at": 1}'],
+     '{"point": {"table": "gemm"}, "at": 1, "seconds": 0.0, "unstable": []}',
+     '{"point": {"table": "gemm"}, "at": 1, "seconds": 1.0, "unstable": []}',
+     '{"point": {"table": "gemm", "m": [1]}, "at": 1, "failed": ""}',
+     '{"point": {"table": "gemm"}, "at": 1e999, "failed": ""}',
+     '{"point": {"table": "gemm"}, "at": 1}'],
 )  # fmt: skip
 def test_a_damaged_log_is_named_with_its_line(tmp_path, capsys, line):
     log = tmp_path / "points.jsonl"

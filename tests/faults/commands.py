@@ -25,6 +25,9 @@ _NV = {"nvbandwidth": {"version": "v0.7", "testcases": [
 _SERVED = (
     "model: Qwen1.5-MoE-A2.7B\nhardware: h100-sxm\nworkload: {max_concurrency: 4, input_len: 512, output_len: 128}\n"
 )
+_CAMPAIGN = (
+    "vllm: '0.25.1'\ncalls:\n  a:\n    - engine: {model: OLMoE-1B-7B-0924, batches: ['1,2:16:4'], max_model_len: 512}\n"
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ COMMANDS = (
             {"b.json": json.dumps(_BENCH), "s.yaml": _SERVED}),
     Command(("calibrate", "--from", "nv.json", "--hardware", "h100-sxm", "-o", "d"), ("d/meta.yaml", "d/copy.parquet"),
             {"nv.json": json.dumps(_NV)}),
+    Command(("campaign", "preregister", "h100-sxm", "-o", "r", "--campaign", "c.yaml"),
+            tuple(f"r/{time.strftime('%Y-%m-%d', time.gmtime())}-nvidia-h100-sxm5-80gb/{name}"
+                  for name in ("registered.yaml", "engine_batch.csv")), {"c.yaml": _CAMPAIGN}),
+    Command(("campaign", "compare", "-o", "page.md"), ("page.md",)),
     Command(("search", "fiddler_rtx_4090", "--osl", "4", "--systems", "fiddler", "-o", "s.csv"), ("s.csv",)),
 )  # fmt: skip
 

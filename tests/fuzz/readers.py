@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from moesim import DoesNotFit, load, paths, predict
+from moesim.bench.point import Point
+from moesim.campaign.comparison import compare
+from moesim.campaign.file import load_campaign
+from moesim.campaign.predicted import Predicted, Value
+from moesim.campaign.registration import register, registrations
 from moesim.cli import main
 from moesim.cost.fit_file import load_fits
 from moesim.errors import MoesimError
@@ -26,6 +34,7 @@ from moesim.inputs.prices_file import read_prices
 from moesim.inputs.quality_file import quality_of
 from moesim.inputs.run_file import load_runs
 from moesim.inputs.system_file import load_system
+from moesim.report.campaign_page import campaign_page
 from tests.oracle import violations
 
 CODES = {0, 2, 3, 4, 5}
@@ -190,6 +199,82 @@ def _import(*more: str) -> Callable[[Path], None]:
     return lambda path: called(["calibrate", "--from", str(path), "-o", str(path.with_name("out")), *more])
 
 
+_CAMPAIGN = """vllm: "0.25.1"
+calls:
+  kernels:
+    - kernels: {minutes: 1, models: [OLMoE-1B-7B-0924], tables: [gemm, stream]}
+  engines:
+    - engine: {model: OLMoE-1B-7B-0924, minutes: 1, batches: ["1,2:16:4"], rates: "4:6:16:8", max_model_len: 512}
+    - engine: {model: Qwen3-30B-A3B, draft_model: Qwen3-0.6B, num_speculative_tokens: 4, acceptance_rate: 0.5}
+contrasts:
+  - {question: q, table: engine_batch, metric: mean_tpot_ms, over: [batch], base: {batch: 1}, where: {mode: [graph]}}
+"""
+_POINT = {"table": "gemm", "gemm_dtype": "bfloat16", "m": 1, "n": 2, "k": 3}
+_MEMORY = {"table": "engine_memory", "model": "m", "gpu_memory_utilization": 0.9}
+_LOG = "".join(json.dumps(row) + "\n" for row in (
+    {"session": {"device": "cuda", "gpu": "NVIDIA H100 80GB HBM3", "cpu": "Xeon", "versions": {"vllm": "0.25.1"}}},
+    {"key": "a", "point": _POINT, "seconds": 1e-5, "seconds_q1": 1e-5, "seconds_q3": 1e-5, "copies": 1, "samples": 9,
+     "kernel_source": "torch", "unstable": [], "at": 2e9},
+    {"key": "b", "point": {**_MEMORY, "table": "engine_batch", "batch": 1}, "mean_tpot_s": 0.01, "unstable": [],
+     "at": 2e9},
+    {"key": "c", "point": _MEMORY, "memory": {"kv_blocks": 1000}, "unstable": [], "at": 2e9},
+))  # fmt: skip
+
+
+def _predictions() -> Iterator[Predicted]:
+    value = Value(2.0, 1.0, 3.0)
+    yield Predicted(Point.of(_POINT), {"seconds": value}, "fitted")
+    yield Predicted(Point.of({**_MEMORY, "table": "engine_batch", "batch": 1}), {"mean_tpot_ms": value}, "fitted")
+    yield Predicted(Point.of(_MEMORY), {"kv_blocks": value, "starts_at": Value(0.5, 0.4, 0.6)}, "counted")
+
+
+@cache
+def _registered() -> tuple[str, str]:
+    """A registration's sheet, and its table of products."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = register(_predictions(), Path(folder) / "now", "nvidia-h100-sxm5-80gb", "vllm 0.25.1", [])
+        return _texts(found.folder / "registered.yaml", found.folder / "gemm.csv")[:2]  # type: ignore[return-value]
+
+
+def _campaign(path: Path) -> None:
+    found = load_campaign(path)
+    for ask in found.engines:
+        ask.points(ask.settings(path.with_name("out")))
+    found.kernel_points(load_hardware("h100-sxm"))
+
+
+def _written(path: Path) -> Path:
+    """A registration of the usual predictions."""
+    folder = path.with_name("out") / "shipped" / "now"
+    register(_predictions(), folder, "nvidia-h100-sxm5-80gb", "vllm 0.25.1", [])
+    return folder
+
+
+def _registration(path: Path) -> None:
+    folder = _written(path)
+    (folder / "registered.yaml").write_bytes(path.read_bytes())
+    _ = [found.predicted for found in registrations(folder.parent)]
+
+
+def _registered_table(path: Path) -> None:
+    """One whose sheet names the table as it is."""
+    folder = _written(path)
+    sheet, data = (folder / "registered.yaml").read_text(encoding="utf-8"), path.read_bytes()
+    before = hashlib.sha256((folder / "gemm.csv").read_bytes()).hexdigest()
+    text = data.decode(errors="replace").encode()
+    (folder / "registered.yaml").write_text(sheet.replace(before, hashlib.sha256(text).hexdigest()), encoding="utf-8")
+    (folder / "gemm.csv").write_bytes(text)
+    _ = [found.predicted for found in registrations(folder.parent)]
+
+
+def _campaign_log(path: Path) -> None:
+    shipped = _written(path).parent
+    for part in ("kernels", "runs"):
+        (shipped.parent / part).mkdir()
+        (shipped.parent / part / "points.jsonl").write_bytes(path.read_bytes())
+    campaign_page(load_campaign(), registrations(shipped), [compare(shipped.parent, shipped)])
+
+
 def _readers() -> tuple[Reader, ...]:
     fit = json.loads((paths.FITS / "nvidia-h100-sxm5-80gb/vllm-0.25.0.json").read_text(encoding="utf-8"))
     few = fit | {"families": dict(list(fit["families"].items())[:2])}
@@ -239,6 +324,10 @@ def _readers() -> tuple[Reader, ...]:
         Reader("run table", ".csv", _texts(_RUNS.with_suffix(".csv")), _run_table),
         Reader("AIPerf", ".csv", (_AIPERF,), records),
         Reader("GGUF", ".gguf", ("GGUF\x03\x00\x00\x00" + "\x00" * 16, "GGUF"), header),
+        Reader("campaign", ".yaml", (_CAMPAIGN,), _campaign),
+        Reader("registration", ".yaml", _registered()[:1], _registration),
+        Reader("registered table", ".csv", _registered()[1:], _registered_table),
+        Reader("campaign log", ".jsonl", (_LOG,), _campaign_log),
         Reader("prices", ".csv", _texts(paths.HWSPECS / "prices.csv"), read_prices),
         Reader("command line", ".txt", lines, _typed("predict")),
         Reader("sweep line", ".txt", swept, _typed("sweep")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,10 @@ from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.point import Point
 
 _FOLDERS = ("model", "draft_model")
+
+_SEED, _SHORTEST = 17, 4
+Arrivals = Sequence[tuple[float, int, int]]
+"""(seconds from the start, tokens in, tokens out) of each request."""
 
 
 def batch_points(settings: EngineSettings, grid: Sequence[tuple[int, int, int]], repetitions: int) -> list[Point]:
@@ -35,6 +40,19 @@ def load_points(
         return []
     asked = {"requests": requests, "input_len": lengths[0], "output_len": lengths[1]}
     return [Point("engine_load", {**settings.columns(), "request_rate": rate, **asked}) for rate in rates]
+
+
+def arrivals_of(point: Point) -> Arrivals:
+    """The requests of a load, the same whenever they are drawn: the first at once, Poisson arrivals after it, lengths
+    uniform within half of their mean."""
+    draw, at, found = random.Random(_SEED), 0.0, []
+    for _ in range(int(point.columns["requests"])):
+        tokens_in, tokens_out = (
+            max(_SHORTEST, round(int(point.columns[n]) * draw.uniform(0.5, 1.5))) for n in ("input_len", "output_len")
+        )
+        found.append((at, tokens_in, tokens_out))
+        at += draw.expovariate(float(point.columns["request_rate"]))
+    return found
 
 
 def write_plan(settings: EngineSettings, points: Sequence[Point]) -> str:

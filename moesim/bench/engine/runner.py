@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from moesim.bench.engine.plan import Arrivals, arrivals_of
 from moesim.bench.engine.settings import EngineSettings, memory_point, set_environment
 from moesim.bench.engine.steps import COLUMNS, StepLog
 from moesim.bench.environment import nvml
@@ -25,9 +26,6 @@ _TEMPERATURE = 1.0
 _ROUTING_DRAWS = 8
 _OUT_OF_ROOM = ("out of memory", "No available memory for the cache blocks", "larger than the maximum number of tokens",
                 "estimated maximum model length")  # fmt: skip
-
-Arrivals = Sequence[tuple[float, int, int]]
-"""(seconds from the start, tokens in, tokens out) of each request."""
 
 
 def measure_engine(
@@ -135,15 +133,8 @@ class _Engine:
         return self._measured([(0.0, tokens_in, tokens_out)] * batch)
 
     def load(self, point: Point) -> dict[str, Any]:
-        """Poisson arrivals; lengths uniform within half of their mean."""
-        draw, at, asked = random.Random(17), 0.0, []
-        for _ in range(int(point.columns["requests"])):
-            at += draw.expovariate(float(point.columns["request_rate"]))
-            tokens_in, tokens_out = (
-                max(4, round(int(point.columns[n]) * draw.uniform(0.5, 1.5))) for n in ("input_len", "output_len")
-            )
-            asked.append((at, tokens_in, tokens_out))
-        return self._measured(asked)
+        """Requests as they arrive over time."""
+        return self._measured(arrivals_of(point))
 
     def _measured(self, asked: Arrivals) -> dict[str, Any]:
         at = time.time()
@@ -152,7 +143,8 @@ class _Engine:
         arrivals, answers, took = self._run(asked)
         drawn = self.meter.since()
         first = [tokens[0] - arrivals[name] for name, tokens in answers.items()]
-        gaps = [b - a for tokens in answers.values() for a, b in itertools.pairwise(tokens)]
+        # Tokens that come together, as drafts that are kept do, are one gap apart from those before.
+        gaps = [b - a for tokens in answers.values() for a, b in itertools.pairwise(dict.fromkeys(tokens))]
         each = [(t[-1] - t[0]) / (len(t) - 1) for t in answers.values() if len(t) > 1]
         whole = [t[-1] - arrivals[name] for name, t in answers.items()]
         tokens = sum(len(t) for t in answers.values())

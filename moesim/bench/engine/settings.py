@@ -20,6 +20,8 @@ ENVIRONMENT = {
 }
 """No network, the engine in this process (so that its steps can be seen), nothing reported home."""
 _SWITCHED = {None: "auto", True: "on", False: "off"}
+NONE = "none"
+"""Of a column, where nothing is changed or drafts."""
 MODES = ("eager", "graph", "compile")
 """No CUDA graphs; graphs without torch.compile (starts fast); vLLM's default of both."""
 
@@ -56,7 +58,7 @@ class EngineSettings:
 
     def columns(self) -> dict[str, Any]:
         """What names a row, in a point's plain form."""
-        overrides = ",".join(f"{k}={v}" for k, v in sorted(self.hf_overrides.items()))
+        overrides = ",".join(f"{k}={v}" for k, v in sorted(self.hf_overrides.items())) or NONE
         return {
             "model": self.model.name, "mode": self.mode, "routing": self.routing, "hf_overrides": overrides,
             "tensor_parallel_size": self.tensor_parallel_size, "max_model_len": self.max_model_len,
@@ -64,7 +66,7 @@ class EngineSettings:
             "gpu_memory_utilization": self.gpu_memory_utilization, "kv_cache_dtype": self.kv_cache_dtype,
             "moe_backend": self.moe_backend, "async_scheduling": _SWITCHED[self.async_scheduling],
             "shared_experts_stream": _SWITCHED[not self.disable_shared_experts_stream],
-            "draft_model": self.draft_model.name if self.draft_model else "",
+            "draft_model": self.draft_model.name if self.draft_model else NONE,
             "num_speculative_tokens": self.num_speculative_tokens, "acceptance_rate": self.acceptance_rate,
         }  # fmt: skip
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from moesim.bench.kernels import Kernel, vllm_ops
-from moesim.bench.kernels.tensors import FP8, copies_of, noise, ones
+from moesim.bench.kernels.tensors import FP8, noise, ones
+from moesim.bench.rotation import copies_of
 
 _PAGE = 16
 _SPLITS = 32

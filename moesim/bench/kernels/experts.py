@@ -10,7 +10,8 @@ import torch
 
 from moesim.bench.kernels import Kernel, vllm_ops
 from moesim.bench.kernels.routes import routes
-from moesim.bench.kernels.tensors import BF16, COLD_BYTES, FP8, copies_of, noise, ones
+from moesim.bench.kernels.tensors import BF16, FP8, noise, ones
+from moesim.bench.rotation import COLD_BYTES, copies_of
 
 _BLOCK = 128
 _ELEMENTS = {"bfloat16": BF16, "fp8_block": FP8}

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from moesim.bench.kernels import Kernel, vllm_ops
-from moesim.bench.kernels.tensors import copies_of, noise, ones
+from moesim.bench.kernels.tensors import noise, ones
+from moesim.bench.rotation import copies_of
 
 _PAGE = 64
 _ABSORBED_QUERY = 512

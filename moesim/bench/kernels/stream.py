@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from moesim.bench.kernels import Kernel
-from moesim.bench.kernels.tensors import copies_of, noise
+from moesim.bench.kernels.tensors import noise
+from moesim.bench.rotation import copies_of
 
 
 def build(table: str, columns: dict[str, Any], device: str) -> Kernel:
