@@ -14,6 +14,8 @@ from moesim.bench.point import Point
 from moesim.locks import lock
 
 _YEAR_9999 = 2.5e11
+DIED, MEMORY, REFUSED = "died", "memory", "refused"
+"""``cause`` of an engine that did not start: its process died, it found too little memory, it said why it cannot."""
 
 
 class LogError(RuntimeError):
@@ -37,7 +39,11 @@ class Log:
             message = f"'{path}' is being written by another measurement; wait for it, or choose another folder"
             raise LogError(message) from None
         _cut_half_line(path)
-        self.done: set[str] = {row["key"] for row in rows(path) if "key" in row}
+        self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
+        """Key of a point that is done -> why it has no figure."""
+        for row in rows(path):
+            self._note(row)
 
     def session(self, environment: Mapping[str, Any]) -> None:
         """Note where and when what follows was measured."""
@@ -46,8 +52,17 @@ class Log:
     def add(self, point: Point, measured: Mapping[str, Any]) -> None:
         """Append one point's row; a point that is there already is not written again."""
         if point.key not in self.done:
-            self._append({"key": point.key, "point": point.as_data(), **measured})
-            self.done.add(point.key)
+            row = {"key": point.key, "point": point.as_data(), **measured}
+            self._append(row)
+            self._note(row)
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        """A point is done by its row, but for an engine whose process died as it started: it may start another time."""
+        if "key" not in row or row.get("cause") == DIED:
+            return
+        self.done.add(row["key"])
+        if "failed" in row:
+            self.failed[row["key"]] = row["failed"]
 
     def _append(self, row: dict[str, Any]) -> None:
         line = (json.dumps(row) + "\n").encode()
@@ -93,13 +108,20 @@ def _is_row(row: Any) -> TypeGuard[dict[str, Any]]:
     if not isinstance(row, dict):
         return False
     if "session" in row:
-        said = row["session"]
-        return isinstance(said, dict) and isinstance(said.get("device"), str) and isinstance(said.get("versions"), dict)
+        return _is_session(row["session"])
     if not _is_point(row.get("point")) or not _is_number(row.get("at"), 0.0, _YEAR_9999):
         return False
     if isinstance(row.get("failed"), str):
         return True
     return isinstance(row.get("unstable"), list) and ("seconds" not in row or _is_timed(row))
+
+
+def _is_session(said: Any) -> bool:
+    if not isinstance(said, dict) or not isinstance(said.get("versions"), dict):
+        return False
+    texts = [said.get("device"), *(said[name] for name in ("gpu", "cpu") if name in said)]
+    numbers = [said[name] for name in ("power_limit_w", "memory_clock_most_hz") if said.get(name) is not None]
+    return all(isinstance(text, str) for text in texts) and all(_is_number(x, 0.0) for x in numbers)
 
 
 def _is_point(point: Any) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-_LEAST_S = 0.5
+MEAN = "mean_power_w"
+LEAST_S = 0.5
 """The counter moves every tenth of a second or so: over less, it tells of a part of that."""
 
 
@@ -15,6 +16,11 @@ class Meter:
     def __init__(self, opened: Any | None):
         self._opened = opened
         self._begun: tuple[float, float] | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is a counter."""
+        return self._energy_j() is not None
 
     def begin(self) -> None:
         """Energy counts from now on."""
@@ -28,7 +34,7 @@ class Meter:
             return {}
         seconds, spent = time.monotonic() - self._begun[0], joules - self._begun[1]
         found = {"energy_j": round(spent, 3), "energy_over_s": round(seconds, 4)}
-        return found | ({"mean_power_w": round(spent / seconds, 2)} if seconds >= _LEAST_S and spent > 0 else {})
+        return found | ({MEAN: round(spent / seconds, 2)} if seconds >= LEAST_S and spent > 0 else {})
 
     def now(self) -> dict[str, float]:
         """What it draws this moment; the driver's own mean over a second where it has nothing shorter. [W]"""

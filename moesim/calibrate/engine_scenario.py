@@ -16,7 +16,12 @@ _SWITCHES = {"on": True, "off": False}
 
 
 def scenario_data(
-    point: Mapping[str, Any], model: str, hardware: str, vllm: str, memory: Mapping[str, Any] | None = None
+    point: Mapping[str, Any],
+    model: str,
+    hardware: str,
+    vllm: str,
+    memory: Mapping[str, Any] | None = None,
+    draft: str | None = None,
 ) -> dict[str, Any]:
     """The scenario of a measured point, as a file tells it.
 
@@ -30,6 +35,8 @@ def scenario_data(
         The engine's version.
     memory : mapping, optional
         What the engine said of itself when it started; what was asked for stands in.
+    draft : str, optional
+        What a scenario calls the model that drafts; by default as the point does.
     """
     said = memory or {}
     engine: dict[str, Any] = {
@@ -62,7 +69,7 @@ def scenario_data(
         engine["hf_overrides"] = {name: _number(value) for name, _, value in pairs}
     if point["draft_model"] != NONE:
         engine["speculative_config"] = {
-            "method": "draft_model", "model": point["draft_model"],
+            "method": "draft_model", "model": draft or point["draft_model"],
             "num_speculative_tokens": point["num_speculative_tokens"], "acceptance_rate": point["acceptance_rate"],
             "acceptance_source": "forced",
         }  # fmt: skip

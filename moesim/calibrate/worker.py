@@ -19,12 +19,11 @@ from moesim import paths
 from moesim.bench.engine.plan import write_plan
 from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.errors import AGAIN, DONE
-from moesim.bench.log import Log, LogError
+from moesim.bench.log import DIED, Log, LogError
 from moesim.bench.point import Point
 from moesim.errors import CalibrationError
 
 _PACKAGE = paths.PACKAGE
-DIED = "the process died"
 _MOST_DEATHS = 10
 _GRACE_S = 90.0
 """How long after its time is up a process may still finish its point before it is killed."""
@@ -234,11 +233,12 @@ def _kill_group(pid: int) -> None:
 
 
 def _give_up(path: Path, ended: _Ended) -> None:
-    """A point whose process died is not tried again."""
+    """A point whose process died is not tried again; an engine that died as it started is."""
     assert ended.at is not None
-    why = f"{DIED} ({ended.cause}) {ended.words}".strip()[:300]
+    why = f"the process died ({ended.cause}) {ended.words}".strip()[:300]
+    cause = {"cause": DIED} if ended.at.table == "engine_memory" else {}
     try:
         with Log(path) as log:
-            log.add(ended.at, {"failed": why, "at": time.time()})
+            log.add(ended.at, {"failed": why, **cause, "at": time.time()})
     except LogError as error:
         raise CalibrationError(str(error)) from None

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from moesim.bench.log import MEMORY as OUT_OF_MEMORY
 from moesim.bench.point import Point
 from moesim.calibrate.dataset import POINTS
 from moesim.calibrate.machine_file import known_hardware
 from moesim.calibrate.tidy import log_rows
-from moesim.campaign import engines, kernels
-from moesim.campaign.predicted import Value, asked
+from moesim.campaign.predicted import EDGE, MEMORY, SECONDS, SERVED, Predicted, Value, asked
 from moesim.campaign.registration import FOLDER, Registration, registrations, utc
-from moesim.campaign.sheet import KERNELS, OWN, RUNS, logs_of
+from moesim.campaign.sheet import KERNELS, OWN, RUNS, SHEET, logs_of, predicted_by
 from moesim.errors import CalibrationError
+from moesim.hardware.catalogue import load_hardware
+
+_SHARE = "gpu_memory_utilization"
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ def compare(folder: Path, shipped: Path = FOLDER, hardware: str | None = None) -
         raise CalibrationError(f"'{folder}' holds no measured row, in neither {KERNELS}/{POINTS} nor {RUNS}/{POINTS}")
     begun, ended = (utc(pick(row["at"] for row in rows)) for pick in (min, max))
     own = registrations(folder / OWN)
-    gpu = hardware or _gpu(sessions, own)
-    registration = _registration([*registrations(shipped), *own], gpu, begun)
+    gpu = load_hardware(hardware).name if hardware else _gpu(sessions, own)
+    registration = _registration([*registrations(shipped), *own], gpu, begun, predicted_by(folder))
     result = Campaigned(folder.resolve().name, registration, sessions, begun, ended)
     for part, (_, mine) in found.items():
         if part == KERNELS:
@@ -142,12 +145,14 @@ def _gpu(sessions: Sequence[Mapping[str, Any]], own: Sequence[Registration]) -> 
     return known.name
 
 
-def _registration(known: Sequence[Registration], gpu: str, begun: str) -> Registration:
-    """The last one that was written before measuring began; else the first there is."""
-    mine = [one for one in known if one.sheet.hardware == gpu]
+def _registration(known: Sequence[Registration], gpu: str, begun: str, named: str | None) -> Registration:
+    """The one that the data sheet names; without one the last that was written before measuring began, or the first."""
+    mine = [one for one in known if one.sheet.hardware == gpu and named in {None, one.name}]
+    if not mine and named:
+        raise CalibrationError(f"the predictions {named}, which {SHEET} names, are not here or not of {gpu}")
     if not mine:
         raise CalibrationError(
-            f"nothing was registered for {gpu}; moesim campaign preregister --hardware {gpu} does that before measuring"
+            f"nothing was registered for {gpu}; moesim campaign preregister does that, before measuring"
         )
     mine.sort(key=lambda one: one.sheet.registered_at)
     before = [one for one in mine if one.sheet.registered_at < begun]
@@ -162,7 +167,7 @@ def _kernels(result: Campaigned, rows: Sequence[Mapping[str, Any]]) -> None:
         elif row["unstable"]:
             result.failed[point.table, f"unstable: {', '.join(map(str, row['unstable']))}"] += 1
         else:
-            _add(result, point, {kernels.METRIC: [float(row["seconds"])]})
+            _add(result, point, {SECONDS: [float(row["seconds"])]})
 
 
 def _why(row: Mapping[str, Any]) -> str:
@@ -173,13 +178,17 @@ def _why(row: Mapping[str, Any]) -> str:
 def _engines(result: Campaigned, rows: Sequence[Mapping[str, Any]]) -> None:
     """Medians over repetitions, in the units of the predictions."""
     groups: dict[str, tuple[Point, dict[str, list[float]]]] = {}
+    started = {row["key"] for row in rows if "memory" in row}
     for row in rows:
         point = asked(Point.of(row["point"]))
-        if point.table == "engine_memory":
+        start = point.table == "engine_memory"
+        if start and ("memory" in row or row.get("cause") == OUT_OF_MEMORY):
             _start(result, point, row)
         elif "failed" in row:
-            result.failed[point.table, _why(row)] += 1
-        else:
+            # Another process may have started what one died of.
+            if row.get("key") not in started:
+                result.failed[point.table, _why(row)] += 1
+        elif not start:
             _, values = groups.setdefault(point.key, (point, {}))
             for metric, value in _figures(row):
                 values.setdefault(metric, []).append(value)
@@ -188,7 +197,7 @@ def _engines(result: Campaigned, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for metric in engines.SERVED:
+    for metric in SERVED:
         seconds = row.get(f"{metric.removesuffix('_ms')}_s") if metric.endswith("_ms") else None
         value = 1e3 * seconds if isinstance(seconds, (int, float)) else row.get(metric)
         if _is_figure(value):
@@ -201,24 +210,26 @@ def _is_figure(value: Any) -> TypeGuard[float]:
 
 def _start(result: Campaigned, point: Point, row: Mapping[str, Any]) -> None:
     """A start tells of memory, and whether it was possible at all."""
-    said = result.registration.predicted.get(point.key) or _with_any_share(result.registration, point)
-    if said is None:
+    said, share = result.registration.predicted.get(point.key), point.columns.get(_SHARE)
+    whole = said or _with_any_share(result.registration, point)
+    if whole is None or not isinstance(share, (int, float)):
         result.unregistered[point.table] += 1
         return
-    started = isinstance(row.get("memory"), dict)
-    memory: dict[str, Any] = row["memory"] if started else {}
-    if edge := said.values.get(engines.EDGE):
-        result.starts.append(Start(point, started, float(point.columns["gpu_memory_utilization"]), edge))
-    if started and said.point.key == point.key:
-        sizes = ((name, memory.get(name)) for name in engines.MEMORY)
+    if not whole.values:
+        result.silent[point.table, whole.source] += 1
+        return
+    memory = row.get("memory")
+    result.starts.append(Start(point, memory is not None, float(share), whole.values[EDGE]))
+    if said and isinstance(memory, dict):
+        sizes = ((name, memory.get(name)) for name in MEMORY)
         _add(result, point, {name: [float(size)] for name, size in sizes if _is_figure(size)})
 
 
-def _with_any_share(registration: Registration, point: Point) -> Any:
+def _with_any_share(registration: Registration, point: Point) -> Predicted | None:
     """The same engine under another share of memory: where it starts was predicted for all of them."""
-    columns = {**point.columns, "gpu_memory_utilization": None}
+    columns = {**point.columns, _SHARE: None}
     for said in registration.predicted.values():
-        if said.point.table == point.table and {**said.point.columns, "gpu_memory_utilization": None} == columns:
+        if said.point.table == point.table and {**said.point.columns, _SHARE: None} == columns:
             return said
     return None
 

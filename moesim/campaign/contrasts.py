@@ -36,6 +36,8 @@ def ratios(contrast: Contrast, figures: Iterable[Figure]) -> list[Ratio]:
     groups: dict[tuple[Any, ...], list[Figure]] = {}
     for figure in figures:
         said = _said(figure.point)
+        if figure.point.table != contrast.table and "table" not in contrast.over:
+            continue
         if all(said.get(name) in values for name, values in contrast.where.items()):
             rest = tuple(sorted((k, v) for k, v in said.items() if k not in contrast.over))
             groups.setdefault(rest, []).append(figure)

@@ -14,7 +14,7 @@ from moesim.bench.engine.settings import memory_point
 from moesim.bench.point import Point
 from moesim.calibrate.engine_ask import EngineAsk
 from moesim.calibrate.engine_scenario import scenario_data
-from moesim.campaign.predicted import Predicted, Value, asked
+from moesim.campaign.predicted import EDGE, TIMES, Predicted, Value, asked
 from moesim.errors import DoesNotFit, SpecError
 from moesim.explore.economy import economy
 from moesim.explore.pool import pool
@@ -24,14 +24,8 @@ from moesim.inputs.scenario import Scenario
 from moesim.outcome import Prediction
 from moesim.prediction import predict
 
-TIMES = ("mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms", "median_ttft_ms", "median_tpot_ms",
-         "p99_ttft_ms", "p99_itl_ms")  # fmt: skip
-SERVED = (*TIMES, "output_throughput", "mean_power_w")
-"""Of batches and loads: milliseconds and tokens a second under vLLM's names, and what the GPU draws."""
-MEMORY = ("weights_bytes", "peak_activation_bytes", "cuda_graph_estimate_bytes", "kv_available_bytes", "kv_blocks")
-"""Of a start, as vLLM's own profile has them."""
-EDGE = "starts_at"
-"""The least share of memory with which the engine starts."""
+_OF_MANY = ("p99_itl_ms",)
+"""Of loads alone: a batch has a few dozen gaps, whose 99th percentile is the longest."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,10 @@ def _jobs(asks: Sequence[EngineAsk], hardware: str, vllm: str, folder: Path) -> 
         for point in [memory_point(settings), *map(asked, ask.points(settings))]:
             if point.key not in seen:
                 seen.add(point.key)
-                data = scenario_data(point.columns, str(settings.model), hardware, vllm)
+                data = scenario_data(
+                    point.columns, str(settings.model), hardware, vllm,
+                    draft=str(settings.draft_model) if settings.draft_model else None,
+                )  # fmt: skip
                 if point.table == "engine_load":
                     data["workload"] = {"trace_file": str(_trace(point, folder))}
                 yield _Job(point, Scenario.model_validate(data))
@@ -88,6 +85,7 @@ def _predicted(job: _Job) -> Predicted:
         name: Value(metric.value, metric.low, metric.high)
         for name in TIMES
         if (metric := prediction.metrics[name]) is not None and metric.value > 0
+        if job.point.table == "engine_load" or name not in _OF_MANY
     }
     rate, power = prediction.metrics["output_throughput"], economy(prediction).gpu_w
     assert rate is not None

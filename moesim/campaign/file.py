@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from moesim import paths
+from moesim.bench.kernels import TABLES
 from moesim.bench.point import Point
 from moesim.bench.point import Value as Cell
 from moesim.calibrate.candidates import gpu_points, host_points
 from moesim.calibrate.engine_ask import EngineAsk
 from moesim.calibrate.grid_file import load_grid
+from moesim.campaign.predicted import METRICS
 from moesim.files.quantities import FileName, Strict
 from moesim.files.validation import read_as
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import load_host
 from moesim.models.catalogue import load_model
+
+_ENGINES = ("engine_batch", "engine_load", "engine_memory")
+
+
+def _table(name: str) -> str:
+    if name not in TABLES:
+        raise ValueError(f"'{name}' is no table of kernels; {', '.join(TABLES)} are")
+    return name
+
+
+def _rows(name: str) -> str:
+    return name if name in _ENGINES else _table(name)
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"'{name}' is no metric; {', '.join(METRICS)} are")
+    return name
 
 
 class KernelsAsk(Strict):
@@ -26,7 +48,7 @@ class KernelsAsk(Strict):
     minutes: Annotated[float, Field(gt=0)]
     models: tuple[str, ...] = ()
     """Whose shapes; none are those of the grid."""
-    tables: tuple[str, ...] = ()
+    tables: tuple[Annotated[str, AfterValidator(_table)], ...] = ()
 
 
 class Step(Strict):
@@ -52,8 +74,8 @@ class Contrast(Strict):
     """A question that rows answer which differ in some columns alone."""
 
     question: Annotated[str, Field(min_length=1)]
-    table: str
-    metric: str
+    table: Annotated[str, AfterValidator(_rows)]
+    metric: Annotated[str, AfterValidator(_metric)]
     over: Annotated[list[str], Field(min_length=1)]
     """Columns that differ; ``table`` is one."""
     base: Annotated[dict[str, Cell], Field(min_length=1)]
@@ -69,6 +91,12 @@ class Campaign(Strict):
     """The version whose runs are predicted."""
     calls: Annotated[dict[FileName, Annotated[list[Step], Field(min_length=1)]], Field(min_length=1)]
     contrasts: list[Contrast] = []
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is measured: version, calls and grid, however they are written."""
+        said = [self.vllm, {name: [step.model_dump() for step in steps] for name, steps in self.calls.items()}]
+        return hashlib.sha256(json.dumps([*said, load_grid().model_dump()], sort_keys=True).encode()).hexdigest()
 
     @property
     def engines(self) -> list[EngineAsk]:

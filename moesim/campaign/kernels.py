@@ -16,7 +16,7 @@ from moesim.bench.rotation import copies_of
 from moesim.calibrate.expert_rows import never_fitted
 from moesim.calibrate.families import FAMILIES
 from moesim.calibrate.family import Family
-from moesim.campaign.predicted import Predicted, Value
+from moesim.campaign.predicted import SECONDS, Predicted, Value
 from moesim.cost.cost import Cost, interval
 from moesim.cost.forms.form import Form
 from moesim.cost.forms.host import MATRICES
@@ -35,7 +35,6 @@ from moesim.ops.experts import LoopedExperts
 if TYPE_CHECKING:
     import pandas as pd
 
-METRIC = "seconds"
 _ASSUMED, _ASSUMED_HOST = 0.35, 0.7
 """Half-widths, in the logarithm, of what no table tells: of a GPU a third either way, of a host a factor of two."""
 _FAMILIES = {family.name: family for family in FAMILIES}
@@ -63,7 +62,7 @@ def predicted_kernels(points: Iterable[Point], machine: Machine) -> Iterator[Pre
             continue
         columns = (np.broadcast_to(np.asarray(x), len(mine)) for x in (source, seconds, low, high))
         for point, whose, *value in zip(mine, *columns, strict=True):
-            yield Predicted(point, {METRIC: Value(*map(float, value))}, str(whose))
+            yield Predicted(point, {SECONDS: Value(*map(float, value))}, str(whose))
 
 
 class _Unknown(Exception):

@@ -8,6 +8,18 @@ from typing import NamedTuple
 
 from moesim.bench.point import Point
 
+SECONDS = "seconds"
+"""Of a kernel."""
+TIMES = ("mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "mean_e2el_ms", "median_ttft_ms", "median_tpot_ms",
+         "p99_ttft_ms", "p99_itl_ms")  # fmt: skip
+SERVED = (*TIMES, "output_throughput", "mean_power_w")
+"""Of batches and loads: milliseconds and tokens a second under vLLM's names, and what the GPU draws."""
+MEMORY = ("weights_bytes", "peak_activation_bytes", "cuda_graph_estimate_bytes", "kv_available_bytes", "kv_blocks")
+"""Of a start, as vLLM's own profile has them."""
+EDGE = "starts_at"
+"""The least share of memory with which the engine starts."""
+METRICS = (SECONDS, *SERVED, *MEMORY)
+
 
 class Value(NamedTuple):
     """A number with its 90 % interval."""

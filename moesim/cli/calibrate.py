@@ -155,11 +155,11 @@ def _measure_and_fit(options: argparse.Namespace) -> int:
         options.device, options.minutes, options.output, _names(options.models), _names(options.tables),
         options.most_points, options.hardware, options.busy,
     )  # fmt: skip
-    if options.fit_only and options.output:
+    machine = measuring.machine_of_log(asked) if options.fit_only else measuring.find_machine(asked)
+    if not options.measure_only:
         from moesim.campaign.sheet import refuse_uncompared
 
-        refuse_uncompared(options.output)
-    machine = measuring.machine_of_log(asked) if options.fit_only else measuring.find_machine(asked)
+        refuse_uncompared(machine.folder)
     here = machine.environment
     say(f"{here.get('gpu', here['cpu'])}, {machine.stack}, into {machine.folder}/")
     if not options.fit_only:

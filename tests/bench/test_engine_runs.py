@@ -18,9 +18,11 @@ from moesim.bench.engine.settings import EngineSettings, memory_point
 from moesim.bench.engine.steps import StepLog
 from moesim.bench.errors import BenchError, DeviceLost
 from moesim.bench.log import Log, rows
+from moesim.bench.power import LEAST_S, Meter
 from moesim.calibrate import worker
 from moesim.calibrate.engine_ask import EngineAsk, model_folder
-from moesim.calibrate.engine_runs import write_runs
+from moesim.calibrate.engine_measuring import Where, measure_ask
+from moesim.calibrate.engine_runs import edge_of, write_runs
 from moesim.calibrate.engine_scenario import scenario_data
 from moesim.cli import main
 from moesim.errors import CalibrationError, SpecError
@@ -98,6 +100,7 @@ def test_what_a_campaign_varies_reaches_vllm_and_the_scenario(vllm, tmp_path, mo
     assert drafts["model"].endswith("Qwen3-0.6B") and drafts["rejection_sample_method"] == "synthetic"
     log, _, _ = _measured(tmp_path, settings)
     assert os.environ["VLLM_DISABLE_SHARED_EXPERTS_STREAM"] == "1"
+    assert SETTINGS.environment == {"VLLM_DISABLE_SHARED_EXPERTS_STREAM": "0"}, "whatever the user's shell says"
     (about, _) = write_runs(log, "h100-sxm", tmp_path)
     engine = load_runs(about).about.scenario.engine
     assert (engine.moe_backend, engine.cudagraph_mode, engine.version) == ("deepgemm", "full_decode_only", "0.25.1")
@@ -131,6 +134,14 @@ def test_an_engine_without_room_is_a_row_and_another_failure_a_sentence(monkeypa
     with (
         Log(tmp_path / "other.jsonl") as log,
         pytest.raises(BenchError, match=r"vLLM does not start on .*no such arch"),
+    ):
+        measure_engine(SETTINGS, batch_points(SETTINGS, [(1, 8, 2)], 1), log, "cuda", time.monotonic() + 60)
+    # Both are known by their cause, and not paid for again.
+    refused = next(rows(tmp_path / "other.jsonl"))["cause"]
+    assert [found[memory_point(SETTINGS).key]["cause"], refused] == ["memory", "refused"]
+    with (
+        Log(tmp_path / "other.jsonl") as log,
+        pytest.raises(BenchError, match="did not start before, and is not tried"),
     ):
         measure_engine(SETTINGS, batch_points(SETTINGS, [(1, 8, 2)], 1), log, "cuda", time.monotonic() + 60)
     monkeypatch.setitem(sys.modules, "vllm", None)
@@ -246,6 +257,47 @@ def test_the_least_share_of_memory_is_found_and_compared(vllm, here, tmp_path):
     least = next(ours for what, _, ours in compared_memory(group) if what == "least share")
     assert 0.15 < least < 0.3, "12.9 GiB of weights and a little more, of 79 GiB"
     assert "least share" in "\n".join(memory_lines([group]))
+
+
+def test_the_search_for_memory_stays_within_its_time(vllm, here, tmp_path, monkeypatch):
+    ask = EngineAsk(model="OLMoE-1B-7B-0924", batches=["1:16:4"], edge=20, minutes=5)
+    where = Where(tmp_path)
+    assert measure_ask(ask, where)[0].warnings == []
+    # It starts with anything: eight halvings find the least share to half a per cent, and that is known from then on.
+    assert len(vllm.started) == 1 + 8
+    measure_ask(ask, where)
+    assert len(vllm.started) == 1 + 8
+    short = ask.model_copy(update={"minutes": 0.2, "batches": ["2:16:4"], "max_num_seqs": 32})
+    assert measure_ask(short, where)[0].warnings == ["20 of 20 starts were not reached"]
+
+
+def test_points_that_were_not_reached_are_said(vllm, here, tmp_path, monkeypatch):
+    ask = EngineAsk(model="OLMoE-1B-7B-0924", batches=["1,2:16:4"], minutes=5)
+    assert measure_ask(ask, Where(tmp_path))[0].warnings == []
+    more = ask.model_copy(update={"batches": ["1,2,4:16:4"]})
+    monkeypatch.setattr(worker, "run_engine", lambda *arguments, **named: worker.Progress(6, 0.0))
+    assert measure_ask(more, Where(tmp_path))[0].warnings == ["2 of 6 points were not reached"]
+
+
+def test_an_engine_that_died_as_it_started_may_start_again(tmp_path):
+    place = memory_point(SETTINGS)
+    with Log(tmp_path / "points.jsonl") as log:
+        log.add(place, {"failed": "the process died", "cause": "died", "at": 1.0})
+        assert place.key not in log.done
+        log.add(place, {"memory": {}, "unstable": [], "at": 2.0})
+    with Log(tmp_path / "points.jsonl") as log:
+        assert place.key in log.done and not log.failed
+    assert edge_of(tmp_path / "points.jsonl", SETTINGS) == {"starts_at": 0.9}
+
+
+def test_the_power_of_a_short_batch_is_that_of_many(vllm, tmp_path, monkeypatch):
+    """The counter says nothing over a few milliseconds."""
+    joules = itertools.count(0, 300)
+    monkeypatch.setattr(Meter, "_energy_j", lambda meter: float(next(joules)))
+    _, found, points = _measured(tmp_path, grid=((1, 32, 5),))
+    first, second = (found[point.key] for point in points)
+    assert first["mean_power_w"] > 0 and first["energy_over_s"] >= LEAST_S and first["took_s"] < 0.1
+    assert "mean_power_w" not in second
 
 
 def test_a_request_that_breaks_the_engine_is_a_row_and_the_next_process_goes_on(vllm, tmp_path, monkeypatch):

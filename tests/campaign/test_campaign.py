@@ -28,7 +28,7 @@ from moesim.campaign.kernels import predicted_kernels
 from moesim.campaign.predicted import Predicted, Value, asked
 from moesim.campaign.registration import register, registrations
 from moesim.campaign.running import Run, preregister, run
-from moesim.campaign.sheet import COMPARED, KERNELS, RUNS, SHEET, digest_of
+from moesim.campaign.sheet import COMPARED, KERNELS, RUNS, SHEET, digest_of, predicted_by
 from moesim.cli import main
 from moesim.cost.forms import gemm
 from moesim.cost.machine import Machine
@@ -126,6 +126,13 @@ def test_what_the_issue_asks_is_in_it():
          r"x.yaml:4: .*'1:2' is not batches, tokens in, tokens out"),
         ("vllm: '0.25'\ncalls:\n  a:\n    - engine: {model: m, minuts: 3}\n", r"x.yaml:4: .*did you mean .*minutes"),
         ("vllm: '0.25'\ncalls: {}\n", "1 at least"),
+        ("vllm: '0.25'\ncalls:\n  a:\n    - kernels: {minutes: 1, tables: [gemmm]}\n",
+         "'gemmm' is no table of kernels; gemm,"),
+        ("vllm: '0.25'\ncalls:\n  a:\n    - engine: {model: m, rates: '4,nan:3:256:64'}\n",
+         "'4,nan:3:256:64' is not rates"),
+        ("vllm: '0.25'\ncalls:\n  a:\n    - engine: {model: m}\ncontrasts:\n"
+         "  - {question: q, table: engine_batch, metric: mean_tpot, over: [a], base: {a: 1}}\n",
+         "'mean_tpot' is no metric"),
     ],
 )  # fmt: skip
 def test_a_campaign_that_cannot_be_is_refused_with_its_line(tmp_path, text, said):
@@ -243,19 +250,19 @@ def test_a_registration_is_read_as_it_was_written_and_never_again(tmp_path):
     rate = Predicted(Point("engine_load", {"request_rate": 4.0, "requests": 6, "draft_model": "none"}),
                      {"mean_ttft_ms": Value(1.5, 1.0, 2.0)}, "fitted")  # fmt: skip
     target = tmp_path / "now"
-    written = register([*_said((1, (2.0, 1.0, 3.0))), nothing, rate], target, "h100", "vllm 1", [paths.GRID])
+    written = register([*_said((1, (2.0, 1.0, 3.0))), nothing, rate], target, "h100", "vllm 1", "0" * 64)
     (again,) = registrations(tmp_path)
     assert again.sheet == written.sheet and again.sheet.tables["gemm"].predicted == 1
     assert again.predicted == {p.point.key: p for p in [*_said((1, (2.0, 1.0, 3.0))), nothing, rate]}
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     with pytest.raises(SpecError, match=r"was written at .* UTC; predictions that are registered are never written"):
-        register(_said((1, (9.0, 1.0, 10.0))), target, "h100", "vllm 1", [])
+        register(_said((1, (9.0, 1.0, 10.0))), target, "h100", "vllm 1", "0" * 64)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["now"], "nothing half is left"
 
 
 def test_a_registration_that_was_changed_is_refused(tmp_path):
-    register(_said((1, (2.0, 1.0, 3.0))), tmp_path / "now", "h100", "vllm 1", [])
+    register(_said((1, (2.0, 1.0, 3.0))), tmp_path / "now", "h100", "vllm 1", "0" * 64)
     table = tmp_path / "now" / "gemm.csv"
     table.write_text(table.read_text().replace(",2,", ",5,"))
     with pytest.raises(SpecError, match=r"gemm.csv: is not what was registered"):
@@ -268,7 +275,7 @@ def test_a_prediction_that_fails_half_way_leaves_nothing(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        register(fails(), tmp_path / "now", "h100", "vllm 1", [])
+        register(fails(), tmp_path / "now", "h100", "vllm 1", "0" * 64)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,7 +304,7 @@ def test_the_commit_is_of_this_checkout_alone(tmp_path, monkeypatch):
 def test_a_changed_checkout_registers_nothing_that_ships(monkeypatch, capsys, small):
     monkeypatch.setattr("moesim.campaign.registration.checkout", lambda: ("0" * 40, True))
     assert main(["campaign", "preregister", "h100-sxm", "--campaign", str(small)]) == 2
-    assert "commit them, so that the commit can predict this again" in capsys.readouterr().err
+    assert "commit first: the commit must predict alike" in capsys.readouterr().err
 
 
 # --- what is measured
@@ -367,9 +374,52 @@ def test_a_call_that_fails_costs_the_others_nothing(machine, small, tmp_path, mo
         run(Run(tmp_path / "c", 5, small), ("nobody",))
 
 
+def test_a_campaign_is_known_by_what_it_measures(machine, small, tmp_path):
+    """Comments and questions may change; what measuring began with stays what it is held against."""
+    before = load_campaign(small).digest
+    small.write_text("# more\n" + small.read_text().replace("What do graphs save?", "What?"))
+    assert load_campaign(small).digest == before
+    first, _ = run(Run(tmp_path / "c", 5, small), ("kernels",))
+    small.write_text(small.read_text().replace("1,2:16:4", "1,4:16:4"))
+    assert load_campaign(small).digest != before
+    again, _ = run(Run(tmp_path / "c", 5, small), ("engines",))
+    assert again.name == first.name == predicted_by(tmp_path / "c")
+    # Another registration, later and of another file, changes nothing about that.
+    later = preregister("h100-sxm", tmp_path / "shipped", small, workers=1)
+    compared = compare(tmp_path / "c", tmp_path / "shipped", "h100-sxm")
+    assert compared.registration.name == first.name != later.name
+    (tmp_path / "c" / "preregistered" / first.name).rename(tmp_path / "gone")
+    with pytest.raises(
+        CalibrationError, match=f"the predictions {first.name}, which campaign.yaml names, are not here"
+    ):
+        compare(tmp_path / "c", tmp_path / "shipped")
+
+
+def test_what_cannot_be_measured_at_all_is_no_success(machine, small, tmp_path, monkeypatch, capsys):
+    def broken(*arguments, **more):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("moesim.campaign.running.measure_ask", broken)
+    with pytest.raises(CalibrationError, match=r"nothing could be measured: engines, OLMoE-1B-7B-0924: .*allocate"):
+        run(Run(tmp_path / "c", 5, small), ("engines",))
+    # The folder is marked as a campaign's from the start, so that nothing is fitted in it.
+    assert yaml.read(tmp_path / "c" / SHEET).data["not_measured"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpecError, match="is a file; a folder is accepted"):
+        run(Run(tmp_path / "file", 5, small))
+    with monkeypatch.context() as without:
+        without.setattr(worker, "environment_of", lambda device, busy=False: {**HERE, "versions": {"torch": "2"}})
+        _, problems = run(Run(tmp_path / "d", 5, small))
+        assert problems == ["2 engines: vLLM is not installed"]
+        with pytest.raises(CalibrationError, match="engine runs need vLLM"):
+            run(Run(tmp_path / "e", 5, small), ("engines",))
+        without.setattr(worker, "environment_of", lambda device, busy=False: {**HERE, "driver": "590"})
+        with pytest.raises(CalibrationError, match="holds rows of driver 580"):
+            run(Run(tmp_path / "d", 5, small))
+
+
 def test_rows_that_were_there_first_get_no_prediction_later(machine, small, tmp_path):
-    with Log(tmp_path / "c" / RUNS / "points.jsonl") as log:
-        log.session(HERE)
+    _add(tmp_path / "c", RUNS, (Point("engine_batch", {"model": "x", "batch": 1}), {"mean_tpot_s": 1.0}))
     said = []
     registered, _ = run(Run(tmp_path / "c", 5, small), ("kernels",), said=said.append)
     assert registered is None and not (tmp_path / "c" / "preregistered").exists()
@@ -439,7 +489,7 @@ def test_repetitions_are_one_row_and_memory_is_compared(came_back, tmp_path):
     tried = memory_point(types.SimpleNamespace(columns=lambda: {**settings.columns(), "gpu_memory_utilization": 0.1}))
     memory = found.predicted[memory_point(settings).key].values
     _add(folder, RUNS, *times, (memory_point(settings), {"memory": {"kv_blocks": memory["kv_blocks"].value * 2}}),
-         (tried, {"failed": "No available memory"}))  # fmt: skip
+         (tried, {"failed": "No available memory", "cause": "memory"}))  # fmt: skip
     compared = compare(folder, tmp_path / "shipped")
     by_metric = {row.metric: row for row in compared.rows}
     assert by_metric["mean_tpot_ms"].error == pytest.approx(1 / 2 - 1), "the median of one and three times"
@@ -448,6 +498,26 @@ def test_repetitions_are_one_row_and_memory_is_compared(came_back, tmp_path):
         (True, 0.9, True),
         (False, 0.1, True),
     ]
+
+
+def test_an_engine_that_died_or_refused_is_counted_and_no_edge(came_back, tmp_path):
+    folder = came_back[1]
+    ask = load_campaign(tmp_path / "small.yaml").engines[0]
+    place = memory_point(ask.settings(tmp_path))
+    _add(folder, RUNS, (place, {"failed": "the process died", "cause": "died"}))
+    first = compare(folder, tmp_path / "shipped")
+    assert first.starts == [] and first.failed == {("engine_memory", "the process died"): 1}
+    # It starts another time.
+    with Log(folder / RUNS / "points.jsonl") as log:
+        log.add(place, {"memory": {"kv_blocks": 3}, "unstable": [], "at": 2e9})
+    again = compare(folder, tmp_path / "shipped")
+    assert [start.started for start in again.starts] == [True] and not again.failed
+
+
+def test_the_page_of_an_engine_that_cannot_be_predicted(small, tmp_path):
+    small.write_text("vllm: '0.25.1'\ncalls:\n  a:\n    - engine: {model: OLMoE-1B-7B-0924, tensor_parallel_size: 3}\n")
+    found = preregister("h100-sxm", tmp_path / "shipped", small, workers=1)
+    assert "not predicted: " in campaign_page(load_campaign(small), [found], [])
 
 
 @pytest.mark.parametrize("row", [{"memory": 3}, {"mean_tpot_s": "x"}, {"mean_tpot_s": -1.0}, {"output_throughput": []}])
@@ -473,14 +543,23 @@ def test_a_contrast_pairs_rows_that_differ_in_nothing_else():
         return Figure(Point("engine_batch", {"batch": batch, "mode": mode}), predicted, measured)
 
     contrast = Contrast(
-        question="q", table="engine_batch", metric="m", over=["mode"], base={"mode": "graph"}, where={"batch": [1, 2]}
+        question="q",
+        table="engine_batch",
+        metric="mean_tpot_ms",
+        over=["mode"],
+        base={"mode": "graph"},
+        where={"batch": [1, 2]},
     )
     found = ratios(contrast, [figure(1, "eager", 6.0, 9.0), figure(1, "graph", 2.0, 3.0), figure(2, "eager", 5.0),
                               figure(4, "graph", 1.0), figure(4, "eager", 2.0)])  # fmt: skip
     assert [(r.point.columns["batch"], r.predicted, r.measured) for r in found] == [(1, 3.0, 3.0)]
-    tables = Contrast(question="q", table="a", metric="m", over=["table"], base={"table": "a"})
-    pair = [Figure(Point(t, {"m": 1}), v, None) for t, v in (("a", 2.0), ("b", 5.0))]
+    tables = Contrast(question="q", table="gemm", metric="seconds", over=["table"], base={"table": "gemm"})
+    pair = [Figure(Point(t, {"m": 1}), v, None) for t, v in (("gemm", 2.0), ("fused_moe", 5.0))]
     assert [r.predicted for r in ratios(tables, pair)] == [2.5]
+    assert (
+        ratios(contrast.model_copy(update={"table": "engine_load"}), [figure(1, "eager", 6.0), figure(1, "graph", 2.0)])
+        == []
+    )
 
 
 def test_a_folder_without_rows_and_of_two_gpus(tmp_path):

@@ -12,7 +12,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from moesim import paths
+from moesim.campaign.file import Campaign
 
 ENDS = (0, 2, 3, 4, 5, 130)
 _BENCH = {
@@ -28,6 +31,7 @@ _SERVED = (
 _CAMPAIGN = (
     "vllm: '0.25.1'\ncalls:\n  a:\n    - engine: {model: OLMoE-1B-7B-0924, batches: ['1,2:16:4'], max_model_len: 512}\n"
 )
+_DIGEST = Campaign.model_validate(yaml.safe_load(_CAMPAIGN)).digest[:8]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ COMMANDS = (
     Command(("calibrate", "--from", "nv.json", "--hardware", "h100-sxm", "-o", "d"), ("d/meta.yaml", "d/copy.parquet"),
             {"nv.json": json.dumps(_NV)}),
     Command(("campaign", "preregister", "h100-sxm", "-o", "r", "--campaign", "c.yaml"),
-            tuple(f"r/{time.strftime('%Y-%m-%d', time.gmtime())}-nvidia-h100-sxm5-80gb/{name}"
+            tuple(f"r/{time.strftime('%Y-%m-%d', time.gmtime())}-nvidia-h100-sxm5-80gb-{_DIGEST}/{name}"
                   for name in ("registered.yaml", "engine_batch.csv")), {"c.yaml": _CAMPAIGN}),
     Command(("campaign", "compare", "-o", "page.md"), ("page.md",)),
     Command(("search", "fiddler_rtx_4090", "--osl", "4", "--systems", "fiddler", "-o", "s.csv"), ("s.csv",)),

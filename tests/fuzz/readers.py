@@ -232,7 +232,7 @@ def _predictions() -> Iterator[Predicted]:
 def _registered() -> tuple[str, str]:
     """A registration's sheet, and its table of products."""
     with tempfile.TemporaryDirectory() as folder:
-        found = register(_predictions(), Path(folder) / "now", "nvidia-h100-sxm5-80gb", "vllm 0.25.1", [])
+        found = register(_predictions(), Path(folder) / "now", "nvidia-h100-sxm5-80gb", "vllm 0.25.1", "0" * 64)
         return _texts(found.folder / "registered.yaml", found.folder / "gemm.csv")[:2]  # type: ignore[return-value]
 
 
@@ -246,7 +246,7 @@ def _campaign(path: Path) -> None:
 def _written(path: Path) -> Path:
     """A registration of the usual predictions."""
     folder = path.with_name("out") / "shipped" / "now"
-    register(_predictions(), folder, "nvidia-h100-sxm5-80gb", "vllm 0.25.1", [])
+    register(_predictions(), folder, "nvidia-h100-sxm5-80gb", "vllm 0.25.1", "0" * 64)
     return folder
 
 

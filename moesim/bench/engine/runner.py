@@ -16,9 +16,9 @@ from moesim.bench.engine.settings import EngineSettings, memory_point, set_envir
 from moesim.bench.engine.steps import COLUMNS, StepLog
 from moesim.bench.environment import nvml
 from moesim.bench.errors import BenchError, DeviceLost
-from moesim.bench.log import Log
+from moesim.bench.log import MEMORY, REFUSED, Log
 from moesim.bench.point import Point
-from moesim.bench.power import Meter
+from moesim.bench.power import LEAST_S, MEAN, Meter
 from moesim.bench.session import Told
 
 _TEMPERATURE = 1.0
@@ -44,17 +44,22 @@ def measure_engine(
         vLLM is missing, or will not start for another reason than memory; too little memory is a row of its own.
     """
     todo, place = [p for p in points if p.key not in log.done], memory_point(settings)
+    if place.key in log.failed:
+        raise BenchError(f"it did not start before, and is not tried again: {log.failed[place.key]}")
     if not todo and place.key in log.done:
         return
     told("begin", place)
     begun = time.time()
     try:
         engine = _Engine(settings, device)
+    except BenchError:
+        raise
     except Exception as error:
         words = f"{type(error).__name__}: {str(error).strip()[:600]}"
-        if any(reason in words for reason in _OUT_OF_ROOM):
-            log.add(place, {"failed": words, "at": begun})
-            told("failed", place)
+        memory = any(reason in words for reason in _OUT_OF_ROOM)
+        log.add(place, {"failed": words, "cause": MEMORY if memory else REFUSED, "at": begun})
+        told("failed", place)
+        if memory:
             return
         raise BenchError(f"vLLM does not start on '{settings.model}': {words}") from None
     log.add(place, {"memory": engine.memory(), "unstable": [], "start_s": time.time() - begun, "at": begun})
@@ -130,7 +135,9 @@ class _Engine:
         if (batch, tokens_in) not in self.warm:
             self._run([(0.0, tokens_in, 2)] * batch)
             self.warm.add((batch, tokens_in))
-        return self._measured([(0.0, tokens_in, tokens_out)] * batch)
+        asked = [(0.0, tokens_in, tokens_out)] * batch
+        row = self._measured(asked)
+        return row if point.columns["repetition"] or MEAN in row else row | self._drawn(asked)
 
     def load(self, point: Point) -> dict[str, Any]:
         """Requests as they arrive over time."""
@@ -158,6 +165,16 @@ class _Engine:
             "preemptions": self.steps.preemptions, "steps": {"columns": COLUMNS, "rows": self.steps.rows},
             "unstable": [], "at": at,
         }  # fmt: skip
+
+    def _drawn(self, asked: Arrivals) -> dict[str, float]:
+        """What is drawn by a batch that is over before the meter tells: by the same one again and again."""
+        if not self.meter.reads:
+            return {}
+        self.meter.begin()
+        until = time.monotonic() + 1.2 * LEAST_S
+        while time.monotonic() < until:
+            self._run(asked)
+        return self.meter.since()
 
     def _run(self, asked: Arrivals) -> tuple[dict[str, float], dict[str, list[float]], float]:
         """(arrival, times of tokens) of each request, and how long all took. [s from the start]"""

@@ -73,7 +73,7 @@ class EngineSettings:
     @property
     def environment(self) -> dict[str, str]:
         """Variables that vLLM reads as it starts."""
-        return {"VLLM_DISABLE_SHARED_EXPERTS_STREAM": "1"} if self.disable_shared_experts_stream else {}
+        return {"VLLM_DISABLE_SHARED_EXPERTS_STREAM": str(int(self.disable_shared_experts_stream))}
 
     def arguments(self, device: str) -> dict[str, Any]:
         """vLLM's own arguments."""
