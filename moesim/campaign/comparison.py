@@ -178,7 +178,7 @@ def _why(row: Mapping[str, Any]) -> str:
 def _engines(result: Campaigned, rows: Sequence[Mapping[str, Any]]) -> None:
     """Medians over repetitions, in the units of the predictions."""
     groups: dict[str, tuple[Point, dict[str, list[float]]]] = {}
-    started = {row["key"] for row in rows if "memory" in row}
+    started = {row.get("key") for row in rows if "memory" in row}
     for row in rows:
         point = asked(Point.of(row["point"]))
         start = point.table == "engine_memory"

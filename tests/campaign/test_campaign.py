@@ -576,6 +576,14 @@ def test_a_folder_without_rows_and_of_two_gpus(tmp_path):
 # --- what ships
 
 
+def test_what_is_registered_is_whole_and_the_page_is_its():
+    """No table was changed since, and the page is what the command writes."""
+    found = registrations(registration.FOLDER)
+    assert found and all(sum(t.points for t in one.sheet.tables.values()) == len(one.predicted) for one in found)
+    assert all(one.sheet.commit and not one.sheet.changed for one in found)
+    assert main(["campaign", "compare", "--check"]) == 0
+
+
 def test_the_list_says_minutes(capsys):
     assert main(["campaign"]) == 0
     said = capsys.readouterr().out
