@@ -126,7 +126,7 @@ def _offloaded(
     if system.runtime.kernels == "eager":
         # Whole prompts in one step, no graphs.
         whole = work.batch * work.prompt
-        limits = replace(limits, max_num_batched_tokens=whole, max_num_seqs=work.batch, eager=True, captured_tokens=0)
+        limits = replace(limits, max_num_batched_tokens=whole, max_num_seqs=work.batch, captured_tokens=0)
     # Layers on several GPUs work one after the other: a pipeline that holds one batch.
     split = rank if rank.plan.pp > 1 else None
     rank = replace(rank, plan=replace(rank.plan, pp=1))

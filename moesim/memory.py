@@ -232,7 +232,11 @@ def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: i
     total = hardware.gpu.memory.value
     usable = rank.engine.usable_bytes(total, limits.gpu_memory_utilization)
     weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
-    graphs = 0.0 if limits.eager or reserves.cuda_graphs is None or not hardware.has_sms else reserves.cuda_graphs.value
+    graphs = (
+        0.0
+        if not limits.captured_tokens or reserves.cuda_graphs is None or not hardware.has_sms
+        else reserves.cuda_graphs.value
+    )
     communication = communication_bytes(rank, hardware, limits)
     other = reserves.attention_workspace.value
     available = usable - weights - activations - graphs - communication - other

@@ -102,6 +102,8 @@ def test_vllm_starts_only_where_one_longest_sequence_fits():
     assert "vLLM starts only" not in prediction_text(predict(scout.with_(max_model_len=100_000)))
 
 
-def test_eager_mode_frees_the_graph_pool():
-    graphs, eager = scenario(tensor_parallel_size=4), scenario(tensor_parallel_size=4, enforce_eager=True)
-    assert room_of(eager, assemble(eager)).kv_available > room_of(graphs, assemble(graphs)).kv_available
+@pytest.mark.parametrize("none", [{"enforce_eager": True}, {"cudagraph_mode": "none"}])
+def test_no_graphs_free_the_graph_pool(none):
+    graphs, without = scenario(tensor_parallel_size=4), scenario(tensor_parallel_size=4, **none)
+    assert room_of(without, assemble(without)).cuda_graphs == 0
+    assert room_of(without, assemble(without)).kv_available > room_of(graphs, assemble(graphs)).kv_available

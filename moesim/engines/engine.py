@@ -31,7 +31,6 @@ class Limits:
     max_num_seqs: int
     gpu_memory_utilization: float
     block_size: int
-    eager: bool
     captured_tokens: int
     """The largest step that runs as a CUDA graph; 0 is none."""
     async_scheduling: bool
@@ -97,7 +96,6 @@ class Engine:
             min(given(settings.max_num_seqs, seqs), tokens),
             given(settings.gpu_memory_utilization, defaults.gpu_memory_utilization),
             given(settings.block_size, defaults.block_size),
-            eager,
             0 if eager or settings.cudagraph_mode == "none" else captured,
             self._ahead(settings),
         )

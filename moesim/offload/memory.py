@@ -89,7 +89,7 @@ def working_bytes(rank: Rank, system: System, limits: Limits, work: Work, gpus: 
     kv = work.batch * float(sequence_kv_bytes(rank, work.context, limits.block_size))
     activations = activation_bytes(rank, limits)
     if system.runtime.kernels == "vllm":
-        graphs = 0.0 if limits.eager or reserves.cuda_graphs is None else reserves.cuda_graphs.value
+        graphs = 0.0 if not limits.captured_tokens or reserves.cuda_graphs is None else reserves.cuda_graphs.value
         return gpus * (context + graphs + reserves.attention_workspace.value), kv, gpus * activations
     # Scores of one layer and the logits of every prompt token, in 32 bits and 16.
     heads = max(block.attention_heads for g in rank.model.layers for block in g.blocks)
