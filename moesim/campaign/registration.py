@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import secrets
 import shutil
 import subprocess
 import time
@@ -27,12 +26,14 @@ from moesim.files import yaml
 from moesim.files.quantities import FileName, Strict
 from moesim.files.reading import text_of
 from moesim.files.validation import read_as
-from moesim.files.writing import HALF, write_whole
+from moesim.files.writing import half_of, write_whole
 
 FOLDER = paths.CALIBRATION / "preregistered"
 SHEET = "registered.yaml"
 _SOURCE = "source"
-_LOW, _HIGH = "_low", "_high"
+_LOW = "_low"
+_ENDS = ("", _LOW, "_high")
+"""Of a metric's columns: its value, and both ends of its interval."""
 _NOTHING = (None, None, None)
 _DECIDING = ("moesim", "calibration", "hwspecs", "scenarios", ":(exclude)calibration/preregistered")
 """What decides a prediction, as git is asked for it."""
@@ -119,7 +120,7 @@ def register(
         tables.setdefault(found.point.table, []).append(found)
     sources = list(dict.fromkeys(p.source for rows in tables.values() for p in rows))
     target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(f".moesim-{secrets.token_hex(8)}{HALF}")
+    half = half_of(target)
     half.mkdir()
     try:
         about: dict[str, Any] = {}
@@ -205,7 +206,7 @@ def _table(rows: Sequence[Predicted], sources: Sequence[str]) -> str:
     place = {text: i for i, text in enumerate(sources)}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    ends = [f"{metric}{end}" for metric in metrics for end in ("", _LOW, _HIGH)]
+    ends = [f"{metric}{end}" for metric in metrics for end in _ENDS]
     writer.writerow([*columns, *ends, _SOURCE])
     for row in rows:
         cells = [row.point.columns.get(name, "") for name in columns]
@@ -218,9 +219,9 @@ def _read(table: str, row: dict[str, str], sources: Sequence[str]) -> Predicted:
     if None in row or None in row.values():
         raise ValueError("more or fewer cells than columns")
     metrics = [name.removesuffix(_LOW) for name in row if name.endswith(_LOW)]
-    own = {f"{metric}{end}" for metric in metrics for end in ("", _LOW, _HIGH)} | {_SOURCE}
+    own = {f"{metric}{end}" for metric in metrics for end in _ENDS} | {_SOURCE}
     columns = {name: _cell(text) for name, text in row.items() if name not in own and text}
-    values = {m: Value(*(float(row[f"{m}{end}"]) for end in ("", _LOW, _HIGH))) for m in metrics if row[m]}
+    values = {m: Value(*(float(row[f"{m}{end}"]) for end in _ENDS)) for m in metrics if row[m]}
     return Predicted(Point(table, columns), values, sources[int(row[_SOURCE])])
 
 

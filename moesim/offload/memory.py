@@ -8,7 +8,7 @@ from moesim.engines.engine import Limits
 from moesim.hardware.hardware import Hardware
 from moesim.hardware.host import Host
 from moesim.inputs.system_file import System
-from moesim.memory import activation_bytes, sequence_kv_bytes, weight_bytes
+from moesim.memory import activation_bytes, graph_bytes, sequence_kv_bytes, weight_bytes
 from moesim.models.blocks.moe import Moe
 from moesim.models.model import Layers
 from moesim.models.rank import Rank
@@ -89,8 +89,7 @@ def working_bytes(rank: Rank, system: System, limits: Limits, work: Work, gpus: 
     kv = work.batch * float(sequence_kv_bytes(rank, work.context, limits.block_size))
     activations = activation_bytes(rank, limits)
     if system.runtime.kernels == "vllm":
-        graphs = 0.0 if not limits.captured_tokens or reserves.cuda_graphs is None else reserves.cuda_graphs.value
-        return gpus * (context + graphs + reserves.attention_workspace.value), kv, gpus * activations
+        return gpus * (context + graph_bytes(rank, limits) + reserves.attention_workspace.value), kv, gpus * activations
     # Scores of one layer and the logits of every prompt token, in 32 bits and 16.
     heads = max(block.attention_heads for g in rank.model.layers for block in g.blocks)
     scores = 6.0 * work.batch * heads * work.prompt**2

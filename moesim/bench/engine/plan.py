@@ -13,8 +13,9 @@ from typing import Any
 from moesim.bench.engine.settings import EngineSettings
 from moesim.bench.point import Point
 
+LENGTHS = (0.5, 1.5)
+"""Least and most of requests that arrive over time, over their mean; uniform between."""
 _FOLDERS = ("model", "draft_model")
-
 _SEED, _SHORTEST = 17, 4
 Arrivals = Sequence[tuple[float, int, int]]
 """(seconds from the start, tokens in, tokens out) of each request."""
@@ -36,7 +37,7 @@ def load_points(
     settings: EngineSettings, rates: Sequence[float], requests: int, lengths: tuple[int, int]
 ) -> list[Point]:
     """Poisson arrivals at several rates, lengths up to half again as long as their mean. [1/s]"""
-    if math.ceil(1.5 * sum(lengths)) > settings.max_model_len:
+    if math.ceil(LENGTHS[1] * sum(lengths)) > settings.max_model_len:
         return []
     asked = {"requests": requests, "input_len": lengths[0], "output_len": lengths[1]}
     return [Point("engine_load", {**settings.columns(), "request_rate": rate, **asked}) for rate in rates]
@@ -48,7 +49,7 @@ def arrivals_of(point: Point) -> Arrivals:
     draw, at, found = random.Random(_SEED), 0.0, []
     for _ in range(int(point.columns["requests"])):
         tokens_in, tokens_out = (
-            max(_SHORTEST, round(int(point.columns[n]) * draw.uniform(0.5, 1.5))) for n in ("input_len", "output_len")
+            max(_SHORTEST, round(int(point.columns[n]) * draw.uniform(*LENGTHS))) for n in ("input_len", "output_len")
         )
         found.append((at, tokens_in, tokens_out))
         at += draw.expovariate(float(point.columns["request_rate"]))
